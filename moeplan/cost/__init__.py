@@ -1,0 +1,1 @@
+"""Time of one step: FLOPs, bytes moved, efficiencies."""

@@ -1,0 +1,1 @@
+"""The values all rooms share: frozen, without logic beyond checks."""

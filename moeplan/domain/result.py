@@ -1,0 +1,123 @@
+"""What moeplan answers: memory per device, time per step, and both together as an Estimate."""
+
+from __future__ import annotations
+
+from moeplan.domain.calibration import Badge
+from moeplan.domain.graph import ParamCounts
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import ModelSpec
+from moeplan.domain.value import Value
+from moeplan.domain.workload import Placement, Workload
+from moeplan.provenance import Term
+
+
+class Range(Value):
+    """low <= expected <= high."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.expected <= self.high:
+            raise ValueError(f"range out of order: {self.low}, {self.expected}, {self.high}")
+
+    def inverse(self, numerator: float = 1.0) -> Range:
+        """numerator / self, so that a range of seconds becomes one of rates."""
+        return Range(
+            low=numerator / self.high, expected=numerator / self.expected, high=numerator / self.low
+        )
+
+
+class DeviceMemory(Value):
+    """What one tier holds, in bytes; ``capacity_bytes`` is usable memory, reserves taken off."""
+
+    device: str
+    name: str
+    weights_bytes: int
+    kv_bytes: int
+    state_bytes: int
+    compute_bytes: int
+    output_bytes: int
+    overhead_bytes: int
+    capacity_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the parts."""
+        return (
+            self.weights_bytes
+            + self.kv_bytes
+            + self.state_bytes
+            + self.compute_bytes
+            + self.output_bytes
+            + self.overhead_bytes
+        )
+
+    @property
+    def headroom_bytes(self) -> int:
+        """Capacity left; negative when it does not fit."""
+        return self.capacity_bytes - self.total_bytes
+
+
+class MemoryReport(Value):
+    """Memory of every tier that holds something."""
+
+    devices: tuple[DeviceMemory, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tier has room."""
+        return all(device.headroom_bytes >= 0 for device in self.devices)
+
+
+class PhaseTime(Value):
+    """Time of one decode step or of one whole prefill, expected value, with what makes it up."""
+
+    seconds: float
+    bound: str
+    """The term that takes most: ``gpu0 weights``, ``ram experts``, ``pcie`` ..."""
+    terms: tuple[tuple[str, float], ...]
+    """(name, seconds), summing to ``seconds``."""
+    flop: float
+    bytes_read: float
+
+
+class Confidence(Value):
+    """How sure, and why."""
+
+    badge: Badge
+    regime: str
+    n_reference_setups: int
+    extrapolated: bool
+    engine_status: str
+
+
+class Estimate(Value):
+    """The answer of ``moeplan estimate``."""
+
+    model: ModelSpec
+    quant: str
+    params: ParamCounts
+    weights_bytes: int
+    hardware: HardwareSpec
+    workload: Workload
+    placement: Placement
+    memory: MemoryReport
+    fits: bool
+    fix: str
+    """The smallest change that would make it fit; empty when it fits."""
+    level: float
+    decode: PhaseTime
+    decode_step_s: Range
+    prefill: PhaseTime
+    prefill_s: Range
+    load_s: float
+    flop_prefill: float
+    flop_decode_per_token: float
+    experts_touched_per_layer: float | None
+    """Expected distinct experts a MoE layer reads in one decode step; None for a dense model."""
+    confidence: Confidence
+    not_modelled: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    explain: tuple[Term, ...]

@@ -1,0 +1,13 @@
+"""The base of every domain value: frozen, slotted, keyword-only."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable value without behaviour beyond checks and derived properties.
+
+    msgspec.Struct rather than a frozen dataclass: defining one costs 20 us against 800 us, and there
+    are enough of them to matter at start-up. Wire formats are separate types (readers/, report/).
+    """

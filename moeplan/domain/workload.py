@@ -1,0 +1,53 @@
+"""What is asked of the model and of the engine, and where the weights are put."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from moeplan.domain.value import Value
+
+PlacementKind = Literal[
+    "gpu", "unified", "cpu", "layers", "experts", "mixed", "stream", "disk",
+    "tensor-parallel", "layer-split",
+]  # fmt: skip
+
+
+class Workload(Value):
+    """One kind of use. ``context_tokens`` is what the KV cache is sized for, per sequence;
+    ``prompt_tokens`` and ``output_tokens`` set what is computed; ``n_sequences`` decode together."""
+
+    context_tokens: int
+    prompt_tokens: int
+    output_tokens: int
+    n_sequences: int
+    kv_type_k: str
+    kv_type_v: str
+    engine: str
+    ubatch_tokens: int
+    batch_tokens: int
+    flash_attention: bool
+    threads: int | None = None
+    depth_tokens: int = 0
+    """Tokens already in the cache before the prompt."""
+
+
+class Placement(Value):
+    """Where everything lives. A tier is ``gpu0`` ..., ``ram`` or ``disk``.
+
+    ``dense_tiers[i]`` holds all of layer i but its routed experts, with its KV cache;
+    ``expert_tiers[i]`` holds the routed experts (equal to the dense tier in a dense layer).
+    ``streamed`` weights live in the host tier but are computed on the GPU.
+    """
+
+    kind: PlacementKind
+    dense_tiers: tuple[str, ...]
+    expert_tiers: tuple[str, ...]
+    embedding_tier: str
+    head_tier: str
+    gpu_layers: int = 0
+    """As llama.cpp counts: layers on GPUs, the output layer as one more."""
+    cpu_moe: int = 0
+    """Layers whose routed experts are in RAM while the rest of the layer is on a GPU."""
+    tensor_parallel: int = 1
+    streamed: bool = False
+    reason: str = ""

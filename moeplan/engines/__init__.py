@@ -1,0 +1,1 @@
+"""What each engine does: KV layout, placement options, flags."""

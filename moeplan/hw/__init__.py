@@ -1,0 +1,1 @@
+"""This machine: NVML, psutil, /proc, sysctl."""

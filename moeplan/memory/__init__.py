@@ -1,0 +1,1 @@
+"""Bytes each device holds: weights, KV cache, state, buffers."""

@@ -1,0 +1,1 @@
+"""Compose graph, memory and cost into a prediction."""

@@ -1,0 +1,1 @@
+"""Everything that comes from outside: catalog YAML, config.json, GGUF, safetensors."""

@@ -20,6 +20,8 @@ class Indexer(Value):
     n_heads: int
     head_dim: int
     top_k_tokens: int
+    shared: bool = False
+    """The layer reuses an earlier layer's selection: no weights and no key cache of its own (GLM-5.2)."""
 
 
 class GqaAttention(Value, tag="gqa", tag_field="kind"):
@@ -58,6 +60,8 @@ class MlaAttention(Value, tag="mla", tag_field="kind"):
     qkv_bias: bool = False
     output_gate: Literal["none", "full", "head"] = "none"
     window_tokens: int | None = None
+    expanded_cache: bool = False
+    """llama.cpp caches K and V of every head instead of the latent: GGUF files made before April 2025."""
     indexer: Indexer | None = None
 
 
@@ -114,14 +118,19 @@ class Lightning(Value, tag="lightning", tag_field="kind"):
 
 
 class ShortConv(Value, tag="short-conv", tag_field="kind"):
-    """Gated short convolution of LFM2."""
+    """Gated short convolution of LFM2 over ``channels`` channels (there the hidden size)."""
 
+    channels: int
     conv_width: int
     bias: bool = False
 
 
 class CompressedAttention(Value, tag="compressed", tag_field="kind"):
-    """DeepSeek-V4 attention: a window of raw keys beside a cache compressed ``ratio`` to one."""
+    """DeepSeek-V4 attention: a window of raw keys beside a cache compressed ``ratio`` to one.
+
+    One K/V head, whose key is also its value, and a sink per query head. With an ``indexer`` adjacent
+    compression windows overlap and the indexer keeps a compressed key of its own.
+    """
 
     n_heads: int
     head_dim: int
@@ -164,6 +173,8 @@ class MoeFfn(Value, tag="moe", tag_field="kind"):
 
     n_experts: int
     n_active: int
+    """Experts that compute for a token, of ``n_experts``. Where the router may pick zero experts it is
+    their average number: 8 of 512 in LongCat, whose router picks 12 of 768 outputs."""
     expert_intermediate: int
     gated: bool = True
     bias: bool = False
@@ -173,6 +184,7 @@ class MoeFfn(Value, tag="moe", tag_field="kind"):
     router_correction: bool = False
     """A per-expert selection bias (DeepSeek-V3's e_score_correction)."""
     router_scale: bool = False
+    """A learned scale of the router's input and one of each expert's output (Gemma 4)."""
     n_shared: int = 0
     shared_intermediate: int = 0
     """Width of all shared experts together."""
@@ -197,6 +209,9 @@ class Block(Value):
     ffn: Ffn | None
     n_norms: int = 2
     cross_attention: GqaAttention | None = None
+    """Attention of a decoder layer to the encoder's output; its norm is counted in ``n_norms``."""
+    encoder: bool = False
+    """A layer of the encoder: runs once over the prompt, sees all of it, keeps no cache."""
     extra_params: int = 0
     """Weights of this layer that no field above describes; ``extra_note`` says which."""
     extra_note: str = ""
@@ -243,6 +258,8 @@ class ModelSpec(Value):
     """Type of the published weights, an id of configs/quants.yaml."""
     family: str = ""
     hf_ids: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other names people use for it or for models of identical shape."""
     released: str = ""
     license: str = ""
     parts: tuple[Part, ...] = ()

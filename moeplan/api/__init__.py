@@ -1,0 +1,72 @@
+"""The answers of moeplan as values: names and options in, frozen results out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moeplan.domain.request import EstimateRequest, MachineFlags
+from moeplan.domain.result import Estimate
+from moeplan.errors import SpecError
+from moeplan.provenance import NULL_LEDGER, Ledger
+
+if TYPE_CHECKING:
+    from moeplan.domain.workload import Placement
+    from moeplan.predict.estimate import Problem
+    from moeplan.readers.catalog import Catalog
+
+_MACHINE_OPTIONS = frozenset(MachineFlags.__struct_fields__)
+
+
+def estimate(model: str, hardware: str | None = None, **options: Any) -> Estimate:
+    """Memory, FLOPs, bytes moved and speed of ``model`` on ``hardware``.
+
+    ``model`` and ``hardware`` are what the command line accepts; ``options`` are its options with
+    underscores (``quant="q4_k_m"``, ``context=8192``, ``ram_gib=64`` ...). With ``explain=True`` the
+    result carries the terms every number is made of. Raises a MoeplanError; a model that does not
+    fit is a result (``fits`` is False), not an error.
+
+    >>> moeplan.estimate("mixtral-8x7b", hardware="rtx-4090", quant="q4_k_m")  # doctest: +SKIP
+    """
+    from moeplan.readers.catalog import Catalog
+
+    ledger = Ledger() if options.pop("explain", False) else NULL_LEDGER
+    catalog = Catalog(options.pop("configs", None))
+    return run_estimate(_request(model, hardware, options), catalog, ledger)
+
+
+def run_estimate(request: EstimateRequest, catalog: Catalog, ledger: Ledger = NULL_LEDGER) -> Estimate:
+    """The estimate that ``request`` asks for, with names resolved through ``catalog``."""
+    from moeplan.api.resolve import Session
+    from moeplan.predict.estimate import choose_placement, largest_context, with_context
+    from moeplan.predict.estimate import estimate as predict
+
+    assumptions: list[str] = []
+    problem = Session(catalog, request.calibration).problem(request, assumptions)
+
+    def place(trial: Problem) -> Placement:
+        return choose_placement(
+            trial, kind=request.placement, gpu_layers=request.gpu_layers, cpu_moe=request.cpu_moe
+        )
+
+    if request.context == "max":
+        limit = problem.graph.spec.context_tokens
+        context = largest_context(problem, limit, place)
+        assumptions.append(f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})")
+        problem = problem._replace(workload=with_context(problem.workload, context or 256))
+    placement = place(problem)
+    return predict(
+        problem, placement, level=request.level, assumptions=tuple(assumptions), ledger=ledger
+    )
+
+
+def _request(model: str, hardware: str | None, options: dict[str, Any]) -> EstimateRequest:
+    from moeplan.errors import nearest
+
+    machine = MachineFlags(**{k: options.pop(k) for k in list(options) if k in _MACHINE_OPTIONS})
+    known = EstimateRequest.__struct_fields__
+    for name in options:
+        if name not in known:
+            close = nearest(name, (*known, *_MACHINE_OPTIONS))
+            hint = f"did you mean {close[0]}?" if close else None
+            raise SpecError(f"unknown option {name!r}", hint=hint)
+    return EstimateRequest(model=model, hardware=hardware, machine=machine, **options)

@@ -1,0 +1,164 @@
+"""`moeplan hardware`: the hardware catalog, and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from moeplan.cli import options as opt
+from moeplan.cli.tree import Command, new_app
+
+if TYPE_CHECKING:
+    from moeplan.domain.hardware import FoundMachine
+    from moeplan.readers.catalog import Catalog
+    from moeplan.report.catalog_cards import HardwareEntry
+
+app = new_app(no_args_is_help=True)
+
+EXAMPLES = """\
+moeplan hardware list 4090
+moeplan hardware show rtx-4090
+moeplan hardware detect
+"""
+LIST_EXAMPLES = """\
+moeplan hardware list
+moeplan hardware list --kind gpu --min-memory-gib 48
+moeplan hardware list epyc --format json
+"""
+SHOW_EXAMPLES = """\
+moeplan hardware show rtx-4090
+moeplan hardware show 2x-rtx-3090 --machine
+moeplan hardware show local
+"""
+DETECT_EXAMPLES = """\
+moeplan hardware detect
+moeplan hardware detect --yaml --output my-machine.yaml
+"""
+
+Kind = Literal["gpu", "cpu", "node", "link", "storage"]
+
+
+@app.callback(epilog=EXAMPLES)
+def hardware() -> None:
+    """GPUs, CPUs, whole machines, links and disks that moeplan knows by name, and this machine."""
+
+
+@app.command("list", cls=Command, epilog=LIST_EXAMPLES)
+def list_(
+    text: Annotated[str, typer.Argument(metavar="[TEXT]", help="Part of an id, name or alias.")] = "",
+    kind: Annotated[Kind | None, typer.Option("--kind", help="Only this kind.")] = None,
+    min_memory_gib: Annotated[
+        str | None,
+        typer.Option("--min-memory-gib", metavar="SIZE", help="Only GPUs of at least this memory, in GiB."),
+    ] = None,
+    format: opt.Format = "table",
+    output: opt.Output = None,
+    configs: opt.Configs = None,
+) -> None:
+    """List the catalog's hardware: memory and the rate that binds inference."""
+    from moeplan.cli.output import emit_listing
+    from moeplan.report.catalog_cards import hardware_list_json, hardware_listing
+    from moeplan.units import parse_bytes
+
+    least = None if min_memory_gib is None else parse_bytes(min_memory_gib, what="--min-memory-gib")
+
+    def wanted(entry: HardwareEntry) -> bool:
+        names = " ".join((entry.id, entry.name, *getattr(entry, "aliases", ()))).casefold()
+        return text.casefold() in names and (least is None or getattr(entry, "memory_bytes", -1) >= least)
+
+    catalog = opt.open_catalog(configs)
+    found = [entry for entry in _entries(catalog, kind) if wanted(entry)]
+    emit_listing(lambda: hardware_listing(found), lambda: hardware_list_json(found), format, output)
+
+
+@app.command(cls=Command, epilog=SHOW_EXAMPLES)
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="HARDWARE", help="Id or alias of any kind, a YAML file, or local."),
+    ],
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Show the whole machine that a GPU or CPU stands for.")
+    ] = False,
+    format: opt.Format = "table",
+    output: opt.Output = None,
+    configs: opt.Configs = None,
+) -> None:
+    """Show one piece of hardware, or the machine that a name stands for."""
+    from moeplan.cli.output import emit_card
+    from moeplan.report.catalog_cards import hardware_card, hardware_json
+
+    catalog = opt.open_catalog(configs)
+    found = None if machine else _entry(catalog, name)
+    entry = found if found is not None else _machine(catalog, name)
+    emit_card(lambda: hardware_card(entry), lambda: hardware_json(entry), format, output)
+
+
+@app.command(cls=Command, epilog=DETECT_EXAMPLES)
+def detect(
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print a specification that --hardware takes.")
+    ] = False,
+    format: opt.Format = "table",
+    output: opt.Output = None,
+    configs: opt.Configs = None,
+) -> None:
+    """Look at this machine and show it as moeplan sees it."""
+    from moeplan.cli.output import emit, emit_card
+    from moeplan.report.catalog_cards import hardware_card, hardware_json
+
+    found = _machine(opt.open_catalog(configs), "local")
+    if yaml:
+        from moeplan.hw.detect import dump_yaml
+
+        emit(dump_yaml(found), output)
+        return
+    emit_card(lambda: hardware_card(found), lambda: hardware_json(found), format, output)
+
+
+def _entries(catalog: Catalog, only: str | None) -> Iterator[HardwareEntry]:
+    """Every entry of the catalog; one that cannot be read becomes a note."""
+    from moeplan.cli.output import note
+    from moeplan.errors import MoeplanError
+
+    for kind in ("gpu", "cpu", "node", "link", "storage"):
+        for name in catalog.ids(f"hardware/{kind}") if only in (None, kind) else []:
+            try:
+                yield _read(catalog, kind, name)
+            except MoeplanError as error:
+                note(f"skipped: {error}")
+
+
+def _entry(catalog: Catalog, name: str) -> HardwareEntry | None:
+    """The catalog's entry of that name, of whatever kind; None when there is none."""
+    for kind in ("gpu", "node", "cpu", "link", "storage"):
+        if catalog.resolve(f"hardware/{kind}", name) is not None:
+            return _read(catalog, kind, name)
+    return None
+
+
+def _read(catalog: Catalog, kind: str, name: str) -> HardwareEntry:
+    from moeplan.readers import hardware_yaml as yaml
+
+    if kind == "node":
+        return _machine(catalog, name)
+    path = catalog.find(f"hardware/{kind}", name)
+    if kind == "gpu":
+        return yaml.read_gpu(path)
+    if kind == "cpu":
+        return yaml.read_cpu(path)
+    return yaml.read_link(path) if kind == "link" else yaml.read_storage(path)
+
+
+def _machine(catalog: Catalog, name: str) -> HardwareEntry:
+    from moeplan.readers.hardware import resolve_hardware
+
+    return resolve_hardware(name, catalog=catalog, detect=_look)
+
+
+def _look() -> FoundMachine:
+    from moeplan.hw.detect import detect as look
+
+    return look()

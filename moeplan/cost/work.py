@@ -1,0 +1,134 @@
+"""The work of one step: bytes read and FLOPs of each group of identical layers.
+
+One multiply-add is two FLOPs. A group is a set of layers with equal weights in equal places, so that a
+model of 61 layers is usually two or three groups, however it is split.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from moeplan.cost.coverage import expected_experts
+from moeplan.domain.graph import LayerWeights, ModelGraph
+from moeplan.domain.model import Block, GqaAttention, MlaAttention, MoeFfn
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.kv import kv_elements, kv_token_bytes, visible_tokens
+from moeplan.graph.state import state_elements, state_flop_per_token
+
+_STATE_BYTES = 4
+
+
+class Step(NamedTuple):
+    """One pass of the engine: ``n_tokens`` rows over ``n_sequences`` sequences.
+
+    ``first_depth`` is the cache length before the first token of each sequence; a decode step has one
+    token a sequence, a prefill chunk many. ``n_head_rows`` rows go through the output head.
+    """
+
+    n_tokens: int
+    n_sequences: int
+    first_depth: float
+    n_head_rows: int
+
+    @property
+    def tokens_per_sequence(self) -> float:
+        """Rows of each sequence."""
+        return self.n_tokens / self.n_sequences
+
+
+class LayerGroup(NamedTuple):
+    """``n_layers`` identical layers whose dense part is on one tier and whose experts are on one."""
+
+    block: Block
+    weights: LayerWeights
+    dense_tier: str
+    expert_tier: str
+    n_layers: int
+
+
+class LayerWork(NamedTuple):
+    """Work of ONE layer in one step. Bytes are read, FLOPs computed."""
+
+    dense_bytes: float
+    dense_flop: float
+    expert_bytes: float
+    expert_flop: float
+    kv_bytes: float
+    attention_flop: float
+
+
+def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, ...]:
+    """Layers grouped by (block, weights, tiers), in order of first appearance."""
+    counts: dict[tuple[LayerWeights, str, str], int] = {}
+    for key in zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True):
+        counts[key] = counts.get(key, 0) + 1
+    blocks = graph.spec.blocks
+    return tuple(LayerGroup(blocks[w.block], w, dense, expert, n) for (w, dense, expert), n in counts.items())
+
+
+def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Workload) -> LayerWork:
+    """Bytes and FLOPs of one layer in ``step``."""
+    expert_bytes = expert_flop = 0.0
+    ffn = block.ffn
+    if isinstance(ffn, MoeFfn):
+        touched = expected_experts(ffn.n_experts, ffn.n_active, step.n_tokens)
+        expert_bytes = weights.expert_bytes * touched / ffn.n_experts
+        expert_flop = 2.0 * weights.expert_elements * ffn.n_active / ffn.n_experts * step.n_tokens
+    kv_bytes, attention_flop = attention_work(block, step, workload)
+    return LayerWork(
+        dense_bytes=float(weights.dense_bytes),
+        dense_flop=2.0 * weights.dense_elements * step.n_tokens,
+        expert_bytes=expert_bytes,
+        expert_flop=expert_flop,
+        kv_bytes=kv_bytes,
+        attention_flop=attention_flop,
+    )
+
+
+def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float, float]:
+    """(cache and state bytes read, FLOPs of scores and values) of one layer in ``step``.
+
+    FLOPs: 2 x heads x (d_qk + d_v) x sum over new tokens of the context each sees (causal). MLA counts
+    the absorbed form in decode (latent + rope keys, latent values) and the expanded form in prefill.
+    """
+    mixer = block.mixer
+    if mixer is None:
+        return 0.0, 0.0
+    rows = step.tokens_per_sequence
+    state_bytes = 2.0 * state_elements(mixer) * _STATE_BYTES * step.n_sequences
+    flop = float(state_flop_per_token(mixer)) * step.n_tokens
+    if not any(kv_elements(block)):
+        return state_bytes, flop
+    last = step.first_depth + rows
+    read = visible_tokens(block, last) * kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+    seen = _mean_visible(block, step.first_depth, rows) * step.n_tokens
+    return state_bytes + read * step.n_sequences, flop + _score_flop(block, decode=rows <= 1) * seen
+
+
+def _score_flop(block: Block, *, decode: bool) -> float:
+    """FLOPs per new token and visible cached token of one layer, all heads together."""
+    mixer = block.mixer
+    if isinstance(mixer, GqaAttention):
+        return 2.0 * mixer.n_heads * (mixer.head_dim + mixer.v_head_dim)
+    if isinstance(mixer, MlaAttention):
+        if decode:
+            return 2.0 * mixer.n_heads * (2 * mixer.kv_lora_rank + mixer.rope_head_dim)
+        return 2.0 * mixer.n_heads * (mixer.nope_head_dim + mixer.rope_head_dim + mixer.v_head_dim)
+    heads = getattr(mixer, "n_heads", 0)
+    return 4.0 * heads * getattr(mixer, "head_dim", 0)
+
+
+def _mean_visible(block: Block, first_depth: float, rows: float) -> float:
+    """Mean context that ``rows`` consecutive new tokens see, window caps included.
+
+    Without a cap this is first_depth + (rows + 1) / 2; the cap is applied at the two ends and, where
+    it is crossed in between, as the exact average of the ramp and the flat part.
+    """
+    first, last = first_depth + 1.0, first_depth + rows
+    cap = visible_tokens(block, 1e12)
+    if last <= cap:
+        return (first + last) / 2
+    if first >= cap:
+        return visible_tokens(block, (first + last) / 2)
+    ramp = cap - first
+    return (ramp * (first + cap) / 2 + (rows - ramp) * cap) / rows

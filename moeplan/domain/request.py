@@ -1,0 +1,51 @@
+"""What a user asks for, before anything is resolved: names, options, flags. None means "not said"."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from moeplan.domain.value import Value
+
+
+class MachineFlags(Value):
+    """The options that describe a machine or change one.
+
+    ``gpu`` may join unlike GPUs with ``+`` and repeat one as ``2x-rtx-3090``. Sizes may be text with a
+    unit; plain numbers are in the unit of the field's name (GB/s = 10^9 bytes per second).
+    """
+
+    gpu: str | None = None
+    n_gpus: int | None = None
+    cpu: str | None = None
+    ram_gib: str | float | None = None
+    ram_gbs: str | float | None = None
+    ram_basis: Literal["theoretical", "measured", "stated", "assumed"] = "stated"
+    pcie: str | None = None
+    link: str | None = None
+    storage_gbs: str | float | None = None
+    reserve_vram_gib: str | float | None = None
+
+
+class EstimateRequest(Value):
+    """Everything `moeplan estimate` can be asked; the names are those of the options."""
+
+    model: str
+    hardware: str | None = None
+    machine: MachineFlags = MachineFlags()
+    quant: str | None = None
+    engine: str | None = None
+    context: int | Literal["max"] | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    batch: int | Literal["max"] | None = None
+    kv_type: str | None = None
+    ubatch: int | None = None
+    flash_attention: bool | None = None
+    gpu_layers: int | Literal["all"] | None = None
+    cpu_moe: int | Literal["all"] | None = None
+    placement: str | None = None
+    tensor_parallel: int | None = None
+    threads: int | None = None
+    calibration: str | None = None
+    level: float = 0.8
+    depth_tokens: int = 0

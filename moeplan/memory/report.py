@@ -1,0 +1,166 @@
+"""Memory of every tier: each byte of the model lies in exactly one place (or one shard of it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.result import DeviceMemory, MemoryReport
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.memory.buffers import compute_bytes, output_bytes
+from moeplan.memory.cache import cache_by_tier
+from moeplan.memory.capacity import (
+    HOST_PROCESS_BYTES,
+    gpu_capacity_bytes,
+    gpu_overhead_bytes,
+    ram_capacity_bytes,
+)
+from moeplan.provenance import NULL_LEDGER, Ledger, Source
+
+_ENGINE_LOGS = Source("fitted", "llama.cpp allocation logs, 246 settings, CPU backend, ggml 0.25.3", "2026-11")
+_REASONED = Source("assumed", "reasoned from the engine's documentation")
+_ASSUMED = Source("assumed", "typical process overhead; see docs/limits.md")
+_INVENTORY = Source("derived", "sum of the tensors placed there")
+# ggml-cpu repacks these on x86 with AVX2 or later (ggml/src/ggml-cpu/repack.cpp, November 2026).
+REPACKED_TYPES = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4", "q2_k"})
+
+
+def weights_by_tier(graph: ModelGraph, placement: Placement) -> Mapping[str, int]:
+    """Bytes of weights each tier holds; they sum to the model's weights."""
+    tiers: dict[str, int] = {}
+
+    def put(tier: str, n_bytes: int) -> None:
+        tiers[tier] = tiers.get(tier, 0) + n_bytes
+
+    for weights, dense, expert in zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True):
+        put(dense, weights.dense_bytes)
+        put(expert, weights.expert_bytes)
+    tied = graph.spec.tied_embeddings
+    put(placement.embedding_tier, graph.embedding_bytes)
+    put(placement.head_tier, graph.outside_bytes - graph.embedding_bytes)
+    if tied and placement.head_tier != placement.embedding_tier:
+        # llama.cpp duplicates a tied embedding when the output layer is on another device.
+        put(placement.head_tier, graph.embedding_bytes)
+    return {tier: n_bytes for tier, n_bytes in tiers.items() if n_bytes}
+
+
+def memory_report(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    ledger: Ledger = NULL_LEDGER,
+) -> MemoryReport:
+    """Bytes of every tier that holds something, part by part."""
+    weights = weights_by_tier(graph, placement)
+    kv, state = cache_by_tier(graph.spec, workload, placement, engine)
+    tiers = sorted({*weights, *kv, "ram"}, key=_tier_order)
+    devices = []
+    for tier in tiers:
+        for copy in range(placement.tensor_parallel if tier == "gpu0" else 1):
+            device = _device(graph, hardware, workload, placement, engine, tier, copy, weights, kv, state)
+            devices.append(device)
+            _explain(device, engine, ledger)
+    return MemoryReport(devices=tuple(devices))
+
+
+def _device(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    tier: str,
+    copy: int,
+    weights: Mapping[str, int],
+    kv: Mapping[str, int],
+    state: Mapping[str, int],
+) -> DeviceMemory:
+    shards = placement.tensor_parallel if tier == "gpu0" else 1
+    held = weights.get(tier, 0)
+    # The first ranks carry the remainder, so that the shards sum to the whole.
+    shard = held // shards + (1 if copy < held % shards else 0)
+    layers = [i for i, home in enumerate(placement.dense_tiers) if home == tier]
+    blocks = tuple(graph.spec.blocks[b] for b in sorted({graph.spec.layout[i] for i in layers}))
+    compute = overhead = output = 0
+    if tier == "ram":
+        blocks += _cpu_expert_blocks(graph, placement, blocks)
+        capacity, name = ram_capacity_bytes(hardware), "RAM"
+        overhead = HOST_PROCESS_BYTES + _repack_bytes(graph, hardware, placement, engine)
+        output = output_bytes(graph, workload)
+        if blocks:
+            compute = compute_bytes(graph, blocks, workload, engine, with_head=placement.head_tier == tier)
+    elif tier == "disk":
+        capacity, name = shard, "disk (mapped)"
+    else:
+        gpu = hardware.gpus[(int(tier[3:]) + copy) % len(hardware.gpus)]
+        capacity, name = gpu_capacity_bytes(gpu, hardware, engine), gpu.name
+        overhead = gpu_overhead_bytes(gpu, engine)
+        compute = compute_bytes(graph, blocks, workload, engine, with_head=placement.head_tier == tier)
+        compute += _streamed_copy_bytes(graph, workload, placement, engine) if tier == "gpu0" else 0
+    return DeviceMemory(
+        device=f"gpu{int(tier[3:]) + copy}" if tier.startswith("gpu") else tier,
+        name=name,
+        weights_bytes=shard,
+        kv_bytes=kv.get(tier, 0),
+        state_bytes=state.get(tier, 0),
+        compute_bytes=compute,
+        output_bytes=output,
+        overhead_bytes=overhead,
+        capacity_bytes=capacity,
+    )
+
+
+def _cpu_expert_blocks(graph: ModelGraph, placement: Placement, have: tuple) -> tuple:  # type: ignore[type-arg]
+    spec = graph.spec
+    homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
+    found = {spec.layout[i] for i, (d, e) in enumerate(homes) if e in ("ram", "disk") and d not in ("ram", "disk")}
+    return tuple(spec.blocks[b] for b in sorted(found) if spec.blocks[b] not in have)
+
+
+def _repack_bytes(
+    graph: ModelGraph, hardware: HardwareSpec, placement: Placement, engine: EngineTraits
+) -> int:
+    """The second copy of 4-bit matrices a CPU-only llama.cpp keeps; with a GPU and a mapped file, none."""
+    if not engine.repacks_on_cpu or hardware.gpus or placement.kind == "disk":
+        return 0
+    return sum(n for layer in graph.layers for qtype, n in layer.bytes_by_qtype if qtype in REPACKED_TYPES)
+
+
+def _streamed_copy_bytes(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
+) -> int:
+    """Room on the GPU for the largest matrix that is copied over when a large batch is prefetched."""
+    if engine.stream_prefill_min_tokens is None or workload.ubatch_tokens < engine.stream_prefill_min_tokens:
+        return 0
+    largest = 0
+    for tensor in graph.tensors:
+        if tensor.layer < 0 or tensor.owner != "base":
+            continue
+        homes = placement.expert_tiers if tensor.role in EXPERT_ROLES else placement.dense_tiers
+        if homes[tensor.layer] in ("ram", "disk"):
+            largest = max(largest, tensor.n_bytes)
+    return largest
+
+
+def _explain(device: DeviceMemory, engine: EngineTraits, ledger: Ledger) -> None:
+    buffers = _ENGINE_LOGS if engine.status == "measured" else _REASONED
+    ledger.open()
+    ledger.note("weights", device.weights_bytes, "B", "sum of bytes of the tensors placed here", {}, _INVENTORY)
+    ledger.note("KV cache", device.kv_bytes, "B", "cells x sequences x (K + V bytes per token), by layer")
+    ledger.note("state", device.state_bytes, "B", "recurrent and convolution state, f32, by layer")
+    ledger.note("compute", device.compute_bytes, "B", "largest graph node of a micro-batch", {}, buffers)
+    ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B")
+    ledger.note("overhead", device.overhead_bytes, "B", "process, driver context, repacked copies", {}, _ASSUMED)
+    ledger.close(
+        f"memory of {device.device}", device.total_bytes, "B", inputs={"capacity": device.capacity_bytes}
+    )
+
+
+def _tier_order(tier: str) -> tuple[int, int]:
+    if tier.startswith("gpu"):
+        return (0, int(tier[3:]))
+    return (1, 0) if tier == "ram" else (2, 0)

@@ -1,0 +1,205 @@
+"""One model on one machine: choose a placement, then memory, time, range and what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from moeplan.cost.coverage import expected_experts
+from moeplan.domain.calibration import Calibration
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import MoeFfn
+from moeplan.domain.result import Confidence, Estimate, MemoryReport
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.memory.capacity import HOST_PROCESS_BYTES
+from moeplan.memory.report import memory_report
+from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, time_range
+from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.placement import candidates, on_cpu, on_gpus, requested, usable_ram_bytes
+from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, SourceKind, worst
+from moeplan.units import fmt_bytes
+
+
+class Problem(NamedTuple):
+    """Everything a prediction is a function of, apart from where the weights go."""
+
+    graph: ModelGraph
+    hardware: HardwareSpec
+    workload: Workload
+    engine: EngineTraits
+    calibration: Calibration
+
+
+def choose_placement(
+    problem: Problem, *, kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None
+) -> Placement:
+    """The placement the options ask for, else the fastest to decode among those that fit.
+
+    When nothing fits, the one an engine would try first; the memory report then says what is missing.
+    """
+    graph, hardware, _, engine, _ = problem
+    room = usable_ram_bytes(hardware) - _host_needs(problem)
+    asked = requested(
+        graph, hardware, engine, kind=kind, gpu_layers=gpu_layers, cpu_moe=cpu_moe, ram_for_weights_bytes=room
+    )
+    if asked is not None:
+        return asked
+    found = candidates(graph, hardware, engine, _fits(problem), room)
+    allowed = [p for p in found if kind is None or p.kind == kind]
+    if allowed:
+        return min(allowed, key=lambda p: _decode_seconds(problem, p))
+    return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
+
+
+def estimate(
+    problem: Problem,
+    placement: Placement,
+    *,
+    level: float,
+    assumptions: tuple[str, ...] = (),
+    not_modelled: tuple[str, ...] = (),
+    ledger: Ledger = NULL_LEDGER,
+) -> Estimate:
+    """Memory, time and confidence of ``placement``. Raises NotModelled where a rate is unknown."""
+    graph, hardware, workload, engine, calibration = problem
+    memory = memory_report(graph, hardware, workload, placement, engine, ledger)
+    decode = decode_time(graph, hardware, workload, placement, engine, calibration, ledger)
+    prefill = prefill_time(graph, hardware, workload, placement, engine, calibration, ledger)
+    decode_regime = residual_regime("decode", problem, placement)
+    _, decode_residuals, stand_in = closest(calibration, decode_regime)
+    _, prefill_residuals, prefill_stand_in = closest(calibration, residual_regime("prefill", problem, placement))
+    stretch = EXTRAPOLATION_STRETCH
+    return Estimate(
+        model=graph.spec,
+        quant=graph.quant,
+        params=graph.params,
+        weights_bytes=graph.weights_bytes,
+        hardware=hardware,
+        workload=workload,
+        placement=placement,
+        memory=memory,
+        fits=memory.fits,
+        fix="" if memory.fits else _fix(problem, memory),
+        level=level,
+        decode=decode,
+        decode_step_s=time_range(decode.seconds, decode_residuals, level, stretch=stretch if stand_in else 1.0),
+        prefill=prefill,
+        prefill_s=time_range(
+            prefill.seconds, prefill_residuals, level, stretch=stretch if prefill_stand_in else 1.0
+        ),
+        load_s=graph.weights_bytes / hardware.host.storage.read_bytes_per_s,
+        flop_prefill=prefill.flop,
+        flop_decode_per_token=decode.flop / workload.n_sequences,
+        experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
+        confidence=Confidence(
+            badge=_badge(ledger, hardware, stand_in),
+            regime=decode_regime,
+            n_reference_setups=0 if stand_in else decode_residuals.n_setups,
+            extrapolated=stand_in,
+            engine_status=engine.status,
+        ),
+        not_modelled=not_modelled + _not_modelled(problem, placement),
+        assumptions=assumptions,
+        explain=ledger.terms,
+    )
+
+
+def residual_regime(phase: str, problem: Problem, placement: Placement) -> str:
+    """``phase/placement/arch_class``; servers are one placement, whatever their parallelism."""
+    arch = "moe" if problem.graph.spec.is_moe else "dense"
+    kind = "server" if problem.engine.family == "server" else placement.kind
+    return f"{phase}/{kind}/{arch}"
+
+
+def experts_touched(graph: ModelGraph, n_tokens: int) -> float | None:
+    """Expected distinct experts a MoE layer reads for ``n_tokens`` tokens; the mean over MoE layers."""
+    layers = [b.ffn for b in graph.spec.layer_blocks() if isinstance(b.ffn, MoeFfn)]
+    if not layers:
+        return None
+    return sum(expected_experts(f.n_experts, f.n_active, n_tokens) for f in layers) / len(layers)
+
+
+def largest_context(problem: Problem, limit: int, place: Callable[[Problem], Placement]) -> int:
+    """The largest context up to ``limit`` tokens at which the chosen placement fits, in steps of 256.
+
+    0 when not even 256 tokens fit. Placements that page from disk do not count as fitting.
+    """
+
+    def ok(blocks: int) -> bool:
+        tokens = min(limit, blocks * 256)
+        trial = problem._replace(workload=with_context(problem.workload, tokens))
+        placement = place(trial)
+        return placement.kind != "disk" and _fits(trial)(placement)
+
+    low, high = 0, -(-limit // 256)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if ok(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return min(limit, low * 256)
+
+
+def with_context(workload: Workload, context_tokens: int) -> Workload:
+    """``workload`` at another context; prompt and answer are shortened to what fits in it."""
+    from msgspec.structs import replace
+
+    prompt = min(workload.prompt_tokens, max(1, context_tokens - 1))
+    return replace(
+        workload,
+        context_tokens=context_tokens,
+        prompt_tokens=prompt,
+        output_tokens=max(1, min(workload.output_tokens, context_tokens - prompt)),
+    )
+
+
+def _fits(problem: Problem) -> Callable[[Placement], bool]:
+    graph, hardware, workload, engine, _ = problem
+    return lambda placement: memory_report(graph, hardware, workload, placement, engine).fits
+
+
+def _decode_seconds(problem: Problem, placement: Placement) -> float:
+    graph, hardware, workload, engine, calibration = problem
+    return decode_time(graph, hardware, workload, placement, engine, calibration).seconds
+
+
+def _host_needs(problem: Problem) -> int:
+    """RAM that a CPU run needs beside the weights: cache, buffers, the process."""
+    graph, hardware, workload, engine, _ = problem
+    report = memory_report(graph, hardware, workload, on_cpu(graph), engine)
+    ram = next(d for d in report.devices if d.device == "ram")
+    # A mapped file that does not fit is not repacked: of the overhead only the process itself remains.
+    return ram.total_bytes - ram.weights_bytes - ram.overhead_bytes + HOST_PROCESS_BYTES
+
+
+def _fix(problem: Problem, memory: MemoryReport) -> str:
+    short = min(memory.devices, key=lambda d: d.headroom_bytes)
+    cache = short.kv_bytes + short.compute_bytes
+    text = f"{fmt_bytes(-short.headroom_bytes)} more on {short.device}"
+    if cache > -short.headroom_bytes and problem.workload.context_tokens > 512:
+        text += ", or a shorter context"
+    return text
+
+
+def _badge(ledger: Ledger, hardware: HardwareSpec, stand_in: bool) -> SourceKind:
+    kinds: list[SourceKind] = [worst(ledger.terms, 0.0)] if ledger.terms else ["fitted"]
+    if stand_in or hardware.assumptions:
+        kinds.append("assumed")
+    return max(kinds, key=KINDS.index)
+
+
+def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
+    spec = problem.graph.spec
+    notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
+    if spec.is_moe and problem.workload.n_sequences > 1:
+        notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
+    if placement.kind == "layer-split":
+        notes.append("overlap of micro-batches across GPUs in prefill")
+    if placement.kind == "tensor-parallel":
+        notes.append("collectives apart from the fixed time per layer")
+    if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:
+        notes.append("scheduling and queueing of a server under load")
+    return tuple(notes)

@@ -1,0 +1,47 @@
+"""From an expected time to a range: residuals of the closest regime that was measured."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+from moeplan.domain.calibration import Calibration, Residuals
+from moeplan.domain.result import Range
+
+# Without a single measured setup in a regime, its parent's spread is stretched by this much on each side.
+EXTRAPOLATION_STRETCH = 1.5
+
+
+def closest(calibration: Calibration, regime: str) -> tuple[str, Residuals, bool]:
+    """(regime used, its residuals, whether it is a stand-in) for ``phase/placement/arch_class``.
+
+    Falls back to the phase over the same class, then to the phase alone.
+    """
+    phase, _, arch_class = regime.split("/")
+    for stand_in, key in enumerate((regime, f"{phase}/*/{arch_class}", f"{phase}/*/*")):
+        residuals = calibration.residuals.get(key)
+        if residuals is not None:
+            return key, residuals, stand_in > 0
+    raise KeyError(f"calibration {calibration.id} has no residuals for {phase}")
+
+
+def time_range(seconds: float, residuals: Residuals, level: float, *, stretch: float = 1.0) -> Range:
+    """``seconds`` widened to the central ``level`` of measured/predicted in this regime."""
+    tail = (1.0 - level) / 2.0
+    low = quantile(residuals, tail) * stretch
+    high = quantile(residuals, 1.0 - tail) * stretch
+    return Range(
+        low=seconds * math.exp(min(0.0, low)), expected=seconds, high=seconds * math.exp(max(0.0, high))
+    )
+
+
+def quantile(residuals: Residuals, level: float) -> float:
+    """log(measured/predicted) at ``level``, linear between the stored levels, flat outside them."""
+    levels, values = residuals.levels, residuals.log_ratios
+    i = bisect_left(levels, level)
+    if i == 0:
+        return values[0]
+    if i == len(levels):
+        return values[-1]
+    share = (level - levels[i - 1]) / (levels[i] - levels[i - 1])
+    return values[i - 1] + share * (values[i] - values[i - 1])

@@ -1,0 +1,72 @@
+"""Prefill and decode as steps of the cost law."""
+
+from __future__ import annotations
+
+import math
+
+from moeplan.cost.law import step_time
+from moeplan.cost.work import Step
+from moeplan.domain.calibration import Calibration
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.result import PhaseTime
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.provenance import NULL_LEDGER, Ledger
+
+
+def decode_step(workload: Workload) -> Step:
+    """One token for every sequence, at the mean depth of the answer."""
+    depth = workload.depth_tokens + workload.prompt_tokens + workload.output_tokens / 2
+    n = workload.n_sequences
+    return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
+
+
+def prefill_step(workload: Workload) -> tuple[Step, int]:
+    """(one micro-batch of the prompt, how many of them): equal chunks at the mean depth.
+
+    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do.
+    """
+    prompt = max(1, workload.prompt_tokens)
+    if prompt >= workload.ubatch_tokens:
+        chunks = math.ceil(prompt / workload.ubatch_tokens)
+        rows, sequences, n_steps = prompt / chunks, 1, chunks * workload.n_sequences
+    else:
+        sequences = min(workload.n_sequences, max(1, workload.ubatch_tokens // prompt))
+        rows, chunks, n_steps = float(prompt), 1, math.ceil(workload.n_sequences / sequences)
+    first = workload.depth_tokens + (prompt - rows) / 2
+    n_tokens = round(rows * sequences)
+    return Step(n_tokens=n_tokens, n_sequences=sequences, first_depth=first, n_head_rows=sequences), n_steps
+
+
+def decode_time(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    calibration: Calibration,
+    ledger: Ledger = NULL_LEDGER,
+) -> PhaseTime:
+    """Expected time of one decode step."""
+    step = decode_step(workload)
+    return step_time(
+        graph, hardware, workload, placement, engine, calibration, step, ledger, name="decode step"
+    )
+
+
+def prefill_time(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    calibration: Calibration,
+    ledger: Ledger = NULL_LEDGER,
+) -> PhaseTime:
+    """Expected time of the whole prompt of every sequence."""
+    step, n_steps = prefill_step(workload)
+    return step_time(
+        graph, hardware, workload, placement, engine, calibration, step, ledger,
+        name="prefill", n_steps=n_steps,
+    )  # fmt: skip

@@ -1,0 +1,246 @@
+"""Placements an engine can be asked for, and the choice of one when the user left it open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import ModelSpec, MoeFfn
+from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.engines.traits import EngineTraits
+from moeplan.errors import SpecError
+from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
+
+
+def moe_layers(spec: ModelSpec) -> tuple[int, ...]:
+    """Indices of the layers that route to experts."""
+    return tuple(i for i, block in enumerate(spec.layer_blocks()) if isinstance(block.ffn, MoeFfn))
+
+
+def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> Placement:
+    """Everything on the GPUs: one, several by layers, or one shard of every matrix on each."""
+    spec, n_gpus = graph.spec, len(hardware.gpus)
+    # llama.cpp keeps the input embedding in host memory; only rows of it are read.
+    embedding = "ram" if engine.family == "local" and not hardware.unified and engine.mmap else "gpu0"
+    if hardware.unified and n_gpus == 1:
+        return _uniform(spec, "unified", "gpu0", embedding)
+    if n_gpus == 1:
+        return _uniform(spec, "gpu", "gpu0", embedding)
+    if engine.multi_gpu == "tensor-parallel":
+        placement = _uniform(spec, "tensor-parallel", "gpu0", embedding)
+        return _replace(placement, tensor_parallel=n_gpus)
+    tiers = _spread(range(spec.n_layers), hardware, engine)
+    return Placement(
+        kind="layer-split",
+        dense_tiers=tiers,
+        expert_tiers=tiers,
+        embedding_tier=embedding,
+        head_tier=tiers[-1],
+        gpu_layers=spec.n_layers + 1,
+    )
+
+
+def on_cpu(graph: ModelGraph) -> Placement:
+    """Everything in RAM, computed by the CPU."""
+    return _uniform(graph.spec, "cpu", "ram", "ram", gpu_layers=0)
+
+
+def streamed(graph: ModelGraph) -> Placement:
+    """Weights in RAM, copied to the GPU layer by layer as they are needed."""
+    placement = _uniform(graph.spec, "stream", "ram", "ram", gpu_layers=0)
+    return _replace(placement, streamed=True)
+
+
+def split_layers(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int) -> Placement:
+    """The last ``gpu_layers`` layers (the output layer counts as one, as -ngl does) on the GPUs."""
+    return split(graph, hardware, engine, gpu_layers, 0)
+
+
+def split_experts(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, cpu_moe: int) -> Placement:
+    """All layers on the GPUs, but the routed experts of the first ``cpu_moe`` MoE layers in RAM."""
+    return split(graph, hardware, engine, graph.spec.n_layers + 1, cpu_moe)
+
+
+def split(
+    graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int, cpu_moe: int
+) -> Placement:
+    """Both at once: first layers in RAM as a whole, experts of the next ``cpu_moe`` MoE layers in RAM."""
+    spec = graph.spec
+    gpu_layers = min(gpu_layers, spec.n_layers + 1)
+    if gpu_layers <= 0:
+        return on_cpu(graph)
+    first_gpu = max(0, spec.n_layers + 1 - gpu_layers)
+    on_gpu = _spread(range(first_gpu, spec.n_layers), hardware, engine)
+    dense = ("ram",) * first_gpu + on_gpu
+    hosted = set(moe_layers(spec)[:cpu_moe])
+    experts = tuple("ram" if i in hosted else tier for i, tier in enumerate(dense))
+    cpu_moe_layers = sum(1 for i in hosted if dense[i] != "ram")
+    kind: PlacementKind = "gpu" if len(hardware.gpus) == 1 else "layer-split"
+    if first_gpu and cpu_moe_layers:
+        kind = "mixed"
+    elif first_gpu:
+        kind = "layers"
+    elif cpu_moe_layers:
+        kind = "experts"
+    return Placement(
+        kind=kind,
+        dense_tiers=dense,
+        expert_tiers=experts,
+        embedding_tier="ram",
+        head_tier=on_gpu[-1] if on_gpu else "gpu0",
+        gpu_layers=gpu_layers,
+        cpu_moe=cpu_moe_layers,
+    )
+
+
+def mapped(graph: ModelGraph, hardware: HardwareSpec, base: Placement, ram_for_weights_bytes: int) -> Placement:
+    """``base`` with the weights that RAM cannot hold left on disk (last RAM layers first)."""
+    dense, experts = list(base.dense_tiers), list(base.expert_tiers)
+    held = sum(
+        (w.dense_bytes if d == "ram" else 0) + (w.expert_bytes if e == "ram" else 0)
+        for w, d, e in zip(graph.layers, dense, experts, strict=True)
+    )
+    held += graph.embedding_bytes if base.embedding_tier == "ram" else 0
+    held += graph.outside_bytes - graph.embedding_bytes if base.head_tier == "ram" else 0
+    for take_dense in (False, True):  # experts first: they are read less often than the rest
+        for i in reversed(range(len(dense))):
+            if held <= ram_for_weights_bytes:
+                break
+            if experts[i] == "ram" and graph.layers[i].expert_bytes:
+                experts[i] = "disk"
+                held -= graph.layers[i].expert_bytes
+            if take_dense and dense[i] == "ram":
+                dense[i] = "disk"
+                held -= graph.layers[i].dense_bytes
+                if not graph.layers[i].expert_bytes:
+                    experts[i] = "disk"
+    return _replace(base, kind="disk", dense_tiers=tuple(dense), expert_tiers=tuple(experts))
+
+
+def candidates(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    engine: EngineTraits,
+    fits: Callable[[Placement], bool],
+    ram_for_weights_bytes: int,
+) -> Iterator[Placement]:
+    """Placements worth pricing, each of them feasible: the deepest split of every kind that fits."""
+    n_layers, n_moe = graph.spec.n_layers, len(moe_layers(graph.spec))
+    if hardware.gpus:
+        whole = on_gpus(graph, hardware, engine)
+        if whole.kind in engine.splits and fits(whole):
+            yield whole
+        if not hardware.unified:
+            best_experts = None
+            if n_moe and "experts" in engine.splits:
+                least = _least(n_moe, lambda n: fits(split_experts(graph, hardware, engine, n)))
+                if least is not None:
+                    yield from (split_experts(graph, hardware, engine, n) for n in {max(least, 1), n_moe})
+                    best_experts = least
+            if "layers" in engine.splits:
+                off = _least(n_layers, lambda n: fits(split_layers(graph, hardware, engine, n_layers + 1 - n)))
+                if off is not None:
+                    yield split_layers(graph, hardware, engine, n_layers + 1 - off)
+            if n_moe and best_experts is None and "mixed" in engine.splits:
+                off = _least(n_layers, lambda n: fits(split(graph, hardware, engine, n_layers + 1 - n, n_moe)))
+                if off is not None:
+                    yield split(graph, hardware, engine, n_layers + 1 - off, n_moe)
+    if "cpu" in engine.splits and not hardware.unified:
+        cpu = on_cpu(graph)
+        if fits(cpu):
+            yield cpu
+        elif "disk" in engine.splits and engine.mmap:
+            on_disk = mapped(graph, hardware, cpu, ram_for_weights_bytes)
+            if fits(on_disk):
+                yield on_disk
+
+
+def requested(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    engine: EngineTraits,
+    *,
+    kind: str | None,
+    gpu_layers: int | str | None,
+    cpu_moe: int | str | None,
+    ram_for_weights_bytes: int,
+) -> Placement | None:
+    """The placement that options spell out, or None where the choice is left to moeplan."""
+    n_layers, n_moe = graph.spec.n_layers, len(moe_layers(graph.spec))
+    if kind is None and gpu_layers is None and cpu_moe is None:
+        return None
+    needs_gpu = (kind or "gpu") not in ("cpu", "disk") and gpu_layers != 0
+    if needs_gpu and not hardware.gpus:
+        raise SpecError(f"placement {kind or 'on a GPU'!r} needs a GPU, and this machine has none")
+    if kind is not None and kind not in engine.splits:
+        raise SpecError(f"{engine.id} has no placement {kind!r}", hint=f"it has: {', '.join(sorted(engine.splits))}")
+    if kind == "cpu":
+        return on_cpu(graph)
+    if kind == "stream":
+        return streamed(graph)
+    if kind == "disk":
+        return mapped(graph, hardware, on_cpu(graph), ram_for_weights_bytes)
+    if kind in ("experts", "mixed", "layers") and gpu_layers is None and cpu_moe is None:
+        return None  # the depth of the split is moeplan's to choose
+    if kind in ("gpu", "unified", "layer-split", "tensor-parallel"):
+        return on_gpus(graph, hardware, engine)
+    if cpu_moe is not None and not n_moe:
+        raise SpecError(f"--cpu-moe: {graph.spec.id} has no MoE layers")
+    on_gpu = n_layers + 1 if gpu_layers in (None, "all") else int(gpu_layers)
+    hosted = n_moe if cpu_moe == "all" else int(cpu_moe or 0)
+    if on_gpu > n_layers and not hosted:
+        return on_gpus(graph, hardware, engine)
+    return split(graph, hardware, engine, on_gpu, hosted)
+
+
+def usable_ram_bytes(hardware: HardwareSpec) -> int:
+    """RAM that weights may take (capacity after the reserve of the running system)."""
+    return ram_capacity_bytes(hardware)
+
+
+def _least(most: int, ok: Callable[[int], bool]) -> int | None:
+    """Smallest n in 0..most for which ``ok``, which turns from False to True once; None if never."""
+    if not ok(most):
+        return None
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        if ok(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _spread(layers: range, hardware: HardwareSpec, engine: EngineTraits) -> tuple[str, ...]:
+    """Tiers of consecutive layers over the GPUs, in proportion to their memory as llama.cpp does."""
+    room = [gpu_capacity_bytes(gpu, hardware, engine) for gpu in hardware.gpus]
+    total, n = sum(room), len(layers)
+    if total <= 0:
+        return ("gpu0",) * n
+    ends, filled = [], 0
+    for size in room:
+        filled += size
+        ends.append(n * filled / total)
+    return tuple(f"gpu{next((g for g, end in enumerate(ends) if i < end), len(room) - 1)}" for i in range(n))
+
+
+def _uniform(
+    spec: ModelSpec, kind: PlacementKind, tier: str, embedding: str, gpu_layers: int | None = None
+) -> Placement:
+    tiers = (tier,) * spec.n_layers
+    return Placement(
+        kind=kind,
+        dense_tiers=tiers,
+        expert_tiers=tiers,
+        embedding_tier=embedding,
+        head_tier=tier,
+        gpu_layers=spec.n_layers + 1 if gpu_layers is None else gpu_layers,
+    )
+
+
+def _replace(placement: Placement, **changes: object) -> Placement:
+    from msgspec.structs import replace
+
+    return replace(placement, **changes)

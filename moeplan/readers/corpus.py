@@ -1,0 +1,185 @@
+"""Corpus files: published measurements as CSV, one row each (docs/corpus.md has the columns)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from moeplan.domain.value import Value
+from moeplan.errors import SpecError
+
+
+class SpeedRow(Value):
+    """One measured speed with its setup; None or "" where the publication does not say."""
+
+    id: str
+    setup: str
+    source_family: str
+    model: str
+    arch_class: str
+    quant: str
+    file_gib: float | None
+    engine: str
+    gpu: str
+    n_gpus: int
+    cpu: str
+    ram_gbps: float | None
+    pcie: str
+    placement: str
+    gpu_layers: int | None
+    cpu_moe: int | None
+    batch: int
+    prompt_tokens: int | None
+    depth_tokens: int
+    gen_tokens: int | None
+    ubatch: int | None
+    flash_attn: bool | None
+    kv_type: str
+    threads: int | None
+    phase: str
+    tokens_per_s: float
+    grade: str
+    tp: int | None = None
+
+
+_SPEED_COLUMNS = ("id", "setup", "model", "quant", "engine", "placement", "phase", "tokens_per_s", "grade")
+_SERVING_COLUMNS = ("id", "setup", "model", "precision", "engine", "gpu", "concurrency", "metric", "value", "grade")
+
+# Precisions of serving rows and the quantisation that stores weights so.
+_PRECISIONS = {
+    "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
+    "int4": "compressed-int4-g128", "int4-awq": "awq-int4-g128", "int4-gptq": "gptq-int4-g128",
+    "int8-gptq": "gptq-int8-g128",
+}  # fmt: skip
+
+
+def read_speed(path: Path) -> tuple[SpeedRow, ...]:
+    """The rows of a speed corpus. Raises SpecError with the line of the first value that cannot be read."""
+    return tuple(_speed_row(_Cells(row, path, line)) for row, line in _lines(path, _SPEED_COLUMNS))
+
+
+def read_serving(path: Path) -> tuple[SpeedRow, ...]:
+    """The single-request rows of a serving corpus as speeds: time per output token, time to first token.
+
+    Only rows that state one inter-token or first-token time are speeds of a step; throughput under load is
+    another quantity and is left out.
+    """
+    rows = []
+    for raw, line in _lines(path, _SERVING_COLUMNS):
+        row = _serving_row(_Cells(raw, path, line))
+        if row is not None:
+            rows.append(row)
+    return tuple(rows)
+
+
+def _lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, str], int]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in required if name not in (reader.fieldnames or ())]
+            if missing:
+                raise SpecError(f"not a corpus of this kind: no column {missing[0]!r}", path=str(path), line=1)
+            for row in reader:
+                yield row, reader.line_num
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"cannot read the corpus: {error}", path=str(path)) from error
+
+
+class _Cells:
+    """One row; numbers are read with their line in the error."""
+
+    def __init__(self, row: dict[str, str], path: Path, line: int) -> None:
+        self.row, self.path, self.line = row, path, line
+
+    def text(self, name: str) -> str:
+        return self.row.get(name) or ""
+
+    def number(self, name: str) -> float | None:
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise SpecError(f"{name}: {text!r} is not a number", path=str(self.path), line=self.line) from None
+
+    def count(self, name: str) -> int | None:
+        value = self.number(name)
+        return None if value is None else int(value)
+
+
+def _speed_row(cells: _Cells) -> SpeedRow:
+    flash = cells.text("flash_attn")
+    return SpeedRow(
+        id=cells.text("id"),
+        setup=cells.text("setup"),
+        source_family=cells.text("source").split(":")[0],
+        model=cells.text("model"),
+        arch_class=cells.text("arch_class"),
+        quant=cells.text("quant"),
+        file_gib=cells.number("file_gib"),
+        engine=cells.text("engine"),
+        gpu=cells.text("gpu"),
+        n_gpus=cells.count("n_gpus") or 0,
+        cpu=cells.text("cpu"),
+        ram_gbps=cells.number("ram_gbps"),
+        pcie=cells.text("pcie"),
+        placement=cells.text("placement"),
+        gpu_layers=cells.count("gpu_layers"),
+        cpu_moe=cells.count("cpu_moe"),
+        batch=cells.count("batch") or 1,
+        prompt_tokens=cells.count("prompt_tokens"),
+        depth_tokens=cells.count("depth_tokens") or 0,
+        gen_tokens=cells.count("gen_tokens"),
+        ubatch=cells.count("ubatch"),
+        flash_attn=None if flash == "" else flash not in ("0", "false"),
+        kv_type=cells.text("kv_type"),
+        threads=cells.count("threads"),
+        phase=cells.text("phase"),
+        tokens_per_s=cells.number("tokens_per_s") or 0.0,
+        grade=cells.text("grade"),
+        tp=cells.count("tp"),
+    )
+
+
+def _serving_row(cells: _Cells) -> SpeedRow | None:
+    metric, value = cells.text("metric"), cells.number("value")
+    batch = cells.count("concurrency") or 1
+    prompt, output = cells.count("input_len") or 0, cells.count("output_len") or 1
+    if not value or metric not in ("tpot_ms", "bs1_output_tok_s"):
+        return None
+    if metric == "bs1_output_tok_s" and prompt > 1:
+        return None  # prefill is inside that figure
+    speed = batch * 1000.0 / value if metric == "tpot_ms" else value
+    tp = cells.count("tp") or 1
+    return SpeedRow(
+        id=cells.text("id"),
+        setup=cells.text("setup"),
+        source_family=cells.text("source_family"),
+        model=cells.text("model"),
+        arch_class=cells.text("arch_class"),
+        quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
+        file_gib=None,
+        engine=cells.text("engine"),
+        gpu=cells.text("gpu"),
+        n_gpus=cells.count("n_gpus") or 1,
+        cpu="",
+        ram_gbps=None,
+        pcie="",
+        placement="tensor-parallel" if tp > 1 else "gpu",
+        gpu_layers=None,
+        cpu_moe=None,
+        batch=batch,
+        prompt_tokens=prompt,
+        depth_tokens=prompt,
+        gen_tokens=output,
+        ubatch=None,
+        flash_attn=None,
+        kv_type="",
+        threads=None,
+        phase="decode",
+        tokens_per_s=speed,
+        grade=cells.text("grade"),
+        tp=tp,
+    )

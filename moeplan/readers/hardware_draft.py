@@ -1,0 +1,356 @@
+"""A machine while it is put together: what is known so far, and what is typical for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec, LinkSpec, StorageSpec
+from moeplan.errors import NotModelled
+from moeplan.provenance import Source
+from moeplan.readers.catalog import Catalog
+from moeplan.readers.hardware_wire import Basis, HostRuleWire, TypicalHostsWire, WhenWire
+from moeplan.readers.hardware_yaml import (
+    gib,
+    read_cpu,
+    read_gpu,
+    read_link,
+    read_storage,
+    read_typical_hosts,
+    sources_of,
+)
+from moeplan.units import GIB, fmt_bytes, fmt_si
+
+PartT = TypeVar("PartT", GpuSpec, CpuSpec, LinkSpec, StorageSpec)
+
+# Links that come as an accessory: two cards have it only if somebody bought the bridge.
+OPTIONAL_LINKS = frozenset({"nvlink-bridge"})
+# Lanes a desktop board has for graphics cards; the CPU's others serve disks and the chipset.
+# AMD AM5 and Intel LGA1700/1851 platform block diagrams: one x16 port, split as x8/x8 or x8/x4/x4.
+DESKTOP_GPU_LANES = 16
+_DESKTOP = frozenset({"desktop", "laptop", "edge", "desktop-unified"})
+# Between machines with unified memory when nothing is said: what a Mac Studio or mini PC has built in.
+_DEFAULT_NODE_LINK = "ethernet-10gbe"
+
+
+class Parts:
+    """Reads catalog entries by name, each file at most once."""
+
+    __slots__ = ("_read", "_rules", "catalog")
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._rules: TypicalHostsWire | None = None
+        self._read: dict[Path, Any] = {}
+
+    def gpu(self, name: str) -> GpuSpec:
+        """The GPU called ``name``; vendor words in front are optional."""
+        return self._once("hardware/gpu", gpu_names(name), read_gpu)
+
+    def cpu(self, name: str) -> CpuSpec:
+        """The CPU called ``name``."""
+        return self._once("hardware/cpu", cpu_names(name), read_cpu)
+
+    def link(self, name: str) -> LinkSpec:
+        """The link called ``name``."""
+        return self._once("hardware/link", [name], read_link)
+
+    def storage(self, name: str) -> StorageSpec:
+        """The disk called ``name``."""
+        return self._once("hardware/storage", [name], read_storage)
+
+    def _once(self, kind: str, names: list[str], read: Callable[[Path], PartT]) -> PartT:
+        name = next((name for name in names if self.catalog.resolve(kind, name) is not None), names[0])
+        path = self.catalog.find(kind, name)
+        if path not in self._read:
+            self._read[path] = read(path)
+        part: PartT = self._read[path]
+        return part
+
+    @property
+    def rules(self) -> TypicalHostsWire:
+        """The rules for typical hosts, from the first root that has them."""
+        if self._rules is None:
+            for root in self.catalog.roots:
+                path = root / "hardware" / "typical_hosts.yaml"
+                if path.is_file():
+                    break
+            self._rules = read_typical_hosts(path)
+        return self._rules
+
+
+class Draft:
+    """The pieces of a machine that are known. Everything still None is filled by ``finish``."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.id = ""
+        self.name = ""
+        self.gpus: list[GpuSpec] = []
+        self.cpu: CpuSpec | None = None
+        self.ram_bytes: int | None = None
+        self.ram_bytes_per_s: float | None = None
+        self.ram_basis: Basis = "stated"
+        self.storage: StorageSpec | None = None
+        self.pcie: LinkSpec | None = None
+        self.peer_link: LinkSpec | None = None
+        self.no_peer_link = False
+        self.node_link: LinkSpec | None = None
+        self.n_nodes: int | None = None
+        self.reserve_vram_bytes = 0
+        self.reserve_ram_bytes = 0
+        self.notes = ""
+        self.assumptions: list[str] = []
+        self.sources: list[Source] = []
+
+    @property
+    def unified(self) -> bool:
+        """Whether the GPUs use the machine's only memory."""
+        return bool(self.gpus) and all(gpu.unified_memory for gpu in self.gpus)
+
+    def replace_gpus(self, gpus: list[GpuSpec]) -> None:
+        """Take other GPUs; what was said about links between the old ones no longer holds."""
+        if [gpu.id for gpu in gpus] != [gpu.id for gpu in self.gpus]:
+            self.pcie = self.peer_link = self.n_nodes = None
+            self.no_peer_link = False
+        self.gpus = gpus
+
+    def set_unified_memory(self, ram_bytes: int) -> None:
+        """Give every (unified) GPU ``ram_bytes`` of memory and the share of it that it may hold."""
+        self.ram_bytes = ram_bytes
+        self.gpus = [
+            msgspec.structs.replace(
+                gpu, memory_bytes=ram_bytes, visible_bytes=visible_bytes(self.parts.rules, gpu, ram_bytes)
+            )
+            for gpu in self.gpus
+        ]
+
+    def finish(self) -> HardwareSpec:
+        """The machine, with the rest filled in as is typical and each guess listed."""
+        rule = self._rule()
+        cpu = self.cpu or self._typical_cpu(rule)
+        ram_bytes = self._ram_bytes(rule, cpu)
+        ram_rate, basis = self._ram_rate(cpu)
+        n_nodes = self._n_nodes(rule)
+        storage = self.storage
+        if storage is None:
+            storage = self.parts.storage(rule.storage)
+            self._assume(f"storage {storage.name}, {fmt_si(storage.read_bytes_per_s, 'B/s')}", rule)
+        pcie = self.pcie or self._host_link(rule, cpu)
+        peer = self._peer_link(n_nodes)
+        node_link = self._node_link(rule, n_nodes)
+        return HardwareSpec(
+            id=self.id or "machine",
+            name=self.name or self.id or "machine",
+            gpus=tuple(self.gpus),
+            host=HostSpec(
+                cpu=cpu, ram_bytes=ram_bytes, ram_bytes_per_s=ram_rate, ram_basis=basis, storage=storage
+            ),
+            pcie=pcie,
+            peer_link=peer,
+            node_link=node_link,
+            reserve_vram_bytes=self.reserve_vram_bytes,
+            reserve_ram_bytes=self.reserve_ram_bytes,
+            n_nodes=n_nodes,
+            notes=self.notes,
+            assumptions=tuple(dict.fromkeys(self.assumptions)),
+            sources=tuple(self.sources),
+        )
+
+    def _rule(self) -> HostRuleWire:
+        if self.gpus:
+            return host_rule(self.parts, self.gpus[0])
+        if self.cpu is None:
+            raise NotModelled("a machine of which neither GPU nor CPU is known")
+        return cpu_rule(self.parts, self.cpu)
+
+    def _assume(self, what: str, rule: HostRuleWire) -> None:
+        self.assumptions.append(f"{what} (typical {rule.label})")
+        for source in sources_of(rule.sources):
+            if source not in self.sources:
+                self.sources.append(source)
+
+    def _typical_cpu(self, rule: HostRuleWire) -> CpuSpec:
+        own = self.gpus[0].host_cpu
+        if own:
+            return self.parts.cpu(own)
+        if not rule.cpu:
+            raise NotModelled(f"the host of {self.gpus[0].name}", "no CPU is known for it", ["--cpu"])
+        cpu = self.parts.cpu(rule.cpu)
+        self._assume(f"host CPU {cpu.name}", rule)
+        return cpu
+
+    def _ram_bytes(self, rule: HostRuleWire, cpu: CpuSpec) -> int:
+        if self.unified:
+            if self.ram_bytes is None or self.gpus[0].visible_bytes is None:
+                self.set_unified_memory(self.ram_bytes or self.gpus[0].memory_bytes)
+            size = self.gpus[0].memory_bytes
+            self.assumptions.append(
+                f"the GPU may hold {fmt_bytes(self.gpus[0].usable_bytes)} of {fmt_bytes(size)} unified memory"
+            )
+            return size
+        if self.ram_bytes is not None:
+            return self.ram_bytes
+        if rule.ram_gib is None:
+            raise NotModelled(f"RAM of the host of {self.gpus[0].name}", "", ["--ram-gib"])
+        size = gib(rule.ram_gib)
+        if cpu.max_ram_bytes is not None:
+            size = min(size, cpu.max_ram_bytes)
+        self._assume(f"RAM {fmt_bytes(size)}", rule)
+        return size
+
+    def _ram_rate(self, cpu: CpuSpec) -> tuple[float, Basis]:
+        if self.ram_bytes_per_s is not None:
+            return self.ram_bytes_per_s, self.ram_basis
+        if self.unified:
+            return self.gpus[0].bandwidth_bytes_per_s, "theoretical"
+        if cpu.ram_bytes_per_s is None:
+            raise NotModelled(f"RAM bandwidth of {cpu.name}", "", ["--ram-gbs"])
+        usual = f" ({cpu.ram_type})" if cpu.ram_type else ""
+        self.assumptions.append(
+            f"RAM bandwidth {fmt_si(cpu.ram_bytes_per_s, 'B/s')} theoretical: "
+            f"the usual memory of {cpu.name}{usual}"
+        )
+        return cpu.ram_bytes_per_s, "assumed"
+
+    def _n_nodes(self, rule: HostRuleWire) -> int:
+        if self.n_nodes is not None:
+            return self.n_nodes
+        per_node = 1 if self.unified and rule.gpus_per_node is None else rule.gpus_per_node
+        if per_node is None or len(self.gpus) <= per_node:
+            return 1
+        n_nodes = -(-len(self.gpus) // per_node)
+        self._assume(f"{n_nodes} machines with {per_node} GPU{'s' * (per_node > 1)} each", rule)
+        return n_nodes
+
+    def _host_link(self, rule: HostRuleWire, cpu: CpuSpec) -> LinkSpec | None:
+        """The slowest host link among the GPUs, as the CPU's generation and lanes allow."""
+        if rule.pcie and self.gpus:
+            return self.parts.link(rule.pcie)
+        slots = [gpu.pcie for gpu in self.gpus if gpu.pcie]
+        if not slots:
+            return None
+        generation = min(pcie_shape(slot)[0] for slot in slots)
+        lanes = wanted = min(pcie_shape(slot)[1] for slot in slots)
+        if cpu.pcie:
+            generation = min(generation, pcie_shape(cpu.pcie)[0])
+        built_in = any(is_built_in(self.parts, gpu) for gpu in self.gpus)
+        if cpu.pcie_lanes and not built_in:
+            # SXM and OAM boards sit behind PCIe switches, x16 each; slots share the CPU's lanes.
+            free = min(cpu.pcie_lanes, DESKTOP_GPU_LANES) if cpu.segment in _DESKTOP else cpu.pcie_lanes
+            lanes = _lanes_each(free, len(self.gpus), wanted)
+        if lanes < wanted:
+            self.assumptions.append(
+                f"PCIe x{lanes} for each of {len(self.gpus)} GPUs: {cpu.name} has no more lanes for them"
+            )
+        return self.parts.link(f"pcie-{generation}.0-x{lanes}")
+
+    def _peer_link(self, n_nodes: int) -> LinkSpec | None:
+        if self.peer_link is not None or self.no_peer_link or len(self.gpus) <= n_nodes:
+            return self.peer_link
+        names = {gpu.peer_link for gpu in self.gpus}
+        if len(names) > 1 or "" in names:
+            return None
+        link = self.parts.link(names.pop())
+        if link.kind in OPTIONAL_LINKS:
+            self.assumptions.append(f"no bridge between the GPUs, PCIe only (else: --link {link.id})")
+            return None
+        return link
+
+    def _node_link(self, rule: HostRuleWire, n_nodes: int) -> LinkSpec | None:
+        if self.node_link is not None or n_nodes < 2:
+            return self.node_link
+        own = self.gpus[0].peer_link if self.unified else ""
+        link = self.parts.link(own or rule.node_link or _DEFAULT_NODE_LINK)
+        self._assume(f"{link.name} between machines", rule)
+        return link
+
+
+def host_rule(parts: Parts, gpu: GpuSpec) -> HostRuleWire:
+    """The first rule of typical_hosts.yaml that matches ``gpu``."""
+    built_in = is_built_in(parts, gpu)
+    return next(rule for rule in parts.rules.gpu_hosts if _matches_gpu(rule.when, gpu, built_in))
+
+
+def cpu_rule(parts: Parts, cpu: CpuSpec) -> HostRuleWire:
+    """The first rule of typical_hosts.yaml that matches ``cpu``."""
+    return next(
+        rule
+        for rule in parts.rules.cpu_hosts
+        if (rule.when.ids is None or cpu.id in rule.when.ids)
+        and (rule.when.segments is None or cpu.segment in rule.when.segments)
+    )
+
+
+def stated_storage(bytes_per_s: float) -> StorageSpec:
+    """A disk of which only the rate is known, because the user said so."""
+    return StorageSpec(
+        id="stated",
+        name="disk as stated",
+        read_bytes_per_s=bytes_per_s,
+        sources=(Source("assumed", "rate as the user stated it"),),
+    )
+
+
+def visible_bytes(rules: TypicalHostsWire, gpu: GpuSpec, ram_bytes: int) -> int:
+    """How much of ``ram_bytes`` of unified memory the GPU may hold."""
+    for rule in rules.unified:
+        if rule.up_to_gib is not None and ram_bytes > rule.up_to_gib * GIB:
+            continue
+        if _matches_gpu(rule.when, gpu, False):
+            return int(ram_bytes * rule.visible_frac)
+    return ram_bytes
+
+
+def is_built_in(parts: Parts, gpu: GpuSpec) -> bool:
+    """Whether the link to its peers is part of the GPU's module (SXM, OAM), not a bridge."""
+    if not gpu.peer_link or gpu.unified_memory:
+        return False
+    return parts.link(gpu.peer_link).kind not in OPTIONAL_LINKS
+
+
+def pcie_shape(link_id: str) -> tuple[int, int]:
+    """(generation, lanes) of ``pcie-4.0-x16``."""
+    _, generation, lanes = link_id.split("-")
+    return int(generation.split(".")[0]), int(lanes[1:])
+
+
+def gpu_names(name: str) -> list[str]:
+    """The ways a GPU's name may stand in the catalog, most literal first."""
+    names = [name]
+    for word in ("nvidia", "amd", "intel", "geforce", "radeon"):
+        short = names[-1]
+        if short.casefold().startswith(word):
+            names.append(short[len(word) :].lstrip(" -_"))
+    return names
+
+
+def cpu_names(name: str) -> list[str]:
+    """The ways a CPU's name may stand in the catalog, most literal first."""
+    names = [name]
+    for word in ("intel", "amd"):
+        if name.casefold().startswith(word):
+            names.append(name[len(word) :].lstrip(" -_"))
+    return names
+
+
+def _matches_gpu(when: WhenWire, gpu: GpuSpec, built_in: bool) -> bool:
+    generation = pcie_shape(gpu.pcie)[0] if gpu.pcie else None
+    return (
+        (when.ids is None or gpu.id in when.ids)
+        and (when.vendors is None or gpu.vendor in when.vendors)
+        and (when.segments is None or gpu.segment in when.segments)
+        and (when.pcie_gens is None or generation in when.pcie_gens)
+        and (when.unified is None or gpu.unified_memory == when.unified)
+        and (when.interconnect is None or built_in == when.interconnect)
+    )
+
+
+def _lanes_each(free: int, n_gpus: int, wanted: int) -> int:
+    lanes = wanted
+    while lanes > 1 and lanes * n_gpus > free:
+        lanes //= 2
+    return lanes

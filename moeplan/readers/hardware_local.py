@@ -1,0 +1,247 @@
+"""From what was found on this machine to catalog entries: names matched, gaps filled and said."""
+
+from __future__ import annotations
+
+import msgspec
+
+from moeplan.domain.hardware import CpuSpec, FoundGpu, FoundMachine, GpuSpec
+from moeplan.errors import UnknownName
+from moeplan.provenance import Source
+from moeplan.readers.hardware_draft import Draft, Parts, cpu_names, cpu_rule, gpu_names
+from moeplan.readers.hardware_yaml import rate, sources_of
+from moeplan.units import GIB, fmt_bytes, fmt_si
+
+# Drivers round and reserve: an RTX 4090 shows 24564 MiB of 24576, an L40S with ECC 46068 of 49152.
+_SAME_MEMORY_FRAC = 0.10
+_MIG_SLICES = 7  # compute slices of a whole GPU (NVIDIA MIG user guide)
+_SERVER_WORDS = ("xeon", "epyc", "neoverse", "altra", "graviton", "grace", "power")
+_WORKSTATION_WORDS = ("threadripper", "xeon(r) w")
+
+
+def take_found(draft: Draft, found: FoundMachine) -> None:
+    """Fill ``draft`` with this machine; what is not known stays open for ``draft.finish``."""
+    parts = draft.parts
+    draft.id, draft.name = "local", "this machine"
+    draft.assumptions += found.notes
+    draft.sources.append(Source("measured", "this machine's drivers and operating system"))
+    draft.cpu = _cpu(draft, found)
+    used = 0
+    for gpu in found.gpus:
+        spec = _gpu(parts, gpu)
+        if spec is None:
+            draft.assumptions.append(f"{gpu.name} is left out: it is not in the catalog")
+            continue
+        if spec.unified_memory and any(not one.unified_memory for one in draft.gpus):
+            draft.assumptions.append(f"{gpu.name} is left out: it shares RAM while other GPUs have their own")
+            continue
+        draft.gpus.append(spec)
+        used = max(used, gpu.used_bytes)
+    _take_ram(draft, found)
+    _take_links(draft, found)
+    if used:
+        draft.reserve_vram_bytes = used
+        draft.assumptions.append(f"{fmt_bytes(used)} of GPU memory is in use by other programs now")
+
+
+def _take_ram(draft: Draft, found: FoundMachine) -> None:
+    if draft.unified:
+        # Strix Halo and DGX Spark: the driver shows a carve-out, the GPU may use the system's memory.
+        draft.set_unified_memory(max(found.ram_bytes, draft.gpus[0].memory_bytes))
+    else:
+        draft.ram_bytes = found.ram_bytes
+    cpu = draft.cpu
+    assert cpu is not None
+    if found.ram_mts and found.ram_modules:
+        channels = found.ram_modules
+        if cpu.ram_channels:
+            channels = min(channels, cpu.ram_channels * cpu.sockets)
+        draft.ram_bytes_per_s = float(channels * found.ram_mts * 8 * 10**6)
+        draft.ram_basis = "theoretical"
+        draft.assumptions.append(f"RAM: {channels} channels of 8 bytes at {found.ram_mts} MT/s (firmware)")
+    elif not draft.unified:
+        _assume_ram_rate(draft, cpu, found)
+
+
+def _assume_ram_rate(draft: Draft, cpu: CpuSpec, found: FoundMachine) -> None:
+    """RAM bandwidth that the system does not tell: the CPU's usual memory, or its class's."""
+    rules = draft.parts.rules
+    if cpu.ram_bytes_per_s is not None:
+        value, why = cpu.ram_bytes_per_s, f"the usual memory of {cpu.name}"
+    else:
+        rule = cpu_rule(draft.parts, cpu)
+        value, why = rate((rule.ram_gbps or 0) * cpu.sockets), f"typical {rule.label}"
+        draft.sources += sources_of(rule.sources)
+    part = rate(rules.virtual_machine.core_gbps * found.cores)
+    if found.virtual and part < value:
+        value, why = part, f"{found.cores} cores of a virtual machine"
+        draft.sources += sources_of(rules.virtual_machine.sources)
+    draft.ram_bytes_per_s, draft.ram_basis = value, "assumed"
+    draft.assumptions.append(
+        f"RAM bandwidth unknown: assumed {fmt_si(value, 'B/s')} ({why}); say it with --ram-gbs"
+    )
+
+
+def _take_links(draft: Draft, found: FoundMachine) -> None:
+    discrete = [gpu for gpu in found.gpus if gpu.pcie_gen and gpu.pcie_lanes]
+    if draft.gpus and not draft.unified and len(discrete) >= len(draft.gpus):
+        generation = min(gpu.pcie_gen or 0 for gpu in discrete)
+        lanes = min(gpu.pcie_lanes or 0 for gpu in discrete)
+        try:
+            draft.pcie = draft.parts.link(f"pcie-{generation}.0-x{lanes}")
+        except UnknownName:
+            draft.assumptions.append(f"PCIe {generation}.0 x{lanes} is not in the catalog")
+    if len(draft.gpus) < 2:
+        return
+    links = [gpu.nvlink_links or 0 for gpu in found.gpus if gpu.vendor == "nvidia"]
+    names = {gpu.peer_link for gpu in draft.gpus}
+    if len(links) == len(draft.gpus) and all(links) and len(names) == 1 and "" not in names:
+        draft.peer_link = draft.parts.link(names.pop())
+    elif links:
+        draft.no_peer_link = True
+
+
+def _gpu(parts: Parts, found: FoundGpu) -> GpuSpec | None:
+    """The catalog's GPU with what the driver says put over it; None when nothing is known of it."""
+    base = match_gpu(parts, found)
+    if base is None:
+        return _unknown_gpu(found)
+    changes: dict[str, object] = {}
+    size = found.memory_bytes
+    if found.mig_slices and size:
+        share, slices = size / base.usable_bytes, found.mig_slices / _MIG_SLICES
+        changes = {
+            "id": f"{base.id}-mig-{found.mig_slices}g",
+            "name": found.name,
+            "memory_bytes": size,
+            "visible_bytes": None,
+            "bandwidth_bytes_per_s": float(round(base.bandwidth_bytes_per_s * min(1.0, share))),
+            "peak_flop_per_s": {dtype: peak * slices for dtype, peak in base.peak_flop_per_s.items()},
+            "sources": (*base.sources, Source("derived", "NVIDIA MIG user guide: shares of a whole GPU")),
+        }
+    elif size and not base.unified_memory:
+        changes["visible_bytes"] = size
+        if abs(size - base.memory_bytes) > _SAME_MEMORY_FRAC * base.memory_bytes:
+            changes["memory_bytes"] = size
+    if found.power_limit_w:
+        changes["tdp_w"] = found.power_limit_w
+    return msgspec.structs.replace(base, **changes) if changes else base
+
+
+def match_gpu(parts: Parts, found: FoundGpu) -> GpuSpec | None:
+    """The catalog entry of the driver's name, e.g. ``NVIDIA GeForce RTX 4060 Ti`` with 16 GiB."""
+    name = found.name.split(" MIG ")[0].replace("(TM)", "").replace("(R)", "").strip()
+    sizes: tuple[str, ...] = ("",)
+    if found.memory_bytes:
+        # 15.99 GiB, 22.5 GiB with ECC: boards come in whole GB that a driver never exceeds.
+        whole = -(-found.memory_bytes // GIB)
+        sizes = (f"-{whole}gb", "")
+    for size in sizes:
+        for form in (*gpu_names(name), name.removesuffix(" Graphics")):
+            if parts.catalog.resolve("hardware/gpu", form + size) is not None:
+                return parts.gpu(form + size)
+    head, _, tail = name.rpartition(" ")
+    if tail.endswith("-core"):
+        return match_gpu(parts, msgspec.structs.replace(found, name=head))
+    return None
+
+
+def _unknown_gpu(found: FoundGpu) -> GpuSpec | None:
+    """A GPU the catalog lacks, from its own clocks, bus width and core count."""
+    if not found.memory_bytes or not found.bandwidth_bytes_per_s:
+        return None
+    peaks = {} if found.fp32_flop_per_s is None else {"fp32": found.fp32_flop_per_s}
+    return GpuSpec(
+        id=slug(found.name),
+        name=found.name,
+        vendor=found.vendor,
+        segment="consumer",
+        architecture="",
+        memory_bytes=found.memory_bytes,
+        bandwidth_bytes_per_s=found.bandwidth_bytes_per_s,
+        peak_flop_per_s=peaks,
+        pcie=f"pcie-{found.pcie_gen}.0-x{found.pcie_lanes}" if found.pcie_gen and found.pcie_lanes else "",
+        tdp_w=found.power_limit_w,
+        compute_capability=found.compute_capability,
+        notes="not in the catalog; rates of tensor cores are unknown",
+        sources=(Source("derived", "clocks, bus width and cores as the driver reports them"),),
+    )
+
+
+def _cpu(draft: Draft, found: FoundMachine) -> CpuSpec:
+    base = match_cpu(draft.parts, found.cpu_name, found.sockets)
+    if base is None:
+        base = CpuSpec(
+            id=slug(found.cpu_name),
+            name=found.cpu_name,
+            segment=_segment(found),
+            sockets=found.sockets,
+            cores=found.cores,
+            threads=found.threads,
+            isa=found.isa,
+        )
+    sources = (*base.sources, Source("measured", "/proc/cpuinfo or its like", note="cores, threads, isa"))
+    return msgspec.structs.replace(
+        base,
+        cores=found.cores,
+        threads=found.threads,
+        isa=found.isa or base.isa,
+        sources=sources,
+    )
+
+
+def match_cpu(parts: Parts, name: str, sockets: int) -> CpuSpec | None:
+    """The catalog entry of a brand string, e.g. ``Intel(R) Xeon(R) Gold 6148 CPU @ 2.40GHz``."""
+    words = name.replace("(R)", " ").replace("(TM)", " ").replace("(tm)", " ").split(" @ ")[0]
+    words = words.split(" w/ ")[0].split(" with Radeon")[0].split(" Rev ")[0]
+    kept = [word for word in words.split() if not _is_filler(word)]
+    plain = " ".join(kept)
+    forms = [form for base in cpu_names(plain) for form in (base, base.removeprefix("Ryzen "))]
+    if sockets > 1:
+        forms = [f"{sockets}x {form}" for form in forms] + [f"{sockets}x-intel {plain}"]
+    for form in forms:
+        if parts.catalog.resolve("hardware/cpu", form) is not None:
+            return parts.cpu(form)
+    return _several(parts, plain, sockets) if sockets > 1 else None
+
+
+def _is_filler(word: str) -> bool:
+    """Words of a brand string that are no part of the model: ``16-Core``, ``13th``, ``Gen``, ``CPU``."""
+    folded = word.casefold()
+    if folded in ("cpu", "processor", "gen", "genuine", "common"):
+        return True
+    return folded.endswith(("-core", "-cores")) or (
+        folded[:-2].isdigit() and folded[-2:] in ("st", "nd", "rd", "th")
+    )
+
+
+def _several(parts: Parts, name: str, sockets: int) -> CpuSpec | None:
+    """Several sockets of a CPU that the catalog has as one."""
+    one = match_cpu(parts, name, 1)
+    if one is None or one.sockets != 1:
+        return None
+    bandwidth = one.ram_bytes_per_s
+    return msgspec.structs.replace(
+        one,
+        id=f"{sockets}x-{one.id}",
+        name=f"{sockets}x {one.name}",
+        sockets=sockets,
+        ram_bytes_per_s=None if bandwidth is None else bandwidth * sockets,
+        measured_low_bytes_per_s=None,
+        measured_high_bytes_per_s=None,
+        sources=(*one.sources, Source("derived", f"{sockets} sockets of one")),
+    )
+
+
+def _segment(found: FoundMachine) -> str:
+    name = found.cpu_name.casefold()
+    if any(word in name for word in _WORKSTATION_WORDS):
+        return "workstation"
+    if any(word in name for word in _SERVER_WORDS):
+        return "server"
+    return "edge" if "raspberry" in name or "jetson" in name else "desktop"
+
+
+def slug(name: str) -> str:
+    """``name`` as an id: lower case, single dashes, at most 60 characters."""
+    kept = "".join(char if char.isalnum() and char.isascii() else "-" for char in name.casefold())
+    return "-".join(part for part in kept.split("-") if part)[:60] or "unknown"

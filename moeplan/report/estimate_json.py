@@ -1,0 +1,349 @@
+"""JSON of `moeplan estimate`: the wire structs, from which configs/schema/estimate.json is generated.
+
+What cannot be known is null with its reason in ``not_modelled``; NaN and Infinity never appear.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from moeplan.domain.result import DeviceMemory, Estimate, PhaseTime, Range
+from moeplan.domain.workload import PlacementKind
+from moeplan.provenance import SourceKind, Term
+from moeplan.report.model_json import ModelJson, model_json
+from moeplan.report.words import prefill_rate
+
+Count = Annotated[int, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class RangeJson(msgspec.Struct, kw_only=True):
+    """low <= expected <= high; null where it cannot be known."""
+
+    low: Amount | None
+    expected: Amount | None
+    high: Amount | None
+
+
+class IntervalJson(msgspec.Struct, kw_only=True):
+    """Share of measurements expected between low and high."""
+
+    level: Annotated[float, Meta(gt=0, lt=1)]
+
+
+class HardwareJson(msgspec.Struct, kw_only=True):
+    """The machine; rates in bytes per second."""
+
+    id: str
+    name: str
+    gpus: list[str]
+    """Id of every GPU."""
+    cpu: str
+    ram_bytes: Count
+    ram_bytes_per_s: Amount
+
+
+class WorkloadJson(msgspec.Struct, kw_only=True):
+    """What was asked; tokens unless the name says otherwise."""
+
+    context_tokens: Count
+    prompt_tokens: Count
+    output_tokens: Count
+    depth_tokens: Count
+    n_sequences: Count
+    kv_type_k: str
+    kv_type_v: str
+    ubatch_tokens: Count
+    batch_tokens: Count
+    flash_attention: bool
+    threads: int | None
+
+
+class PlacementJson(msgspec.Struct, kw_only=True):
+    """Where the weights are; ``gpu_layers`` and ``cpu_moe`` count as llama.cpp does."""
+
+    kind: PlacementKind
+    gpu_layers: Count
+    cpu_moe: Count
+    tensor_parallel: Count
+    streamed: bool
+    reason: str
+
+
+class DeviceJson(msgspec.Struct, kw_only=True):
+    """Memory of one tier in bytes; the parts sum to ``total_bytes``."""
+
+    device: str
+    name: str
+    weights_bytes: Count
+    kv_bytes: Count
+    state_bytes: Count
+    compute_bytes: Count
+    output_bytes: Count
+    overhead_bytes: Count
+    total_bytes: Count
+    capacity_bytes: Count
+    headroom_bytes: int
+
+
+class MemoryJson(msgspec.Struct, kw_only=True):
+    """Every tier that holds something."""
+
+    devices: list[DeviceJson]
+
+
+class FlopsJson(msgspec.Struct, kw_only=True):
+    """Floating point operations of the whole prefill and of one decoded token."""
+
+    prefill: Amount | None
+    decode_per_token: Amount | None
+
+
+class TrafficJson(msgspec.Struct, kw_only=True):
+    """Bytes a decode step reads; distinct routed experts it touches in a MoE layer (null: dense)."""
+
+    decode_bytes_per_step: Amount | None
+    experts_touched_per_layer: Amount | None
+
+
+class PartJson(msgspec.Struct, kw_only=True):
+    """One part of a phase's expected time."""
+
+    name: str
+    seconds: Amount | None
+
+
+class DecodeJson(msgspec.Struct, kw_only=True):
+    """Decode: all sequences together, one sequence, and the step they share."""
+
+    tokens_per_s: RangeJson
+    tokens_per_s_per_sequence: RangeJson
+    step_ms: RangeJson
+    bound: str | None
+    parts: list[PartJson]
+
+
+class PrefillJson(msgspec.Struct, kw_only=True):
+    """Prefill of the prompt."""
+
+    tokens_per_s: RangeJson
+    ttft_ms: RangeJson
+    bound: str | None
+    parts: list[PartJson]
+
+
+class ConfidenceJson(msgspec.Struct, kw_only=True):
+    """How sure, and why."""
+
+    badge: SourceKind
+    regime: str
+    n_reference_setups: Count
+    extrapolated: bool
+    engine_status: str
+
+
+class SourceJson(msgspec.Struct, kw_only=True):
+    """Provenance of a value."""
+
+    kind: SourceKind
+    ref: str
+    retrieved: str
+    note: str
+
+
+class TermJson(msgspec.Struct, kw_only=True):
+    """One step of the explanation; children, where present, sum to ``value``."""
+
+    name: str
+    value: float | None
+    unit: str
+    formula: str
+    inputs: dict[str, str | int | float | None]
+    source: SourceJson
+    children: list[TermJson]
+
+
+class EstimateJson(msgspec.Struct, kw_only=True):
+    """The answer of `moeplan estimate`."""
+
+    schema: Literal["moeplan/estimate@1"]
+    interval: IntervalJson
+    model: ModelJson
+    hardware: HardwareJson
+    workload: WorkloadJson
+    engine: str
+    placement: PlacementJson
+    fits: bool
+    fix: str
+    memory: MemoryJson
+    flops: FlopsJson
+    traffic: TrafficJson
+    decode: DecodeJson
+    prefill: PrefillJson
+    load_s: RangeJson
+    confidence: ConfidenceJson
+    not_modelled: list[str]
+    assumptions: list[str]
+    explain: list[TermJson]
+
+
+UNKNOWN = RangeJson(low=None, expected=None, high=None)
+
+
+class _Gaps:
+    """Turns what is not a finite number into null, and remembers why."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def number(self, value: float, what: str) -> float | None:
+        if math.isfinite(value):
+            return value
+        reason = f"{what}: not a finite number"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return None
+
+    def range(self, r: Range, factor: float, what: str) -> RangeJson:
+        return RangeJson(
+            low=self.number(r.low * factor, what),
+            expected=self.number(r.expected * factor, what),
+            high=self.number(r.high * factor, what),
+        )
+
+
+def estimate_json(e: Estimate) -> EstimateJson:
+    """The wire form of an estimate. Speeds of what does not fit are null: there are none."""
+    gaps = _Gaps()
+    w, h, c = e.workload, e.hardware, e.confidence
+    reasons = list(e.not_modelled)
+    if not e.fits:
+        reasons.append("decode, prefill, load_s: it does not fit, so it has no speed")
+    result = EstimateJson(
+        schema="moeplan/estimate@1",
+        interval=IntervalJson(level=e.level),
+        model=model_json(e.model, e.quant, e.params, e.weights_bytes),
+        hardware=HardwareJson(
+            id=h.id,
+            name=h.name,
+            gpus=[gpu.id for gpu in h.gpus],
+            cpu=h.host.cpu.id,
+            ram_bytes=h.host.ram_bytes,
+            ram_bytes_per_s=h.host.ram_bytes_per_s,
+        ),
+        workload=WorkloadJson(**{name: getattr(w, name) for name in WorkloadJson.__struct_fields__}),
+        engine=w.engine,
+        placement=PlacementJson(
+            **{name: getattr(e.placement, name) for name in PlacementJson.__struct_fields__}
+        ),
+        fits=e.fits,
+        fix=e.fix,
+        memory=MemoryJson(devices=[_device(device) for device in e.memory.devices]),
+        flops=FlopsJson(
+            prefill=gaps.number(e.flop_prefill, "flops.prefill"),
+            decode_per_token=gaps.number(e.flop_decode_per_token, "flops.decode_per_token"),
+        ),
+        traffic=TrafficJson(
+            decode_bytes_per_step=gaps.number(e.decode.bytes_read, "traffic.decode_bytes_per_step"),
+            experts_touched_per_layer=(
+                None
+                if e.experts_touched_per_layer is None
+                else gaps.number(e.experts_touched_per_layer, "traffic.experts_touched_per_layer")
+            ),
+        ),
+        decode=_decode(e, gaps),
+        prefill=_prefill(e, gaps),
+        load_s=_load(e, gaps),
+        confidence=ConfidenceJson(
+            badge=c.badge,
+            regime=c.regime,
+            n_reference_setups=c.n_reference_setups,
+            extrapolated=c.extrapolated,
+            engine_status=c.engine_status,
+        ),
+        not_modelled=reasons,
+        assumptions=list(e.assumptions),
+        explain=[_term(term, gaps) for term in e.explain],
+    )
+    result.not_modelled += gaps.reasons
+    return result
+
+
+def render(e: Estimate) -> str:
+    """The estimate as indented JSON text ending in a newline."""
+    return pretty(estimate_json(e))
+
+
+def pretty(value: object) -> str:
+    """Any wire value as indented JSON text ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _device(d: DeviceMemory) -> DeviceJson:
+    return DeviceJson(**{name: getattr(d, name) for name in DeviceJson.__struct_fields__})
+
+
+def _decode(e: Estimate, gaps: _Gaps) -> DecodeJson:
+    if not e.fits:
+        return DecodeJson(
+            tokens_per_s=UNKNOWN, tokens_per_s_per_sequence=UNKNOWN, step_ms=UNKNOWN, bound=None, parts=[]
+        )
+    per_sequence = e.decode_step_s.inverse()
+    return DecodeJson(
+        tokens_per_s=gaps.range(per_sequence, e.workload.n_sequences, "decode.tokens_per_s"),
+        tokens_per_s_per_sequence=gaps.range(per_sequence, 1, "decode.tokens_per_s_per_sequence"),
+        step_ms=gaps.range(e.decode_step_s, 1e3, "decode.step_ms"),
+        bound=e.decode.bound,
+        parts=_parts(e.decode, gaps, "decode.parts"),
+    )
+
+
+def _prefill(e: Estimate, gaps: _Gaps) -> PrefillJson:
+    if not e.fits:
+        return PrefillJson(tokens_per_s=UNKNOWN, ttft_ms=UNKNOWN, bound=None, parts=[])
+    rate = prefill_rate(e)
+    return PrefillJson(
+        tokens_per_s=gaps.range(rate, 1, "prefill.tokens_per_s"),
+        ttft_ms=gaps.range(e.prefill_s, 1e3, "prefill.ttft_ms"),
+        bound=e.prefill.bound,
+        parts=_parts(e.prefill, gaps, "prefill.parts"),
+    )
+
+
+def _load(e: Estimate, gaps: _Gaps) -> RangeJson:
+    if not e.fits:
+        return UNKNOWN
+    gaps.reasons.append("load_s.low, load_s.high: load time has no interval")
+    return RangeJson(low=None, expected=gaps.number(e.load_s, "load_s"), high=None)
+
+
+def _parts(phase: PhaseTime, gaps: _Gaps, what: str) -> list[PartJson]:
+    return [PartJson(name=name, seconds=gaps.number(seconds, what)) for name, seconds in phase.terms]
+
+
+def _term(term: Term, gaps: _Gaps) -> TermJson:
+    where = f"explain: {term.name}"
+    return TermJson(
+        name=term.name,
+        value=gaps.number(term.value, where),
+        unit=term.unit,
+        formula=term.formula,
+        inputs={key: _input(value, gaps, where) for key, value in term.inputs.items()},
+        source=SourceJson(
+            kind=term.source.kind,
+            ref=term.source.ref,
+            retrieved=term.source.retrieved,
+            note=term.source.note,
+        ),
+        children=[_term(child, gaps) for child in term.children],
+    )
+
+
+def _input(value: object, gaps: _Gaps, what: str) -> str | int | float | None:
+    if isinstance(value, float):
+        return gaps.number(value, what)
+    return value if isinstance(value, str | int) else str(value)

@@ -1,0 +1,1 @@
+"""Predicted against measured: errors per row, per regime, worst first."""

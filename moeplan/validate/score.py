@@ -1,0 +1,92 @@
+"""Errors of predictions: per row, per setup, per regime. Guessing low is no cheaper than guessing high."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from moeplan.domain.value import Value
+
+
+class Scored(Value):
+    """One predicted row. ``log_time_ratio`` is log(measured time / predicted time)."""
+
+    id: str
+    setup: str
+    source_family: str
+    regime: str
+    measured: float
+    predicted: float
+    low: float
+    high: float
+
+    @property
+    def log_time_ratio(self) -> float:
+        """Positive when reality was slower than predicted."""
+        return math.log(self.predicted / self.measured)
+
+    @property
+    def signed_error_frac(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1.0
+
+    @property
+    def factor_error_frac(self) -> float:
+        """max(p/m, m/p) - 1."""
+        return max(self.predicted / self.measured, self.measured / self.predicted) - 1.0
+
+
+class Summary(Value):
+    """Errors of one regime, one value per setup."""
+
+    regime: str
+    n: int
+    n_setups: int
+    n_sources: int
+    median_factor_error_frac: float
+    p90_factor_error_frac: float
+    bias_frac: float
+    coverage_frac: float
+
+
+def by_setup(rows: Iterable[Scored]) -> dict[str, list[float]]:
+    """log(measured/predicted time) of each setup (median of its rows), by regime."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        groups[row.regime, row.setup].append(row.log_time_ratio)
+    result: dict[str, list[float]] = defaultdict(list)
+    for (regime, _), values in groups.items():
+        result[regime].append(quantile(values, 0.5))
+    return dict(result)
+
+
+def summarise(rows: Sequence[Scored]) -> tuple[Summary, ...]:
+    """One summary per regime, largest median error first."""
+    ratios = by_setup(rows)
+    summaries = []
+    for regime, values in ratios.items():
+        mine = [row for row in rows if row.regime == regime]
+        factors = [math.exp(abs(value)) - 1.0 for value in values]
+        summaries.append(
+            Summary(
+                regime=regime,
+                n=len(mine),
+                n_setups=len(values),
+                n_sources=len({row.source_family for row in mine}),
+                median_factor_error_frac=quantile(factors, 0.5),
+                p90_factor_error_frac=quantile(factors, 0.9),
+                bias_frac=math.expm1(-quantile(values, 0.5)),
+                coverage_frac=sum(row.low <= row.measured <= row.high for row in mine) / len(mine),
+            )
+        )
+    return tuple(sorted(summaries, key=lambda s: -s.median_factor_error_frac))
+
+
+def quantile(values: Sequence[float], level: float) -> float:
+    """The ``level`` quantile, linear between order statistics (Hyndman-Fan type 7)."""
+    ordered = sorted(values)
+    position = level * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])

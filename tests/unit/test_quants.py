@@ -1,0 +1,456 @@
+"""The table of quantisations, finding a scheme by name, and exact storage of the methods."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeplan.domain.graph import Tensor
+from moeplan.domain.model import Block, DenseFfn, GqaAttention, ModelSpec, MoeFfn
+from moeplan.domain.quant import QuantTable, Storage, TypeLayout
+from moeplan.errors import NotModelled, SpecError, UnknownName
+from moeplan.graph.inventory import build_tensors
+from moeplan.graph.quantise import assign_types, bits_per_weight, bytes_by_type, matrix_bytes, tensor_bytes
+from moeplan.provenance import DERIVED
+from moeplan.readers.quants import load_quants, parse_quants, write_cache
+
+TABLE = load_quants(user=Path("none"))
+
+
+# ── the table ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_json_copy_is_fresh(repo: Path, tmp_path: Path) -> None:
+    """Fails after an edit of quants.yaml until the copy is renewed (the head of the file says how)."""
+    shutil.copy(repo / "configs" / "quants.yaml", tmp_path)
+    renewed = write_cache(tmp_path)
+    assert (repo / "configs" / "quants.json").read_bytes() == renewed.read_bytes()
+
+
+def test_json_and_yaml_give_the_same_table(repo: Path) -> None:
+    assert parse_quants(repo / "configs" / "quants.yaml") == TABLE
+
+
+@pytest.mark.parametrize("spoil", ["missing", "broken", "stale"])
+def test_without_a_good_copy_the_yaml_counts(repo: Path, tmp_path: Path, spoil: str) -> None:
+    text = (repo / "configs" / "quants.yaml").read_text(encoding="utf-8")
+    (tmp_path / "quants.yaml").write_text(text.replace("bytes: 144, ggml: 12,", "bytes: 145, ggml: 12,"))
+    if spoil == "broken":
+        (tmp_path / "quants.json").write_text('{"checksum": 1, "table": [')
+    elif spoil == "stale":
+        shutil.copy(repo / "configs" / "quants.json", tmp_path)
+    assert load_quants(tmp_path, user=tmp_path / "none").types["q4_k"].block_bytes == 145
+
+
+def test_loading_does_not_parse_yaml(repo: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from moeplan.readers.quants import load_quants\n"
+        "load_quants(user=Path('none')).find('q4_k_m'); print('yaml' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("ggml_type", list(gguf.GGMLQuantizationType), ids=lambda t: t.name)
+def test_types_are_those_of_gguf(ggml_type: gguf.GGMLQuantizationType) -> None:
+    layout = TABLE.type_of(ggml_type.value)
+    assert layout.id == ggml_type.name.lower()
+    assert (layout.block_elements, layout.block_bytes) == gguf.GGML_QUANT_SIZES[ggml_type]
+
+
+@pytest.mark.parametrize(
+    ("name", "n_bytes"),
+    [
+        # Sums of the members of ik_llama.cpp's block structs, for 256 values; `d` is a half, 2 bytes.
+        ("iq2_k", 2 + 2 + 256 // 32 + 256 // 4),  # d, extra, scales, qs
+        ("iq3_k", 2 + 2 + 2 + 256 // 32 + 256 // 4 + 256 // 8),  # d, extra, scales_h, scales_l, qs, qh
+        ("iq4_k", 2 + 2 + 256 // 64 + 256 // 32 + 256 // 2),  # d, extra, scales_h, scales_l, qs
+        ("iq5_k", 2 + 2 + 256 // 64 + 256 // 32 + 256 // 2 + 256 // 8),
+        ("iq6_k", 2 + 2 + 256 // 16 + 256 // 2 + 256 // 4),
+        ("iq4_ks", 256 // 32 + 256 // 2),  # scales, qs; one float a row
+        ("iq2_kl", 2 + 256 // 64 + 256 // 4 + 256 // 16),  # one half a row
+    ],
+)
+def test_types_of_ik_llama(name: str, n_bytes: int) -> None:
+    layout = TABLE.type(name.upper())
+    assert (layout.block_elements, layout.block_bytes) == (256, n_bytes)
+    assert TABLE.type("iq4_ks").row_bytes == 4
+    assert TABLE.type("iq2_kl").row_bytes == 2
+
+
+def test_rows_interleaved_types_take_the_same_bytes() -> None:
+    pairs = [(t, TABLE.types.get(t.id.rpartition("_r")[0])) for t in TABLE.types.values()]
+    same = [(t.id, base) for t, base in pairs if base and t.id not in ("iq1_s_r4", "iq1_m_r4", "q8_k_r8")]
+    assert len(same) > 15
+    for name, base in same:
+        if not name.startswith(("q8_k", "q8_kv")):
+            layout = TABLE.types[name]
+            assert (layout.block_bytes, layout.row_bytes) == (base.block_bytes, base.row_bytes), name
+
+
+def test_every_fallback_needs_smaller_blocks() -> None:
+    for layout in TABLE.types.values():
+        if layout.fallback:
+            assert TABLE.types[layout.fallback].block_elements < layout.block_elements, layout.id
+
+
+def test_every_entry_has_a_source() -> None:
+    assert len(TABLE.schemes) > 100
+    for entry in (*TABLE.types.values(), *TABLE.schemes.values()):
+        assert entry.source.ref, entry.id
+        assert entry.source.retrieved, entry.id
+
+
+def test_private_recipes_say_that_they_are_assumed() -> None:
+    for name in ("ud-q4_k_xl", "iq4_k_r4", "bpw-3.5", "int4"):
+        assert TABLE.find(name).source.kind == "assumed"
+
+
+def test_engines_of_the_kinds() -> None:
+    for scheme in TABLE.schemes.values():
+        if scheme.kind != "method":
+            assert scheme.engine in ("llama.cpp", "ik_llama.cpp"), scheme.id
+    assert TABLE.find("gptq-int4-g128").engine == "vllm"
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Q4_K_M", "q4_k_m"), ("q4km", "q4_k_m"), ("Q4_K - Medium", "q4_k_m"), ("q4_k", "q4_k_m"),
+        ("fp16", "f16"), ("BF16", "bf16"), ("MXFP4", "mxfp4"), ("mxfp4_moe", "mxfp4_moe"),
+        ("int4-gptq", "gptq-int4-g128"), ("gptq-int4", "gptq-int4-g128"), ("awq-int4", "awq-int4-g128"),
+        ("gptq-int4-g96", "gptq-int4-g96"), ("GPTQ_INT4_G96", "gptq-int4-g96"),
+        ("w4a16", "compressed-int4-g128"),
+        ("nf4", "bnb-nf4"), ("nf4-dq", "bnb-nf4-dq"), ("fp4", "nvfp4"), ("w8a8-int8", "int8"),
+        ("exl2-4.25bpw", "exl2-4.25bpw"), ("EXL2 4.0bpw", "exl2-4.0bpw"), ("exl3-3bpw", "exl3-3bpw"),
+        ("mlx-4bit", "mlx-4bit-g64"), ("hqq-2bit-g32", "hqq-2bit-g32"), ("ud-Q4_K_XL", "ud-q4_k_xl"),
+        ("bpw-4.83", "bpw-4.83"),
+    ],
+)  # fmt: skip
+def test_names_people_use(name: str, found: str) -> None:
+    assert TABLE.find(name).id == found
+
+
+# Every slug in a collection of published speed measurements (llama.cpp, ik_llama.cpp, vLLM, MLX, ...).
+MEASURED = """
+    q4_k_m f16 mxfp4 q8_0 q4_0 ud-q4_k_xl mix-iq3_k q2_k iq4_xs iq4_k_r4 fp8 q6_k int4 bf16 mix-iq6_k iq3_k_r4
+    mxfp4-f16 iq2_kl ud-iq2_xxs mix-iq4_k hqq-4bit-attn-2bit-experts iq2_k_r4 hqq-4bit-attn-3bit-experts
+    ud-q5_k_xl ud-q3_k_s ud-q8_k_xl ud-q3_k_xl ud-iq2_m iq4_ks_r4 iq4_ks mlx-4bit nvfp4 gptq-int4 q5_k_m
+    int8-cpu-int4-gpu exl2-4.0bpw ud-q6_k_xl iq3_s w4a16 iq3_xxs iq2_m exl2-3.0bpw exl2-5.0bpw exl2-2.5bpw
+    autoround-int4 iq4_nl awq-int4 int4-awq int8-gptq int4-gptq nf4-dq nf4 fp16 fp4 mxfp8
+"""
+
+
+@pytest.mark.parametrize("name", MEASURED.split())
+def test_every_measured_slug_resolves(name: str) -> None:
+    assert TABLE.find(name).source.ref
+
+
+@pytest.mark.parametrize("name", ["mix-iq4_xs-iq3_s-q8_0", "iq1_s_r4", "modelopt-w4a8_awq"])
+def test_known_schemes_without_data_say_why(name: str) -> None:
+    with pytest.raises(NotModelled) as caught:
+        TABLE.find(name)
+    assert len(caught.value.why) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("q4_k_mm", "q4_k_m"), ("gptq-int5-g128", "gptq-int8-g128"), ("exl2-9bpw", "exl2-8.0bpw")],
+)
+def test_unknown_names_list_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        TABLE.find(name)
+    assert near in caught.value.candidates
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "q" * 100_000, "exl2-1..2bpw", "gptq-int4-g0", "gptq-int4-g1e3", "\0"]
+)
+def test_hostile_names_are_unknown(name: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        TABLE.find(name)
+    assert len(str(caught.value)) < 400
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_found_or_refused(name: str) -> None:
+    with contextlib.suppress(UnknownName, NotModelled):
+        assert TABLE.find(name).id
+
+
+def test_unknown_type() -> None:
+    with pytest.raises(UnknownName) as caught:
+        TABLE.type("q4_kk")
+    assert "q4_k" in caught.value.candidates
+    with pytest.raises(NotModelled):
+        TABLE.type_of(9999)
+
+
+# ── a user's own file ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_users_file_lies_over_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "quants.yaml").write_text(
+        "sources:\n"
+        "  me: {kind: assumed, ref: my own recipe}\n"
+        "gguf:\n"
+        "  - {id: mine, base: q4_k, rules: q4_k_m, moe: {ffn_down_exps: q3_k},"
+        " aliases: [my-mix], source: me}\n"
+    )
+    table = load_quants(user=tmp_path)
+    assert table.find("My_Mix").moe_recipe == {"ffn_down_exps": "q3_k"}
+    assert table.find("q4km").id == "q4_k_m"
+    assert table.find("exl2-3.3bpw").id == "exl2-3.3bpw"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("gguf:\n  - {id: x, base: q4_q, source: s}\n", 3, "no tensor type or storage `q4_q`"),
+        ("gguf:\n  - {id: x, base: q4_k, source: t}\n", 3, "no source `t`"),
+        ("gguf:\n  - {id: x, base: q4_k, sauce: s, source: s}\n", 3, "sauce"),
+        ("types:\n  - {id: x, elements: 0, bytes: 1, source: s}\n", 3, "elements"),
+        ("methods:\n  - {id: x, weights: {default: bf16}, as_gguf: y, source: s}\n", 3, "no scheme `y`"),
+        ("methods:\n  - {id: x, weights: {head: bf16}, source: s}\n", 3, "default"),
+        ("methods:\n  - {id: x, weights: {default: a}, storages: {a: {}}, source: s}\n", 3, "needs `bits`"),
+    ],
+)
+def test_errors_name_the_place(tmp_path: Path, text: str, line: int, message: str) -> None:
+    (tmp_path / "quants.yaml").write_text("sources: {s: {kind: assumed, ref: me}}\n" + text)
+    with pytest.raises(SpecError) as caught:
+        load_quants(user=tmp_path)
+    assert caught.value.line == line
+    assert message in str(caught.value)
+
+
+# ── bytes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_whole_blocks_per_row() -> None:
+    assert tensor_bytes(TABLE.type("q4_k"), (8, 14336, 4096)) == 8 * 14336 * 16 * 144
+    assert tensor_bytes(TABLE.type("f32"), (4096,)) == 4096 * 4
+    assert tensor_bytes(TABLE.type("iq4_ks"), (10, 512)) == 10 * (2 * 136 + 4)  # 4 bytes of row scale
+    with pytest.raises(SpecError, match="2880"):
+        tensor_bytes(TABLE.type("q4_k"), (4, 2880))
+
+
+M, N = 4096, 14336  # out and in features of the matrix that most cases below use
+
+
+def stored(scheme: str) -> Storage:
+    found = TABLE.find(scheme)
+    return found.storages[found.weights["default"]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "n_bytes"),
+    [
+        # int32 qweight, fp16 scales and 4-bit zeros per 128 inputs and output, int32 g_idx per input
+        ("gptq-int4-g128", M * N // 2 + M * (N // 128) * 2 + M * (N // 128) // 2 + N * 4),
+        ("gptq-int8-g128", M * N + M * (N // 128) * 2 + M * (N // 128) + N * 4),
+        ("gptq-int3-g128", M * N * 3 // 8 + M * (N // 128) * 2 + M * (N // 128) * 3 // 8 + N * 4),
+        ("gptq-int4-channel", M * N // 2 + M * 2 + M // 2 + N * 4),
+        ("awq-int4-g128", M * N // 2 + M * (N // 128) * 2 + M * (N // 128) // 2),
+        ("autoround-int4", M * N // 2 + M * (N // 128) * 2 + M * (N // 128) // 2),
+        # no zeros; the shape as two int64
+        ("compressed-int4-g128", M * N // 2 + M * (N // 128) * 2 + 16),
+        # fp32 absmax per 64 values, table of 16 fp32
+        ("bnb-nf4", M * N // 2 + M * N // 64 * 4 + 64),
+        # uint8 absmax per 64, fp32 per 256 of them, tables of 16 and 256 fp32, fp32 offset
+        ("bnb-nf4-dq", M * N // 2 + M * N // 64 + M * N // 64 // 256 * 4 + 64 + 1024 + 4),
+        ("bnb-int8", M * N + M * 4),
+        ("int8", M * N + M * 2),
+        ("fp8", M * N + 4),
+        ("fp8-channel", M * N + M * 2),
+        ("fp8-block", M * N + (M // 128) * (N // 128) * 4),
+        ("mxfp8", M * N + M * N // 32),
+        ("nvfp4", M * N // 2 + M * N // 16 + 8),
+        ("mxfp4-all", M * N // 2 + M * N // 32),
+        ("hqq-4bit-g64", M * N // 2 + M * N // 64 * 4),
+        # ten 3-bit values in four bytes
+        ("hqq-3bit-g64", M * -(-N * 16 // 5 // 8) + M * N // 64 * 4),
+        ("mlx-4bit", M * N // 2 + M * N // 64 * 4),
+        ("exl2-4.25bpw", M * N * 17 // 32),
+        ("exl3-3.0bpw", M * N * 3 // 8 + 2 * (M + N)),
+    ],
+)
+def test_a_matrix_of_a_method(scheme: str, n_bytes: int) -> None:
+    assert matrix_bytes(stored(scheme), (M, N)) == n_bytes
+
+
+def test_blocks_and_groups_are_rounded_up() -> None:
+    # 576 x 7168 of DeepSeek-V3's kv_a: 5 x 56 blocks of 128 x 128, the last row of blocks half filled.
+    assert matrix_bytes(stored("fp8-block"), (576, 7168)) == 576 * 7168 + 5 * 56 * 4
+    # gpt-oss: 32 experts of 5760 x 2880 in MXFP4, 90 blocks of 17 bytes a row
+    experts = TABLE.find("mxfp4").storages["mxfp4"]
+    assert matrix_bytes(experts, (32, 5760, 2880)) == 32 * 5760 * 90 * 17
+    # groups of 128 over 2880 inputs: 23 scales a row
+    assert matrix_bytes(stored("compressed-int4-g128"), (1, 2880)) == 2880 // 2 + 23 * 2 + 16
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits"),
+    [
+        ("gptq-int4-g128", 4.15625), ("gptq-int4-g32", 4.625), ("awq-int4-g64", 4.3125), ("bnb-nf4", 4.5),
+        ("bnb-nf4-dq", 4.127), ("nvfp4", 4.5), ("mxfp8", 8.25), ("fp8-block", 8.002), ("mlx-3bit", 3.5),
+        ("hqq-2bit-g16", 4.0),
+    ],
+)  # fmt: skip
+def test_bits_per_weight_as_the_papers_state_them(scheme: str, bits: float) -> None:
+    assert stored(scheme).bits_per_weight == pytest.approx(bits, abs=5e-4)
+
+
+# ── whole models ────────────────────────────────────────────────────────────────────────────────
+
+
+def model(
+    hidden: int, width: int, vocab: int, n_layers: int, kv: int, experts: int, *, fused: bool
+) -> ModelSpec:
+    attention = GqaAttention(n_heads=4 * kv, n_kv_heads=kv, head_dim=64, v_head_dim=64, qk_norm="head")
+    ffn: DenseFfn | MoeFfn = DenseFfn(intermediate=width)
+    if experts:
+        ffn = MoeFfn(
+            n_experts=experts, n_active=2, expert_intermediate=width, bias=fused, fused_gate_up=fused
+        )
+    return ModelSpec(
+        id="m",
+        name="m",
+        architecture="llama",
+        hidden_size=hidden,
+        vocab_size=vocab,
+        context_tokens=1,
+        blocks=(Block(name="b", mixer=attention, ffn=ffn),),
+        layout=(0,) * n_layers,
+    )
+
+
+models = st.builds(
+    model,
+    hidden=st.integers(1, 8).map(lambda n: 256 * n),
+    width=st.integers(1, 8).map(lambda n: 256 * n),
+    vocab=st.integers(100, 50_000),
+    n_layers=st.integers(1, 20),
+    kv=st.sampled_from([1, 2, 4, 8]),
+    experts=st.sampled_from([0, 0, 4, 8, 64]),
+    fused=st.booleans(),
+)
+MOE = model(1024, 512, 32000, 4, 2, 16, fused=True)
+
+
+def n_bytes(spec: ModelSpec, scheme: str) -> int:
+    return sum(t.n_bytes for t in assign_types(spec, build_tensors(spec), scheme, TABLE))
+
+
+@given(models)
+def test_more_bits_more_bytes(spec: ModelSpec) -> None:
+    names = ["f32", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"]
+    sizes = [n_bytes(spec, name) for name in names]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@given(models, st.sampled_from([*sorted(TABLE.schemes), "gptq-int4-g96", "exl3-2.7bpw", "bpw-3.3"]))
+def test_typing_changes_nothing_else_and_sums_add_up(spec: ModelSpec, scheme: str) -> None:
+    tensors = build_tensors(spec)
+    typed = assign_types(spec, tensors, scheme, TABLE)
+    assert [(t.name, t.shape, t.role, t.layer) for t in typed] == [
+        (t.name, t.shape, t.role, t.layer) for t in tensors
+    ]
+    assert all(t.qtype and t.n_bytes > 0 for t in typed)
+    assert sum(bytes_by_type(typed).values()) == sum(t.n_bytes for t in typed)
+    assert 0.5 < bits_per_weight(typed) <= 32
+
+
+@given(
+    st.sampled_from(sorted(TABLE.types)),
+    st.integers(1, 50),
+    st.integers(1, 20),
+    st.integers(1, 20),
+)
+def test_block_types_are_additive_in_rows(name: str, rows: int, more: int, blocks: int) -> None:
+    layout: TypeLayout = TABLE.types[name]
+    row = blocks * layout.block_elements
+    assert tensor_bytes(layout, (rows, row)) + tensor_bytes(layout, (more, row)) == tensor_bytes(
+        layout, (rows + more, row)
+    )
+    wider = tensor_bytes(layout, (rows, row + layout.block_elements))
+    assert wider > tensor_bytes(layout, (rows, row))
+
+
+@given(
+    st.sampled_from([s for scheme in TABLE.schemes.values() for s in scheme.storages.values()]),
+    st.integers(1, 600),
+    st.integers(1, 600),
+    st.integers(1, 50),
+)
+def test_storage_grows_with_the_matrix(storage: Storage, rows: int, columns: int, more: int) -> None:
+    here = matrix_bytes(storage, (rows, columns))
+    assert matrix_bytes(storage, (rows + more, columns)) >= here
+    assert matrix_bytes(storage, (rows, columns + more)) >= here
+    assert matrix_bytes(storage, (3, rows, columns)) == 3 * here
+    assert here >= rows * columns * storage.bits / 8
+
+
+def test_methods_leave_what_is_no_linear_layer_in_16_bit() -> None:
+    types = {t.name: t.qtype for t in assign_types(MOE, build_tensors(MOE), "gptq-int4-g128", TABLE)}
+    assert types["token_embd.weight"] == types["output.weight"] == "bf16"
+    assert types["blk.0.ffn_gate_inp.weight"] == types["blk.0.attn_norm.weight"] == "bf16"
+    assert types["blk.0.attn_q_norm.weight"] == types["blk.0.ffn_up_exps.bias"] == "bf16"
+    assert types["blk.0.attn_q.weight"] == types["blk.0.ffn_up_exps.weight"] == "gptq"
+
+
+def test_bitsandbytes_leaves_fused_experts_alone() -> None:
+    for fused, kept in ((True, "bf16"), (False, "nf4")):
+        spec = model(1024, 512, 32000, 4, 2, 16, fused=fused)
+        types = {t.name: t.qtype for t in assign_types(spec, build_tensors(spec), "nf4", TABLE)}
+        assert types["blk.1.ffn_down_exps.weight"] == kept
+        assert types["blk.1.attn_q.weight"] == "nf4"
+
+
+def test_mxfp4_of_gpt_oss_is_experts_only() -> None:
+    types = {t.name: t.qtype for t in assign_types(MOE, build_tensors(MOE), "mxfp4", TABLE)}
+    quantised = {name for name, qtype in types.items() if qtype == "mxfp4"}
+    assert {name.split(".")[2] for name in quantised} == {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+    assert set(types.values()) == {"mxfp4", "bf16"}
+
+
+def test_mlx_quantises_embeddings_and_the_router() -> None:
+    types = {t.name: t.qtype for t in assign_types(MOE, build_tensors(MOE), "mlx-4bit", TABLE)}
+    assert types["token_embd.weight"] == types["output.weight"] == "mlx"
+    assert types["blk.0.ffn_gate_inp.weight"] == "mlx8"
+
+
+def test_exl2_head_has_six_bits() -> None:
+    typed = {t.name: t for t in assign_types(MOE, build_tensors(MOE), "exl2-3.0bpw", TABLE)}
+    assert typed["output.weight"].n_bytes == 32000 * 1024 * 6 // 8
+    assert typed["blk.0.attn_q.weight"].n_bytes == 512 * 1024 * 3 // 8
+
+
+def test_average_bits_meet_the_file() -> None:
+    spec = model(1024, 512, 32000, 4, 2, 0, fused=False)
+    typed = assign_types(spec, build_tensors(spec), "bpw-4.83", TABLE)
+    assert bits_per_weight(typed) == pytest.approx(4.83, rel=0.003)  # norms are f32
+
+
+def test_mean_bits() -> None:
+    t = Tensor(name="a.weight", role="attn_q", layer=0, shape=(4, 8), qtype="f16", n_bytes=64)
+    assert bits_per_weight([t]) == 16
+    assert bits_per_weight([]) == 0
+    assert bytes_by_type([t, t]) == {"f16": 128}
+    assert TypeLayout(id="x", block_elements=32, block_bytes=18, source=DERIVED).bits_per_weight == 4.5
+
+
+def test_an_unknown_scheme_is_refused_before_any_work() -> None:
+    with pytest.raises(UnknownName):
+        assign_types(MOE, (), "q99", TABLE)
+    assert isinstance(TABLE, QuantTable)

@@ -11,7 +11,7 @@ from moeplan.provenance import NULL_LEDGER, Ledger
 
 if TYPE_CHECKING:
     from moeplan.domain.workload import Placement
-    from moeplan.predict.estimate import Problem
+    from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
 
 _MACHINE_OPTIONS = frozenset(MachineFlags.__struct_fields__)
@@ -51,12 +51,12 @@ def run_estimate(request: EstimateRequest, catalog: Catalog, ledger: Ledger = NU
     if request.context == "max":
         limit = problem.graph.spec.context_tokens
         context = largest_context(problem, limit, place)
-        assumptions.append(f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})")
+        assumptions.append(
+            f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})"
+        )
         problem = problem._replace(workload=with_context(problem.workload, context or 256))
     placement = place(problem)
-    return predict(
-        problem, placement, level=request.level, assumptions=tuple(assumptions), ledger=ledger
-    )
+    return predict(problem, placement, level=request.level, assumptions=tuple(assumptions), ledger=ledger)
 
 
 def _request(model: str, hardware: str | None, options: dict[str, Any]) -> EstimateRequest:

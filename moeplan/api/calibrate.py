@@ -83,7 +83,9 @@ class _Samples:
             RowKind(
                 p.row.phase,
                 p.placement.kind,
-                device_class(p.problem.hardware.gpus[0], p.problem.engine.family) if p.problem.hardware.gpus else "cpu",
+                device_class(p.problem.hardware.gpus[0], p.problem.engine.family)
+                if p.problem.hardware.gpus
+                else "cpu",
                 "moe" if p.problem.graph.spec.is_moe else "dense",
                 p.problem.engine.family,
             )

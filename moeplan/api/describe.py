@@ -63,11 +63,12 @@ def describe_model(model: str, catalog: Catalog, quant: str | None = None) -> Mo
     session = Session(catalog)
     source = session.source(model)
     own = quant or source.file_quant or source.spec.native_quant
-    graph = session.graph(model, own)
+    # a name that both worlds use (bf16, mxfp4) means the published safetensors here
+    graph = session.graph(model, own, gguf=False)
     sizes, gaps = [], []
     for name in dict.fromkeys((own, *SIZES)):
         try:
-            size = (graph if name == own else session.graph(model, name)).weights_bytes
+            size = (graph if name == own else session.graph(model, name, gguf=False)).weights_bytes
             sizes.append(QuantSize(quant=name, weights_bytes=size))
         except MoeplanError as error:
             gaps.append(f"size in {name}: {error}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moeplan.domain.quant import QuantTable
     from moeplan.domain.workload import Workload
     from moeplan.engines.traits import EngineTraits
-    from moeplan.predict.estimate import Problem
+    from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -33,7 +33,7 @@ class Session:
         self._calibration: Calibration | None = None
         self._quants: QuantTable | None = None
         self._sources: dict[str, Any] = {}
-        self._graphs: dict[tuple[str, str], ModelGraph] = {}
+        self._graphs: dict[tuple[str, str, bool], ModelGraph] = {}
 
     @property
     def quants(self) -> QuantTable:
@@ -66,26 +66,29 @@ class Session:
             self._sources[model] = resolve_model(model, self.catalog, self.quants)
         return self._sources[model]
 
-    def graph(self, model: str, quant: str) -> ModelGraph:
-        """The typed inventory: a file's own tensor table, or the architecture's under ``quant``."""
-        key = (model, quant)
+    def graph(self, model: str, quant: str, *, gguf: bool = True) -> ModelGraph:
+        """The typed inventory: a file's own tensor table, or the architecture's under ``quant``.
+
+        ``gguf`` says which layout a name means that both GGUF and safetensors use (f16, bf16, mxfp4).
+        """
+        key = (model, quant, gguf)
         if key not in self._graphs:
-            self._graphs[key] = self._build_graph(self.source(model), quant)
+            self._graphs[key] = self._build_graph(self.source(model), quant, gguf)
         return self._graphs[key]
 
-    def _build_graph(self, source: Any, quant: str) -> ModelGraph:
+    def _build_graph(self, source: Any, quant: str, gguf: bool) -> ModelGraph:
         from moeplan.graph.inventory import build_tensors, summarise
         from moeplan.graph.quantise import assign_types
 
         if source.tensors is not None and quant == source.file_quant:
             return summarise(source.spec, quant, source.tensors, "file")
-        tensors = assign_types(source.spec, build_tensors(source.spec), quant, self.quants)
+        tensors = assign_types(source.spec, build_tensors(source.spec), quant, self.quants, gguf=gguf)
         return summarise(source.spec, quant, tensors, "rules")
 
     def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
         from moeplan.engines.traits import default_engine, find_engine
-        from moeplan.predict.estimate import Problem
+        from moeplan.predict.problem import Problem
         from moeplan.readers.hardware import resolve_hardware
 
         if not 0 < request.level < 1:
@@ -107,7 +110,7 @@ class Session:
         hardware = resolve_hardware(request.hardware, request.machine, self.catalog, detect=_detect)
         if engine.multi_gpu == "tensor-parallel" and request.tensor_parallel:
             hardware = _first_gpus(hardware, request.tensor_parallel)
-        graph = self.graph(request.model, quant_id)
+        graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         assumptions.extend(hardware.assumptions)
         return Problem(graph, hardware, workload, engine, self.calibration)
@@ -133,8 +136,8 @@ def build_workload(
     context = count(asked, default_context, "--context", "context in tokens")
     if context > spec.context_tokens:
         assumptions.append(
-            f"context {context:,} is beyond the {spec.context_tokens:,} tokens {spec.id} was made for: it needs "
-            "position scaling, which changes neither memory nor speed here"
+            f"context {context:,} is beyond the {spec.context_tokens:,} tokens {spec.id} was made for: "
+            "it needs position scaling, which changes neither memory nor speed here"
         )
     prompt = count(
         request.prompt_tokens, min(DEFAULT_PROMPT_TOKENS, max(1, context // 2)), "--prompt", "prompt tokens"

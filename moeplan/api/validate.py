@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from moeplan.api.resolve import Session
 from moeplan.domain.result import PhaseTime
-from moeplan.errors import MoeplanError
 from moeplan.domain.workload import Placement
-from moeplan.predict.estimate import Problem, choose_placement, residual_regime
+from moeplan.errors import MoeplanError
+from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, time_range
 from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.problem import Problem
 from moeplan.readers.corpus import SpeedRow
 from moeplan.validate.rows import regime_of, request_of
 from moeplan.validate.score import Scored

@@ -101,7 +101,11 @@ GIVEN: dict[str, Coefficient] = {
     ),
     "local.cpu.flop_per_s_per_core.amx": _given(8e10, "FLOP/s", "assumed", "start of the fit"),
     "local.cpu.flop_per_s_per_core.avx512": _given(
-        7.0e10, "FLOP/s", "measured", _LLAMA_CPU, "prefill of a 1.1B model: F16 121, Q8_0 99, Q4_K_M 175, Q4_0 149 "
+        7.0e10,
+        "FLOP/s",
+        "measured",
+        _LLAMA_CPU,
+        "prefill of a 1.1B model: F16 121, Q8_0 99, Q4_K_M 175, Q4_0 149 "
         "GFLOP/s on two cores; median per core",
     ),
     "local.cpu.flop_per_s_per_core.avx2": _given(
@@ -110,19 +114,31 @@ GIVEN: dict[str, Coefficient] = {
     "local.cpu.flop_per_s_per_core.neon": _given(
         1.75e10, "FLOP/s", "assumed", "a quarter of the AVX-512 rate: a quarter of the vector width"
     ),
-    "local.cpu.flop_per_s_per_core.scalar": _given(4.4e9, "FLOP/s", "assumed", "one sixteenth of the AVX-512 rate"),
+    "local.cpu.flop_per_s_per_core.scalar": _given(
+        4.4e9, "FLOP/s", "assumed", "one sixteenth of the AVX-512 rate"
+    ),
     "local.cpu.expert_flop_efficiency": _given(
-        0.5, "1", "measured", _LLAMA_CPU, "MoE prefill reaches half the dense FLOP rate (44-94 of 99-175 GFLOP/s)"
+        0.5,
+        "1",
+        "measured",
+        _LLAMA_CPU,
+        "MoE prefill reaches half the dense FLOP rate (44-94 of 99-175 GFLOP/s)",
     ),
     "local.cpu_moe_layer_s": _given(1e-4, "s", "fitted", "published llama.cpp speeds with experts in RAM"),
     "local.disk.moe_read_factor": _given(
-        5.5, "1", "measured", _LLAMA_CPU, "a mapped MoE file under a memory limit reads 4 to 7 times the missed bytes"
+        5.5,
+        "1",
+        "measured",
+        _LLAMA_CPU,
+        "a mapped MoE file under a memory limit reads 4 to 7 times the missed bytes",
     ),
     "server.gpu.weights_efficiency": _given(0.85, "1", "fitted", "published TPOT at low concurrency"),
     "server.gpu.dense_flop_efficiency": _given(
         0.6, "1", "assumed", "large bf16 GEMMs reach 60-75% of the data sheet's rate"
     ),
-    "server.gpu.expert_flop_efficiency": _given(0.3, "1", "assumed", "fused MoE kernels reach half the dense rate"),
+    "server.gpu.expert_flop_efficiency": _given(
+        0.3, "1", "assumed", "fused MoE kernels reach half the dense rate"
+    ),
     "server.unified.weights_efficiency": _given(0.8, "1", "assumed", "as on discrete GPUs"),
     "server.unified.dense_flop_efficiency": _given(0.5, "1", "assumed", "as on discrete GPUs"),
     "server.unified.expert_flop_efficiency": _given(0.25, "1", "assumed", "half of the dense rate"),

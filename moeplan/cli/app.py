@@ -18,11 +18,14 @@ def main(args: list[str] | None = None) -> NoReturn:
         # Scripts ask for the version often; typer alone would cost them five times the interpreter.
         sys.stdout.write(f"moeplan {__version__}\n")
         sys.exit(0)
-    import typer.main
+    try:
+        import typer.main
 
-    from moeplan.cli.tree import app
+        from moeplan.cli.tree import app
 
-    typer.main.get_command(app).main(args, prog_name="moeplan")
+        typer.main.get_command(app).main(args, prog_name="moeplan")
+    except KeyboardInterrupt:  # Ctrl-C before the program is loaded
+        sys.exit(130)
     raise AssertionError("main always exits")
 
 

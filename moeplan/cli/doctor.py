@@ -87,19 +87,16 @@ def _counts(catalog: Catalog) -> dict[str, int]:
 
 
 def _gpu() -> dict[str, Any]:
-    """Whether NVML answers, and the names of the GPUs it sees."""
-    try:
-        import pynvml
-    except ImportError:
-        return {"nvml": False, "gpus": [], "note": "nvidia-ml-py is not installed"}
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        names = [pynvml.nvmlDeviceGetName(handle) for handle in handles]
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
-        return {"nvml": False, "gpus": [], "note": f"not yet run on a GPU here: {error}"}
-    return {"nvml": True, "gpus": names, "note": ""}
+    """The NVIDIA GPUs that the driver shows, or why there are none."""
+    import os
+
+    from moeplan.hw.nvml import find_nvidia_gpus
+
+    gpus, notes = find_nvidia_gpus(dict(os.environ))
+    return {
+        "gpus": [gpu.name for gpu in gpus],
+        "notes": notes if gpus else [*notes, "not yet run on a GPU: NVML shows none here"],
+    }
 
 
 def _self_test(catalog: Catalog) -> dict[str, Any]:
@@ -137,7 +134,7 @@ def _card(found: dict[str, Any]) -> Card:
             ("packages", packages),
             ("extras", present or "none"),
             ("catalog", ", ".join(f"{n} {kind}" for kind, n in found["catalog"].items())),
-            ("GPUs", ", ".join(gpu["gpus"]) or gpu["note"] or "none seen by NVML"),
+            ("GPUs", "; ".join([*gpu["gpus"], *gpu["notes"]])),
             ("self-test", f"{'ok' if test['ok'] else 'FAILED'}: {test['what']}: {test['result']}"),
         ],
         {"without": missing, "searched": found["config_roots"]},

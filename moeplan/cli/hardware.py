@@ -11,9 +11,9 @@ from moeplan.cli import options as opt
 from moeplan.cli.tree import Command, new_app
 
 if TYPE_CHECKING:
-    from moeplan.domain.hardware import FoundMachine
+    from moeplan.domain.hardware import FoundMachine, HardwareSpec
     from moeplan.readers.catalog import Catalog
-    from moeplan.report.catalog_cards import HardwareEntry
+    from moeplan.readers.hardware_list import HardwareEntry
 
 app = new_app(no_args_is_help=True)
 
@@ -91,8 +91,7 @@ def show(
     from moeplan.report.catalog_cards import hardware_card, hardware_json
 
     catalog = opt.open_catalog(configs)
-    found = None if machine else _entry(catalog, name)
-    entry = found if found is not None else _machine(catalog, name)
+    entry = _machine(catalog, name) if machine else _entry(catalog, name)
     emit_card(lambda: hardware_card(entry), lambda: hardware_json(entry), format, output)
 
 
@@ -111,9 +110,9 @@ def detect(
 
     found = _machine(opt.open_catalog(configs), "local")
     if yaml:
-        from moeplan.hw.detect import dump_yaml
+        from moeplan.readers.hardware_dump import dump_hardware_yaml
 
-        emit(dump_yaml(found), output)
+        emit(dump_hardware_yaml(found), output)
         return
     emit_card(lambda: hardware_card(found), lambda: hardware_json(found), format, output)
 
@@ -122,37 +121,28 @@ def _entries(catalog: Catalog, only: str | None) -> Iterator[HardwareEntry]:
     """Every entry of the catalog; one that cannot be read becomes a note."""
     from moeplan.cli.output import note
     from moeplan.errors import MoeplanError
+    from moeplan.readers.hardware_list import KINDS, find_hardware
 
-    for kind in ("gpu", "cpu", "node", "link", "storage"):
-        for name in catalog.ids(f"hardware/{kind}") if only in (None, kind) else []:
+    for kind in KINDS:
+        for id_ in catalog.ids(f"hardware/{kind}") if only in (None, kind) else []:
             try:
-                yield _read(catalog, kind, name)
+                yield find_hardware(catalog, id_, kind)[1]
             except MoeplanError as error:
                 note(f"skipped: {error}")
 
 
-def _entry(catalog: Catalog, name: str) -> HardwareEntry | None:
-    """The catalog's entry of that name, of whatever kind; None when there is none."""
-    for kind in ("gpu", "node", "cpu", "link", "storage"):
-        if catalog.resolve(f"hardware/{kind}", name) is not None:
-            return _read(catalog, kind, name)
-    return None
+def _entry(catalog: Catalog, name: str) -> HardwareEntry:
+    """The catalog's entry of that name, of whatever kind, else the machine that the name describes."""
+    from moeplan.errors import UnknownName
+    from moeplan.readers.hardware_list import find_hardware
 
-
-def _read(catalog: Catalog, kind: str, name: str) -> HardwareEntry:
-    from moeplan.readers import hardware_yaml as yaml
-
-    if kind == "node":
+    try:
+        return find_hardware(catalog, name)[1]
+    except UnknownName:
         return _machine(catalog, name)
-    path = catalog.find(f"hardware/{kind}", name)
-    if kind == "gpu":
-        return yaml.read_gpu(path)
-    if kind == "cpu":
-        return yaml.read_cpu(path)
-    return yaml.read_link(path) if kind == "link" else yaml.read_storage(path)
 
 
-def _machine(catalog: Catalog, name: str) -> HardwareEntry:
+def _machine(catalog: Catalog, name: str) -> HardwareSpec:
     from moeplan.readers.hardware import resolve_hardware
 
     return resolve_hardware(name, catalog=catalog, detect=_look)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from moeplan.cost.rates import Rates, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work
-from moeplan.domain.calibration import Calibration
+from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
@@ -20,7 +20,7 @@ from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
-from moeplan.provenance import NULL_LEDGER, Ledger, NullLedger, Source
+from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, NullLedger, Source, SourceKind
 
 _ACTIVATION_BYTES = 4
 _HOST_TIERS = ("ram", "disk")
@@ -52,6 +52,7 @@ def step_time(
         seconds=seconds * n_steps,
         bound=max(clock.terms, key=lambda key: clock.terms[key].seconds),
         terms=tuple((key, term.seconds * n_steps) for key, term in clock.terms.items()),
+        badge=_badge(clock, seconds),
         flop=clock.flop * n_steps,
         bytes_read=clock.bytes_read * n_steps,
     )
@@ -62,7 +63,9 @@ class _Term:
 
     __slots__ = ("coefficients", "flop", "formula", "inputs", "n_bytes", "seconds")
 
-    def __init__(self, formula: str, inputs: Mapping[str, object], coefficients: tuple[object, ...]) -> None:
+    def __init__(
+        self, formula: str, inputs: Mapping[str, object], coefficients: tuple[Coefficient, ...]
+    ) -> None:
         self.seconds = self.n_bytes = self.flop = 0.0
         self.formula = formula
         self.inputs = inputs
@@ -131,14 +134,24 @@ class _Clock:
                 missed = work.expert_bytes if group.expert_tier == "disk" else 0.0
                 missed += work.dense_bytes if group.dense_tier == "disk" else 0.0
                 n_bytes += group.n_layers * missed * factor.value
-            coefficients: tuple[object, ...] = (factor,)
+            coefficients: tuple[Coefficient, ...] = (factor,)
         else:
-            n_bytes = float(self.graph.weights_bytes)
+            n_bytes = float(self._host_bytes())
             coefficients = ()
         inputs = {"storage_bytes_per_s": storage.read_bytes_per_s, "storage": storage.id}
         term = self._term("disk reads", "bytes re-read / storage bandwidth", inputs, coefficients)
         term.seconds += n_bytes / storage.read_bytes_per_s
         term.n_bytes += n_bytes
+
+    def _host_bytes(self) -> int:
+        """Weights that are mapped: those of every layer in RAM or on disk, and the head if it is there."""
+        graph, placement = self.graph, self.placement
+        homes = zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True)
+        held = sum(
+            (w.dense_bytes if d in _HOST_TIERS else 0) + (w.expert_bytes if e in _HOST_TIERS else 0)
+            for w, d, e in homes
+        )
+        return held + (graph.head_bytes if placement.head_tier in _HOST_TIERS else 0)
 
     def add_fixed(self) -> None:
         """What an engine adds to every step whatever its size: launches, routing, synchronisation."""
@@ -163,7 +176,9 @@ class _Clock:
             tier = "gpu0"
         rates = self._at(tier)
         key = f"{_label(tier)} {what}"
-        formula = "max(bytes / bandwidth, FLOP / rate)" if rates.overlaps else "bytes / bandwidth + FLOP / rate"
+        formula = (
+            "max(bytes / bandwidth, FLOP / rate)" if rates.overlaps else "bytes / bandwidth + FLOP / rate"
+        )
         term = self._term(key, formula, rates.inputs, rates.coefficients)
         term.seconds += rates.seconds(n_bytes, flop, experts=what == "experts")
         term.n_bytes += n_bytes
@@ -174,7 +189,9 @@ class _Clock:
             self._stream(n_bytes)
             tier = "gpu0"
         rates = self._at(tier)
-        formula = "max(bytes / bandwidth, FLOP / rate)" if rates.overlaps else "bytes / bandwidth + FLOP / rate"
+        formula = (
+            "max(bytes / bandwidth, FLOP / rate)" if rates.overlaps else "bytes / bandwidth + FLOP / rate"
+        )
         term = self._term(f"{_label(tier)} KV cache", formula, rates.inputs, rates.coefficients)
         term.seconds += rates.cache_seconds(n_bytes, flop)
         term.n_bytes += n_bytes
@@ -185,8 +202,8 @@ class _Clock:
         if self.placement.streamed:
             return True
         least = self.engine.stream_prefill_min_tokens
-        if least is None or not self.hardware.gpus or self.placement.kind in ("cpu", "disk"):
-            return False
+        if least is None or self.placement.head_tier in _HOST_TIERS:
+            return False  # nothing runs on a GPU
         ffn = group.block.ffn if group else None
         if self.engine.stream_scales_with_experts and isinstance(ffn, MoeFfn):
             least = round(least * ffn.n_experts / ffn.n_active)
@@ -225,7 +242,7 @@ class _Clock:
         return rates
 
     def _term(
-        self, key: str, formula: str, inputs: Mapping[str, object], coefficients: tuple[object, ...]
+        self, key: str, formula: str, inputs: Mapping[str, object], coefficients: tuple[Coefficient, ...]
     ) -> _Term:
         term = self.terms.get(key)
         if term is None:
@@ -237,15 +254,27 @@ def _label(tier: str) -> str:
     return "CPU" if tier in _HOST_TIERS else tier
 
 
+def _source(key: str, term: _Term, clock: _Clock) -> Source:
+    """Where a term comes from: its least trustworthy coefficient, or the bandwidth it assumes."""
+    if key.startswith("CPU") and clock.hardware.host.ram_basis == "assumed":
+        return Source("assumed", "RAM bandwidth of a typical machine of this class")
+    sources = [coefficient.source for coefficient in term.coefficients]
+    catalog = Source("datasheet", "rates of the hardware catalog")
+    return max(sources, key=lambda source: KINDS.index(source.kind), default=catalog)
+
+
+def _badge(clock: _Clock, seconds: float) -> SourceKind:
+    kinds = [_source(k, t, clock).kind for k, t in clock.terms.items() if t.seconds >= 0.1 * seconds]
+    return max(kinds, key=KINDS.index)
+
+
 def _explain(clock: _Clock, seconds: float, n_steps: float, name: str, ledger: Ledger) -> None:
     if isinstance(ledger, NullLedger):
         return  # nothing below changes a number
     ledger.open()
     for key, term in clock.terms.items():
-        sources = [getattr(c, "source", None) for c in term.coefficients]
-        source = next((s for s in sources if s is not None), Source("datasheet", "rates of the hardware catalog"))
         inputs = {"bytes": term.n_bytes, "FLOP": term.flop, **term.inputs}
         shown = {k: v for k, v in inputs.items() if v != 0.0}
-        ledger.note(key, term.seconds * n_steps, "s", term.formula, shown, source)
+        ledger.note(key, term.seconds * n_steps, "s", term.formula, shown, _source(key, term, clock))
     formula = "sum of the parts" if n_steps == 1 else f"sum of the parts over {n_steps:g} equal steps"
     ledger.close(name, seconds * n_steps, "s", formula)

@@ -67,7 +67,9 @@ def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, .
 
 
 def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Workload) -> LayerWork:
-    """Bytes and FLOPs of one layer in ``step``."""
+    """Bytes and FLOPs of one layer in ``step``. An encoder's layers work on the prompt only."""
+    if block.encoder and step.tokens_per_sequence <= 1:
+        return LayerWork(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     expert_bytes = expert_flop = 0.0
     ffn = block.ffn
     if isinstance(ffn, MoeFfn):

@@ -79,6 +79,8 @@ class PhaseTime(Value):
     """The term that takes most: ``gpu0 weights``, ``ram experts``, ``pcie`` ..."""
     terms: tuple[tuple[str, float], ...]
     """(name, seconds), summing to ``seconds``."""
+    badge: Badge
+    """Worst source among the terms that carry at least a tenth of the time."""
     flop: float
     bytes_read: float
 

@@ -34,6 +34,8 @@ def kv_type(name: str) -> str:
 def kv_elements(block: Block) -> tuple[int, int]:
     """(K, V) elements one token adds to the cache in one layer of this block; the MLA latent is K."""
     mixer = block.mixer
+    if block.encoder:
+        return 0, 0  # an encoder sees its input at once and caches nothing
     if isinstance(mixer, GqaAttention):
         if mixer.shares_kv:
             return 0, 0

@@ -27,6 +27,8 @@ class EngineTraits(Value):
     """Sliding-window layers keep window + micro-batch cells ("padded") or the whole context ("full")."""
     splits: frozenset[PlacementKind]
     multi_gpu: Literal["layer-split", "tensor-parallel"]
+    gguf: bool
+    """Reads GGUF files: type names that both worlds use (f16, mxfp4) mean the GGUF layout."""
     mmap: bool
     """Weights in RAM are mapped from the file, so that they may exceed free RAM (slowly)."""
     repacks_on_cpu: bool
@@ -57,6 +59,7 @@ def _llama(id: str, status: Status = "measured", *, scales: bool = False) -> Eng
         window_cache="padded",
         splits=_LLAMA_SPLITS,
         multi_gpu="layer-split",
+        gguf=True,
         mmap=True,
         repacks_on_cpu=True,
         stream_prefill_min_tokens=32,
@@ -75,6 +78,7 @@ def _server(id: str, *, block: int, utilization: float) -> EngineTraits:
         window_cache="full",
         splits=_SERVER_SPLITS,
         multi_gpu="tensor-parallel",
+        gguf=False,
         mmap=False,
         repacks_on_cpu=False,
         stream_prefill_min_tokens=None,
@@ -93,6 +97,7 @@ def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool) -> Engi
         window_cache="full",
         splits=splits,
         multi_gpu="layer-split",
+        gguf=False,
         mmap=False,
         repacks_on_cpu=False,
         stream_prefill_min_tokens=1 if stream else None,
@@ -131,9 +136,10 @@ def _build() -> dict[str, EngineTraits]:
 ENGINES = _build()
 
 _ALIASES = {
-    "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp", "llama.cpp (vulkan)": "llama.cpp",
-    "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp", "lmstudio": "lm-studio",
-    "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm", "hf": "transformers", "accelerate": "transformers",
+    "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
+    "llama.cpp (vulkan)": "llama.cpp", "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
+    "lmstudio": "lm-studio", "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm",
+    "hf": "transformers", "hf transformers": "transformers", "accelerate": "transformers",
     "hf accelerate (naive)": "transformers", "exllama": "exllamav2", "mlx-lm": "mlx",
     "ktransformers kt-kernel + sglang": "ktransformers",
 }  # fmt: skip

@@ -87,6 +87,8 @@ def _server_compute_bytes(
     # bf16 activations of one scheduled batch, f32 logits of the sequences that sample (vLLM's profile run).
     hidden = graph.spec.hidden_size
     rows = workload.batch_tokens
-    widest = max((max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0)
+    widest = max(
+        (max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0
+    )
     logits = graph.spec.vocab_size * max(workload.n_sequences, 256) * _F32 if with_head else 0
     return max(rows * widest * 2, logits) + 64 * MIB

@@ -19,7 +19,9 @@ from moeplan.memory.capacity import (
 )
 from moeplan.provenance import NULL_LEDGER, Ledger, Source
 
-_ENGINE_LOGS = Source("fitted", "llama.cpp allocation logs, 246 settings, CPU backend, ggml 0.25.3", "2026-11")
+_ENGINE_LOGS = Source(
+    "fitted", "llama.cpp allocation logs, 246 settings, CPU backend, ggml 0.25.3", "2026-11"
+)
 _REASONED = Source("assumed", "reasoned from the engine's documentation")
 _ASSUMED = Source("assumed", "typical process overhead; see docs/limits.md")
 _INVENTORY = Source("derived", "sum of the tensors placed there")
@@ -34,7 +36,9 @@ def weights_by_tier(graph: ModelGraph, placement: Placement) -> Mapping[str, int
     def put(tier: str, n_bytes: int) -> None:
         tiers[tier] = tiers.get(tier, 0) + n_bytes
 
-    for weights, dense, expert in zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True):
+    for weights, dense, expert in zip(
+        graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True
+    ):
         put(dense, weights.dense_bytes)
         put(expert, weights.expert_bytes)
     tied = graph.spec.tied_embeddings
@@ -117,7 +121,9 @@ def _device(
 def _cpu_expert_blocks(graph: ModelGraph, placement: Placement, have: tuple) -> tuple:  # type: ignore[type-arg]
     spec = graph.spec
     homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
-    found = {spec.layout[i] for i, (d, e) in enumerate(homes) if e in ("ram", "disk") and d not in ("ram", "disk")}
+    found = {
+        spec.layout[i] for i, (d, e) in enumerate(homes) if e in ("ram", "disk") and d not in ("ram", "disk")
+    }
     return tuple(spec.blocks[b] for b in sorted(found) if spec.blocks[b] not in have)
 
 
@@ -149,12 +155,16 @@ def _streamed_copy_bytes(
 def _explain(device: DeviceMemory, engine: EngineTraits, ledger: Ledger) -> None:
     buffers = _ENGINE_LOGS if engine.status == "measured" else _REASONED
     ledger.open()
-    ledger.note("weights", device.weights_bytes, "B", "sum of bytes of the tensors placed here", {}, _INVENTORY)
+    ledger.note(
+        "weights", device.weights_bytes, "B", "sum of bytes of the tensors placed here", {}, _INVENTORY
+    )
     ledger.note("KV cache", device.kv_bytes, "B", "cells x sequences x (K + V bytes per token), by layer")
     ledger.note("state", device.state_bytes, "B", "recurrent and convolution state, f32, by layer")
     ledger.note("compute", device.compute_bytes, "B", "largest graph node of a micro-batch", {}, buffers)
     ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B")
-    ledger.note("overhead", device.overhead_bytes, "B", "process, driver context, repacked copies", {}, _ASSUMED)
+    ledger.note(
+        "overhead", device.overhead_bytes, "B", "process, driver context, repacked copies", {}, _ASSUMED
+    )
     ledger.close(
         f"memory of {device.device}", device.total_bytes, "B", inputs={"capacity": device.capacity_bytes}
     )

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from moeplan.cost.coverage import expected_experts
-from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
-from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, Estimate, MemoryReport
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.traits import EngineTraits
+from moeplan.engines.traits import ENGINES
 from moeplan.memory.capacity import HOST_PROCESS_BYTES
 from moeplan.memory.report import memory_report
-from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, time_range
+from moeplan.predict.explain import explain_load, explain_model, explain_speed
+from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, ideal, time_range
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import candidates, on_cpu, on_gpus, requested, usable_ram_bytes
-from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, SourceKind, worst
+from moeplan.predict.problem import Problem
+from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import fmt_bytes
-
-
-class Problem(NamedTuple):
-    """Everything a prediction is a function of, apart from where the weights go."""
-
-    graph: ModelGraph
-    hardware: HardwareSpec
-    workload: Workload
-    engine: EngineTraits
-    calibration: Calibration
 
 
 def choose_placement(
@@ -49,7 +38,7 @@ def choose_placement(
     found = candidates(graph, hardware, engine, _fits(problem), room)
     allowed = [p for p in found if kind is None or p.kind == kind]
     if allowed:
-        return min(allowed, key=lambda p: _decode_seconds(problem, p))
+        return min(allowed, key=lambda p: _phase_seconds("decode", problem, p))
     return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
 
 
@@ -64,13 +53,34 @@ def estimate(
 ) -> Estimate:
     """Memory, time and confidence of ``placement``. Raises NotModelled where a rate is unknown."""
     graph, hardware, workload, engine, calibration = problem
+    explain_model(graph, ledger)
     memory = memory_report(graph, hardware, workload, placement, engine, ledger)
     decode = decode_time(graph, hardware, workload, placement, engine, calibration, ledger)
     prefill = prefill_time(graph, hardware, workload, placement, engine, calibration, ledger)
     decode_regime = residual_regime("decode", problem, placement)
     _, decode_residuals, stand_in = closest(calibration, decode_regime)
-    _, prefill_residuals, prefill_stand_in = closest(calibration, residual_regime("prefill", problem, placement))
-    stretch = EXTRAPOLATION_STRETCH
+    _, prefill_residuals, prefill_stand_in = closest(
+        calibration, residual_regime("prefill", problem, placement)
+    )
+    floor = problem._replace(calibration=ideal(calibration))
+    decode_step_s = time_range(
+        decode.seconds,
+        decode_residuals,
+        level,
+        stretch=EXTRAPOLATION_STRETCH if stand_in else 1.0,
+        floor_s=_phase_seconds("decode", floor, placement),
+    )
+    prefill_s = time_range(
+        prefill.seconds,
+        prefill_residuals,
+        level,
+        stretch=EXTRAPOLATION_STRETCH if prefill_stand_in else 1.0,
+        floor_s=_phase_seconds("prefill", floor, placement),
+    )
+    load_s = graph.weights_bytes / hardware.host.storage.read_bytes_per_s
+    explain_speed(problem, decode, decode_step_s, decode_residuals, level, ledger)
+    explain_speed(problem, prefill, prefill_s, prefill_residuals, level, ledger, prefill=True)
+    explain_load(graph, hardware, load_s, ledger)
     return Estimate(
         model=graph.spec,
         quant=graph.quant,
@@ -84,17 +94,15 @@ def estimate(
         fix="" if memory.fits else _fix(problem, memory),
         level=level,
         decode=decode,
-        decode_step_s=time_range(decode.seconds, decode_residuals, level, stretch=stretch if stand_in else 1.0),
+        decode_step_s=decode_step_s,
         prefill=prefill,
-        prefill_s=time_range(
-            prefill.seconds, prefill_residuals, level, stretch=stretch if prefill_stand_in else 1.0
-        ),
-        load_s=graph.weights_bytes / hardware.host.storage.read_bytes_per_s,
+        prefill_s=prefill_s,
+        load_s=load_s,
         flop_prefill=prefill.flop,
         flop_decode_per_token=decode.flop / workload.n_sequences,
         experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
         confidence=Confidence(
-            badge=_badge(ledger, hardware, stand_in),
+            badge="assumed" if stand_in else decode.badge,
             regime=decode_regime,
             n_reference_setups=0 if stand_in else decode_residuals.n_setups,
             extrapolated=stand_in,
@@ -161,9 +169,10 @@ def _fits(problem: Problem) -> Callable[[Placement], bool]:
     return lambda placement: memory_report(graph, hardware, workload, placement, engine).fits
 
 
-def _decode_seconds(problem: Problem, placement: Placement) -> float:
+def _phase_seconds(phase: str, problem: Problem, placement: Placement) -> float:
     graph, hardware, workload, engine, calibration = problem
-    return decode_time(graph, hardware, workload, placement, engine, calibration).seconds
+    timer = decode_time if phase == "decode" else prefill_time
+    return timer(graph, hardware, workload, placement, engine, calibration).seconds
 
 
 def _host_needs(problem: Problem) -> int:
@@ -176,24 +185,29 @@ def _host_needs(problem: Problem) -> int:
 
 
 def _fix(problem: Problem, memory: MemoryReport) -> str:
+    """The smallest change that would make it fit, in words."""
     short = min(memory.devices, key=lambda d: d.headroom_bytes)
-    cache = short.kv_bytes + short.compute_bytes
-    text = f"{fmt_bytes(-short.headroom_bytes)} more on {short.device}"
-    if cache > -short.headroom_bytes and problem.workload.context_tokens > 512:
-        text += ", or a shorter context"
-    return text
+    missing = -short.headroom_bytes
+    changes = [f"{fmt_bytes(missing)} more on {short.device}"]
+    if short.kv_bytes + short.compute_bytes > missing and problem.workload.context_tokens > 512:
+        changes.append("a shorter context (--context max finds the longest that fits)")
+    llama = ENGINES["llama.cpp"]
+    if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
+        changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")
+    return ", or ".join(changes)
 
 
-def _badge(ledger: Ledger, hardware: HardwareSpec, stand_in: bool) -> SourceKind:
-    kinds: list[SourceKind] = [worst(ledger.terms, 0.0)] if ledger.terms else ["fitted"]
-    if stand_in or hardware.assumptions:
-        kinds.append("assumed")
-    return max(kinds, key=KINDS.index)
+def _fits_in_llama(problem: Problem) -> bool:
+    trial = problem._replace(engine=ENGINES["llama.cpp"])
+    placement = choose_placement(trial, kind=None, gpu_layers=None, cpu_moe=None)
+    return placement.kind != "disk" and _fits(trial)(placement)
 
 
 def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     spec = problem.graph.spec
     notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
+    if any(block.cross_attention for block in spec.blocks):
+        notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if placement.kind == "layer-split":

@@ -25,13 +25,37 @@ def closest(calibration: Calibration, regime: str) -> tuple[str, Residuals, bool
     raise KeyError(f"calibration {calibration.id} has no residuals for {phase}")
 
 
-def time_range(seconds: float, residuals: Residuals, level: float, *, stretch: float = 1.0) -> Range:
-    """``seconds`` widened to the central ``level`` of measured/predicted in this regime."""
+def time_range(
+    seconds: float, residuals: Residuals, level: float, *, stretch: float = 1.0, floor_s: float = 0.0
+) -> Range:
+    """``seconds`` widened to the central ``level`` of measured/predicted in this regime.
+
+    ``floor_s`` is the time at full bandwidth and peak rate: nothing is faster, whatever other machines
+    of the regime did relative to their predictions.
+    """
     tail = (1.0 - level) / 2.0
-    low = quantile(residuals, tail) * stretch
-    high = quantile(residuals, 1.0 - tail) * stretch
-    return Range(
-        low=seconds * math.exp(min(0.0, low)), expected=seconds, high=seconds * math.exp(max(0.0, high))
+    low = seconds * math.exp(min(0.0, quantile(residuals, tail) * stretch))
+    high = seconds * math.exp(max(0.0, quantile(residuals, 1.0 - tail) * stretch))
+    return Range(low=min(seconds, max(low, floor_s)), expected=seconds, high=high)
+
+
+def ideal(calibration: Calibration) -> Calibration:
+    """The same law without losses: efficiencies of one, no fixed times, CPUs at three times their rate.
+
+    (Per-core CPU rates are themselves measured, not peaks; three times covers AMX on AVX-512 figures.)
+    """
+    from msgspec.structs import replace
+
+    def best(name: str, value: float) -> float:
+        if name.endswith("_efficiency"):
+            return 1.0
+        if name.endswith("_s"):
+            return 0.0
+        return value * 3.0 if "flop_per_s" in name else value
+
+    return replace(
+        calibration,
+        coefficients={n: replace(c, value=best(n, c.value)) for n, c in calibration.coefficients.items()},
     )
 
 

@@ -52,16 +52,6 @@ def streamed(graph: ModelGraph) -> Placement:
     return _replace(placement, streamed=True)
 
 
-def split_layers(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int) -> Placement:
-    """The last ``gpu_layers`` layers (the output layer counts as one, as -ngl does) on the GPUs."""
-    return split(graph, hardware, engine, gpu_layers, 0)
-
-
-def split_experts(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, cpu_moe: int) -> Placement:
-    """All layers on the GPUs, but the routed experts of the first ``cpu_moe`` MoE layers in RAM."""
-    return split(graph, hardware, engine, graph.spec.n_layers + 1, cpu_moe)
-
-
 def split(
     graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int, cpu_moe: int
 ) -> Placement:
@@ -94,7 +84,7 @@ def split(
     )
 
 
-def mapped(graph: ModelGraph, hardware: HardwareSpec, base: Placement, ram_for_weights_bytes: int) -> Placement:
+def mapped(graph: ModelGraph, base: Placement, ram_for_weights_bytes: int) -> Placement:
     """``base`` with the weights that RAM cannot hold left on disk (last RAM layers first)."""
     dense, experts = list(base.dense_tiers), list(base.expert_tiers)
     held = sum(
@@ -126,34 +116,64 @@ def candidates(
     ram_for_weights_bytes: int,
 ) -> Iterator[Placement]:
     """Placements worth pricing, each of them feasible: the deepest split of every kind that fits."""
-    n_layers, n_moe = graph.spec.n_layers, len(moe_layers(graph.spec))
     if hardware.gpus:
         whole = on_gpus(graph, hardware, engine)
         if whole.kind in engine.splits and fits(whole):
             yield whole
-        if not hardware.unified:
-            best_experts = None
-            if n_moe and "experts" in engine.splits:
-                least = _least(n_moe, lambda n: fits(split_experts(graph, hardware, engine, n)))
-                if least is not None:
-                    yield from (split_experts(graph, hardware, engine, n) for n in {max(least, 1), n_moe})
-                    best_experts = least
-            if "layers" in engine.splits:
-                off = _least(n_layers, lambda n: fits(split_layers(graph, hardware, engine, n_layers + 1 - n)))
-                if off is not None:
-                    yield split_layers(graph, hardware, engine, n_layers + 1 - off)
-            if n_moe and best_experts is None and "mixed" in engine.splits:
-                off = _least(n_layers, lambda n: fits(split(graph, hardware, engine, n_layers + 1 - n, n_moe)))
-                if off is not None:
-                    yield split(graph, hardware, engine, n_layers + 1 - off, n_moe)
-    if "cpu" in engine.splits and not hardware.unified:
+    if hardware.unified:
+        return
+    in_memory = False
+    if hardware.gpus:
+        for hybrid in _hybrids(graph, hardware, engine, fits):
+            in_memory = True
+            yield hybrid
+    if "cpu" in engine.splits:
         cpu = on_cpu(graph)
         if fits(cpu):
+            in_memory = True
             yield cpu
-        elif "disk" in engine.splits and engine.mmap:
-            on_disk = mapped(graph, hardware, cpu, ram_for_weights_bytes)
-            if fits(on_disk):
-                yield on_disk
+    if not in_memory and "disk" in engine.splits and engine.mmap:
+        yield from _mapped(graph, hardware, engine, fits, ram_for_weights_bytes)
+
+
+def _mapped(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    engine: EngineTraits,
+    fits: Callable[[Placement], bool],
+    ram_for_weights_bytes: int,
+) -> Iterator[Placement]:
+    """What neither VRAM nor RAM can hold stays on disk: under the CPU alone, and under a full GPU."""
+
+    def spilled(base: Placement) -> Placement:
+        return mapped(graph, base, ram_for_weights_bytes)
+
+    if fits(spilled(on_cpu(graph))):
+        yield spilled(on_cpu(graph))
+    if not hardware.gpus:
+        return
+    for hybrid in _hybrids(graph, hardware, engine, lambda base: fits(spilled(base))):
+        yield spilled(hybrid)
+
+
+def _hybrids(
+    graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, fits: Callable[[Placement], bool]
+) -> Iterator[Placement]:
+    """Whole layers in RAM, experts in RAM, or both where even all experts in RAM are not enough."""
+    n_layers, n_moe = graph.spec.n_layers, len(moe_layers(graph.spec))
+    hosted = None
+    if n_moe and "experts" in engine.splits:
+        hosted = _least(n_moe, lambda n: fits(split(graph, hardware, engine, n_layers + 1, n)))
+        if hosted is not None:
+            yield from (split(graph, hardware, engine, n_layers + 1, n) for n in {max(hosted, 1), n_moe})
+    if "layers" in engine.splits:
+        off = _least(n_layers, lambda n: fits(split(graph, hardware, engine, n_layers + 1 - n, 0)))
+        if off is not None:
+            yield split(graph, hardware, engine, n_layers + 1 - off, 0)
+    if n_moe and hosted is None and "mixed" in engine.splits:
+        off = _least(n_layers, lambda n: fits(split(graph, hardware, engine, n_layers + 1 - n, n_moe)))
+        if off is not None:
+            yield split(graph, hardware, engine, n_layers + 1 - off, n_moe)
 
 
 def requested(
@@ -174,13 +194,15 @@ def requested(
     if needs_gpu and not hardware.gpus:
         raise SpecError(f"placement {kind or 'on a GPU'!r} needs a GPU, and this machine has none")
     if kind is not None and kind not in engine.splits:
-        raise SpecError(f"{engine.id} has no placement {kind!r}", hint=f"it has: {', '.join(sorted(engine.splits))}")
+        raise SpecError(
+            f"{engine.id} has no placement {kind!r}", hint=f"it has: {', '.join(sorted(engine.splits))}"
+        )
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
         return streamed(graph)
     if kind == "disk":
-        return mapped(graph, hardware, on_cpu(graph), ram_for_weights_bytes)
+        return mapped(graph, on_cpu(graph), ram_for_weights_bytes)
     if kind in ("experts", "mixed", "layers") and gpu_layers is None and cpu_moe is None:
         return None  # the depth of the split is moeplan's to choose
     if kind in ("gpu", "unified", "layer-split", "tensor-parallel"):

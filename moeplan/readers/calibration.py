@@ -100,13 +100,17 @@ def dump_calibration(calibration: Calibration, notes: str = "") -> str:
     for name, c in sorted(calibration.coefficients.items()):
         n_setups = f", n_setups: {c.n_setups}" if c.n_setups else ""
         lines.append(f"  {name}:")
-        lines.append(f"    {{value: {c.value!r}, unit: {_quoted(c.unit)}{n_setups}, source: {_flow(c.source)}}}")
+        lines.append(
+            f"    {{value: {c.value!r}, unit: {_quoted(c.unit)}{n_setups}, source: {_flow(c.source)}}}"
+        )
     lines.append(f"residual_levels: [{', '.join(map(str, levels))}]")
     lines.append(f"residual_source: {_flow(calibration.sources[0])}")
     lines.append("residuals:  # quantiles of log(measured time / predicted time)")
     for regime, r in sorted(calibration.residuals.items()):
         ratios = ", ".join(f"{value:.3f}" for value in r.log_ratios)
-        lines.append(f"  {regime}: {{n_setups: {r.n_setups}, n_sources: {r.n_sources}, log_ratios: [{ratios}]}}")
+        lines.append(
+            f"  {regime}: {{n_setups: {r.n_setups}, n_sources: {r.n_sources}, log_ratios: [{ratios}]}}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -44,7 +44,18 @@ class SpeedRow(Value):
 
 
 _SPEED_COLUMNS = ("id", "setup", "model", "quant", "engine", "placement", "phase", "tokens_per_s", "grade")
-_SERVING_COLUMNS = ("id", "setup", "model", "precision", "engine", "gpu", "concurrency", "metric", "value", "grade")
+_SERVING_COLUMNS = (
+    "id",
+    "setup",
+    "model",
+    "precision",
+    "engine",
+    "gpu",
+    "concurrency",
+    "metric",
+    "value",
+    "grade",
+)
 
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
@@ -79,7 +90,9 @@ def _lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, st
             reader = csv.DictReader(file)
             missing = [name for name in required if name not in (reader.fieldnames or ())]
             if missing:
-                raise SpecError(f"not a corpus of this kind: no column {missing[0]!r}", path=str(path), line=1)
+                raise SpecError(
+                    f"not a corpus of this kind: no column {missing[0]!r}", path=str(path), line=1
+                )
             for row in reader:
                 yield row, reader.line_num
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -102,7 +115,9 @@ class _Cells:
         try:
             return float(text)
         except ValueError:
-            raise SpecError(f"{name}: {text!r} is not a number", path=str(self.path), line=self.line) from None
+            raise SpecError(
+                f"{name}: {text!r} is not a number", path=str(self.path), line=self.line
+            ) from None
 
     def count(self, name: str) -> int | None:
         value = self.number(name)

@@ -232,14 +232,14 @@ class _Parser:
         self._pos = self._hop(pos, left, key, at)
 
     def _hop(self, pos: int, count: int, key: str, at: int) -> int:
-        view, length_at, start = self._view, _U64.unpack_from, pos
+        view, length_at = self._view, _U64.unpack_from
         try:
             for _ in range(count):
                 pos += length_at(view, pos)[0] + 8
         except (struct.error, OverflowError):
             pos = self.size + 1
         if pos > len(view):
-            self._fail(f"the strings of {key!r} run past {self._end()}", max(at, start))
+            self._fail(f"the strings of {key!r} run past {self._end()}", at)
         return pos
 
     # ── tensor table ────────────────────────────────────────────────────────────────────────────

@@ -12,13 +12,19 @@ from moeplan.domain.hardware import FoundMachine, GpuSpec, HardwareSpec, LinkSpe
 from moeplan.domain.request import MachineFlags
 from moeplan.errors import SpecError, UnknownName
 from moeplan.readers.catalog import Catalog
-from moeplan.readers.hardware_draft import Draft, Parts, cpu_names, gpu_names, pcie_shape, stated_storage
+from moeplan.readers.hardware_draft import (
+    MAX_GPUS,
+    Draft,
+    Parts,
+    cpu_names,
+    gpu_names,
+    pcie_shape,
+    stated_storage,
+)
 from moeplan.readers.hardware_wire import CpuWire, GpuWire
 from moeplan.readers.hardware_yaml import cpu_of, gpu_of
 from moeplan.units import fmt_bytes, parse_bytes, parse_rate
 
-# More is a typing error rather than a machine: the largest published clusters have about 200,000 GPUs.
-MAX_GPUS = 1 << 18
 # What can carry data between a GPU and its host.
 _HOST_LINK_KINDS = frozenset({"pcie", "c2c", "usb", "nvlink", "infinity-fabric"})
 _NO_LINK = frozenset({"none", "no", "pcie", "off"})
@@ -161,10 +167,10 @@ def _apply_gpus(draft: Draft, flags: MachineFlags) -> None:
             gpus = [parts.gpu(flags.gpu)]
         except UnknownName:
             gpus = _gpus_of(parts, flags.gpu)
-        named = draft.id if draft.cpu is not None else ""
+        host_id, host_name = (draft.id, draft.name) if draft.cpu is not None else ("", "")
         _take_gpus(draft, gpus)
-        if named:
-            draft.id = f"{named}+{draft.id}"
+        if host_id:
+            draft.id, draft.name = f"{host_id}+{draft.id}", f"{host_name} with {draft.name}"
     if flags.n_gpus is not None:
         _set_count(draft, flags.n_gpus)
 

@@ -12,9 +12,10 @@ from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec, Li
 from moeplan.errors import NotModelled
 from moeplan.provenance import Source
 from moeplan.readers.catalog import Catalog
-from moeplan.readers.hardware_wire import Basis, HostRuleWire, TypicalHostsWire, WhenWire
+from moeplan.readers.hardware_wire import Basis, HostRuleWire, SourceWire, TypicalHostsWire, WhenWire
 from moeplan.readers.hardware_yaml import (
     gib,
+    rate,
     read_cpu,
     read_gpu,
     read_link,
@@ -26,6 +27,8 @@ from moeplan.units import GIB, fmt_bytes, fmt_si
 
 PartT = TypeVar("PartT", GpuSpec, CpuSpec, LinkSpec, StorageSpec)
 
+# More is a typing error rather than a machine that moeplan can say anything about.
+MAX_GPUS = 65536
 # Links that come as an accessory: two cards have it only if somebody bought the bridge.
 OPTIONAL_LINKS = frozenset({"nvlink-bridge"})
 # Lanes a desktop board has for graphics cards; the CPU's others serve disks and the chipset.
@@ -91,6 +94,8 @@ class Draft:
         self.name = ""
         self.gpus: list[GpuSpec] = []
         self.cpu: CpuSpec | None = None
+        self.vcpus: int | None = None
+        self.virtual = False
         self.ram_bytes: int | None = None
         self.ram_bytes_per_s: float | None = None
         self.ram_basis: Basis = "stated"
@@ -111,27 +116,35 @@ class Draft:
         """Whether the GPUs use the machine's only memory."""
         return bool(self.gpus) and all(gpu.unified_memory for gpu in self.gpus)
 
+    @property
+    def kinds(self) -> list[GpuSpec]:
+        """One GPU of each id."""
+        return list({gpu.id: gpu for gpu in self.gpus}.values())
+
     def replace_gpus(self, gpus: list[GpuSpec]) -> None:
         """Take other GPUs; what was said about links between the old ones no longer holds."""
         if [gpu.id for gpu in gpus] != [gpu.id for gpu in self.gpus]:
             self.pcie = self.peer_link = self.n_nodes = None
             self.no_peer_link = False
+            self.reserve_vram_bytes = 0
         self.gpus = gpus
 
     def set_unified_memory(self, ram_bytes: int) -> None:
         """Give every (unified) GPU ``ram_bytes`` of memory and the share of it that it may hold."""
         self.ram_bytes = ram_bytes
-        self.gpus = [
-            msgspec.structs.replace(
-                gpu, memory_bytes=ram_bytes, visible_bytes=visible_bytes(self.parts.rules, gpu, ram_bytes)
+        rules = self.parts.rules
+        sized = {
+            gpu.id: msgspec.structs.replace(
+                gpu, memory_bytes=ram_bytes, visible_bytes=visible_bytes(rules, gpu, ram_bytes)
             )
-            for gpu in self.gpus
-        ]
+            for gpu in self.kinds
+        }
+        self.gpus = [sized[gpu.id] for gpu in self.gpus]
 
     def finish(self) -> HardwareSpec:
         """The machine, with the rest filled in as is typical and each guess listed."""
         rule = self._rule()
-        cpu = self.cpu or self._typical_cpu(rule)
+        cpu = self._part_of(self.cpu or self._typical_cpu(rule))
         ram_bytes = self._ram_bytes(rule, cpu)
         ram_rate, basis = self._ram_rate(cpu)
         n_nodes = self._n_nodes(rule)
@@ -183,6 +196,14 @@ class Draft:
         self._assume(f"host CPU {cpu.name}", rule)
         return cpu
 
+    def _part_of(self, cpu: CpuSpec) -> CpuSpec:
+        """As much of ``cpu`` as a virtual machine has."""
+        if self.vcpus is None or self.vcpus >= cpu.threads:
+            return cpu
+        self.virtual = True
+        cores = max(1, self.vcpus * cpu.cores // cpu.threads)
+        return msgspec.structs.replace(cpu, cores=cores, threads=self.vcpus)
+
     def _ram_bytes(self, rule: HostRuleWire, cpu: CpuSpec) -> int:
         if self.unified:
             if self.ram_bytes is None or self.gpus[0].visible_bytes is None:
@@ -207,14 +228,21 @@ class Draft:
             return self.ram_bytes_per_s, self.ram_basis
         if self.unified:
             return self.gpus[0].bandwidth_bytes_per_s, "theoretical"
-        if cpu.ram_bytes_per_s is None:
-            raise NotModelled(f"RAM bandwidth of {cpu.name}", "", ["--ram-gbs"])
-        usual = f" ({cpu.ram_type})" if cpu.ram_type else ""
-        self.assumptions.append(
-            f"RAM bandwidth {fmt_si(cpu.ram_bytes_per_s, 'B/s')} theoretical: "
-            f"the usual memory of {cpu.name}{usual}"
-        )
-        return cpu.ram_bytes_per_s, "assumed"
+        if cpu.ram_bytes_per_s is not None:
+            usual = f", {cpu.ram_type}" if cpu.ram_type else ""
+            value, why = cpu.ram_bytes_per_s, f"theoretical, the usual memory of {cpu.name}{usual}"
+            basis: tuple[SourceWire, ...] = ()
+        else:
+            rule = cpu_rule(self.parts, cpu)
+            value, why = rate((rule.ram_gbps or 0.0) * cpu.sockets), f"typical {rule.label}"
+            basis = rule.sources
+        part = self.parts.rules.virtual_machine
+        if self.virtual and rate(part.core_gbps * cpu.cores) < value:
+            value, why = rate(part.core_gbps * cpu.cores), f"{cpu.cores} cores of a virtual machine"
+            basis = part.sources
+        self.sources += sources_of(basis)
+        self.assumptions.append(f"RAM bandwidth {fmt_si(value, 'B/s')} ({why}); say it with --ram-gbs")
+        return value, "assumed"
 
     def _n_nodes(self, rule: HostRuleWire) -> int:
         if self.n_nodes is not None:
@@ -230,14 +258,14 @@ class Draft:
         """The slowest host link among the GPUs, as the CPU's generation and lanes allow."""
         if rule.pcie and self.gpus:
             return self.parts.link(rule.pcie)
-        slots = [gpu.pcie for gpu in self.gpus if gpu.pcie]
+        slots = [gpu.pcie for gpu in self.kinds if gpu.pcie]
         if not slots:
             return None
         generation = min(pcie_shape(slot)[0] for slot in slots)
         lanes = wanted = min(pcie_shape(slot)[1] for slot in slots)
         if cpu.pcie:
             generation = min(generation, pcie_shape(cpu.pcie)[0])
-        built_in = any(is_built_in(self.parts, gpu) for gpu in self.gpus)
+        built_in = any(is_built_in(self.parts, gpu) for gpu in self.kinds)
         if cpu.pcie_lanes and not built_in:
             # SXM and OAM boards sit behind PCIe switches, x16 each; slots share the CPU's lanes.
             free = min(cpu.pcie_lanes, DESKTOP_GPU_LANES) if cpu.segment in _DESKTOP else cpu.pcie_lanes

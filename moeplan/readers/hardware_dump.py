@@ -22,6 +22,7 @@ from moeplan.readers.hardware_wire import (
 from moeplan.units import GB, GIB
 
 _FLAT = frozenset({"tflops", "aliases", "isa"})
+_LAST = ("aliases", "notes", "sources")
 _HEADER = (
     "# A machine for moeplan: edit what is wrong, then use it with --hardware FILE.\n"
     "# GB/s is 10^9 bytes per second. Schema: moeplan schema hardware-node\n"
@@ -130,10 +131,11 @@ def _block(data: dict[str, Any], indent: int) -> list[str]:
     """Block style for what is edited, one line per source; text in JSON quotes is never misread."""
     pad = " " * indent
     lines: list[str] = []
-    for key, value in data.items():
+    last = {key: data[key] for key in _LAST if key in data}
+    for key, value in ({key: value for key, value in data.items() if key not in last} | last).items():
         if isinstance(value, dict) and key not in _FLAT:
             lines += [f"{pad}{key}:\n", *_block(value, indent + 2)]
-        elif isinstance(value, list) and value and key not in _FLAT:
+        elif isinstance(value, (list, tuple)) and value and key not in _FLAT:
             lines.append(f"{pad}{key}:\n")
             for item in value:
                 lines += _item(key, item, indent + 2)
@@ -153,7 +155,7 @@ def _item(key: str, item: Any, indent: int) -> list[str]:
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_flow(part) for part in value) + "]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)

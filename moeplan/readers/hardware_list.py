@@ -1,11 +1,11 @@
-"""The catalog of hardware as a list, and single entries of it: for ``moeplan hardware list|show``."""
+"""Single entries of the hardware catalog, whatever their kind: for ``moeplan hardware list|show``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, LinkSpec, StorageSpec
-from moeplan.domain.value import Value
 from moeplan.errors import UnknownName
 from moeplan.readers.catalog import Catalog
 from moeplan.readers.hardware import resolve_hardware
@@ -16,31 +16,21 @@ KINDS: tuple[Kind, ...] = ("gpu", "cpu", "node", "link", "storage")
 HardwareEntry = GpuSpec | CpuSpec | LinkSpec | StorageSpec | HardwareSpec
 
 
-class HardwareRow(Value):
-    """One line of a list. ``memory_bytes``: VRAM of a GPU, all VRAM of a machine (its RAM without GPU);
-    ``bytes_per_s``: memory bandwidth, of a link what copies reach, of a disk sequential reads."""
-
-    id: str
-    name: str
-    kind: Kind
-    segment: str
-    memory_bytes: int | None
-    bytes_per_s: float | None
-
-
-def list_hardware(catalog: Catalog, kind: Kind) -> list[HardwareRow]:
-    """Every entry of ``kind``, by id. Reads all files of that kind."""
+def list_hardware(catalog: Catalog, kind: Kind) -> list[HardwareEntry]:
+    """Every entry of ``kind``, by id. Reads all files of that kind; SpecError for a broken one."""
     parts = Parts(catalog)
-    return [_row(kind, _read(parts, kind, id_)) for id_ in catalog.ids(f"hardware/{kind}")]
+    return [_read(parts, kind, id_) for id_ in catalog.ids(f"hardware/{kind}")]
 
 
-def find_hardware(catalog: Catalog, name: str, kind: Kind | None = None) -> tuple[Kind, HardwareEntry]:
+def find_hardware(
+    catalog: Catalog, name: str, kind: Kind | None = None, *, parts: Parts | None = None
+) -> tuple[Kind, HardwareEntry]:
     """The entry called ``name``: a machine before a GPU before a CPU before links and disks.
 
-    UnknownName with the nearest names of every kind.
+    UnknownName with the nearest names of every kind. ``parts`` keeps what was read between calls.
     """
-    kinds = (kind,) if kind else ("node", "gpu", "cpu", "link", "storage")
-    parts = Parts(catalog)
+    kinds: tuple[Kind, ...] = (kind,) if kind else ("node", "gpu", "cpu", "link", "storage")
+    parts = parts or Parts(catalog)
     for each in kinds:
         for form in _forms(each, name):
             if catalog.resolve(f"hardware/{each}", form) is not None:
@@ -56,26 +46,10 @@ def _forms(kind: Kind, name: str) -> list[str]:
 def _read(parts: Parts, kind: Kind, name: str) -> HardwareEntry:
     if kind == "node":
         return resolve_hardware(name, catalog=parts.catalog, parts=parts)
-    readers = {"gpu": parts.gpu, "cpu": parts.cpu, "link": parts.link, "storage": parts.storage}
+    readers: dict[str, Callable[[str], HardwareEntry]] = {
+        "gpu": parts.gpu,
+        "cpu": parts.cpu,
+        "link": parts.link,
+        "storage": parts.storage,
+    }
     return readers[kind](name)
-
-
-def _row(kind: Kind, entry: HardwareEntry) -> HardwareRow:
-    memory: int | None = None
-    segment, rate = "", None
-    if isinstance(entry, GpuSpec):
-        memory, rate, segment = entry.memory_bytes, entry.bandwidth_bytes_per_s, entry.segment
-    elif isinstance(entry, CpuSpec):
-        memory, rate, segment = entry.max_ram_bytes, entry.ram_bytes_per_s, entry.segment
-    elif isinstance(entry, LinkSpec):
-        rate, segment = entry.effective_bytes_per_s, entry.kind
-    elif isinstance(entry, StorageSpec):
-        rate = entry.read_bytes_per_s
-    elif entry.gpus:
-        memory = sum(gpu.memory_bytes for gpu in entry.gpus)
-        rate, segment = sum(gpu.bandwidth_bytes_per_s for gpu in entry.gpus), entry.gpus[0].segment
-    else:
-        memory, rate, segment = entry.host.ram_bytes, entry.host.ram_bytes_per_s, entry.host.cpu.segment
-    return HardwareRow(
-        id=entry.id, name=entry.name, kind=kind, segment=segment, memory_bytes=memory, bytes_per_s=rate
-    )

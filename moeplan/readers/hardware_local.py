@@ -7,9 +7,8 @@ import msgspec
 from moeplan.domain.hardware import CpuSpec, FoundGpu, FoundMachine, GpuSpec
 from moeplan.errors import UnknownName
 from moeplan.provenance import Source
-from moeplan.readers.hardware_draft import Draft, Parts, cpu_names, cpu_rule, gpu_names
-from moeplan.readers.hardware_yaml import rate, sources_of
-from moeplan.units import GIB, fmt_bytes, fmt_si
+from moeplan.readers.hardware_draft import Draft, Parts, cpu_names, gpu_names
+from moeplan.units import GIB, fmt_bytes
 
 # Drivers round and reserve: an RTX 4090 shows 24564 MiB of 24576, an L40S with ECC 46068 of 49152.
 _SAME_MEMORY_FRAC = 0.10
@@ -24,7 +23,7 @@ def take_found(draft: Draft, found: FoundMachine) -> None:
     draft.id, draft.name = "local", "this machine"
     draft.assumptions += found.notes
     draft.sources.append(Source("measured", "this machine's drivers and operating system"))
-    draft.cpu = _cpu(draft, found)
+    draft.cpu, draft.virtual = _cpu(draft, found), found.virtual
     used = 0
     for gpu in found.gpus:
         spec = _gpu(parts, gpu)
@@ -58,27 +57,6 @@ def _take_ram(draft: Draft, found: FoundMachine) -> None:
         draft.ram_bytes_per_s = float(channels * found.ram_mts * 8 * 10**6)
         draft.ram_basis = "theoretical"
         draft.assumptions.append(f"RAM: {channels} channels of 8 bytes at {found.ram_mts} MT/s (firmware)")
-    elif not draft.unified:
-        _assume_ram_rate(draft, cpu, found)
-
-
-def _assume_ram_rate(draft: Draft, cpu: CpuSpec, found: FoundMachine) -> None:
-    """RAM bandwidth that the system does not tell: the CPU's usual memory, or its class's."""
-    rules = draft.parts.rules
-    if cpu.ram_bytes_per_s is not None:
-        value, why = cpu.ram_bytes_per_s, f"the usual memory of {cpu.name}"
-    else:
-        rule = cpu_rule(draft.parts, cpu)
-        value, why = rate((rule.ram_gbps or 0) * cpu.sockets), f"typical {rule.label}"
-        draft.sources += sources_of(rule.sources)
-    part = rate(rules.virtual_machine.core_gbps * found.cores)
-    if found.virtual and part < value:
-        value, why = part, f"{found.cores} cores of a virtual machine"
-        draft.sources += sources_of(rules.virtual_machine.sources)
-    draft.ram_bytes_per_s, draft.ram_basis = value, "assumed"
-    draft.assumptions.append(
-        f"RAM bandwidth unknown: assumed {fmt_si(value, 'B/s')} ({why}); say it with --ram-gbs"
-    )
 
 
 def _take_links(draft: Draft, found: FoundMachine) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from moeplan.domain.hardware import GpuSpec
 from moeplan.errors import UnknownName
-from moeplan.readers.hardware_draft import Draft, stated_storage
+from moeplan.readers.hardware_draft import MAX_GPUS, Draft, stated_storage
 from moeplan.readers.hardware_wire import GpuCountWire, NodeWire
 from moeplan.readers.hardware_yaml import cpu_of, gib, gpu_of, rate, read_node, sources_of
 from moeplan.readers.yaml_doc import Document, KeyPath
@@ -22,6 +22,8 @@ def take_node(draft: Draft, path: Path) -> None:
     _check(document, wire)
     draft.id, draft.name, draft.notes = wire.id, wire.name, wire.notes
     own = {gpu.id: gpu_of(gpu) for gpu in wire.gpu_specs}
+    if sum(counted.count for counted in _counted(wire)) > MAX_GPUS:
+        raise document.error(f"more than {MAX_GPUS:,} GPUs", ("gpus",))
     for index, counted in enumerate(_counted(wire)):
         where: KeyPath = ("gpu",) if wire.gpu else ("gpus", index, "id")
         draft.gpus += [_gpu(draft, document, counted, where, own)] * counted.count
@@ -48,6 +50,7 @@ def take_node(draft: Draft, path: Path) -> None:
     if wire.storage_gbps is not None:
         draft.storage = stated_storage(rate(wire.storage_gbps))
     _take_memory(draft, wire)
+    draft.vcpus = wire.vcpus
     draft.n_nodes = wire.n_nodes
     draft.reserve_vram_bytes = gib(wire.reserve_gib)
     draft.reserve_ram_bytes = gib(wire.reserve_ram_gib)

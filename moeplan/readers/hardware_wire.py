@@ -16,6 +16,7 @@ from moeplan.provenance import SourceKind
 Positive = Annotated[float, Meta(gt=0)]
 PositiveInt = Annotated[int, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+GpuCount = Annotated[int, Meta(gt=0, le=65536)]
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Basis = Literal["theoretical", "measured", "stated", "assumed"]
 GpuSegment = Literal["consumer", "laptop", "pro", "datacenter", "desktop-unified", "edge"]
@@ -26,18 +27,23 @@ LinkKind = Literal[
 ]  # fmt: skip
 
 
+def doc(text: str) -> Meta:
+    """The description that the JSON Schema shows."""
+    return Meta(description=text)
+
+
 @dataclass_transform(kw_only_default=True, field_specifiers=(field,))
 class Wire(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of every wire type of this module."""
 
 
 class SourceWire(Wire, kw_only=True):
-    """Where the numbers of an entry come from. ``note`` names those it covers, or a doubt."""
+    """Where the numbers of an entry come from."""
 
     kind: SourceKind
-    ref: Annotated[str, Meta(min_length=1)]
-    retrieved: str = ""
-    note: str = ""
+    ref: Annotated[str, Meta(min_length=1), doc("Data sheet, page, paper, program.")]
+    retrieved: Annotated[str, doc("Date it was read.")] = ""
+    note: Annotated[str, doc("Which values it covers, or a doubt.")] = ""
 
 
 class TflopsWire(Wire, kw_only=True):
@@ -58,11 +64,11 @@ class TflopsWire(Wire, kw_only=True):
 class Entry(Wire, kw_only=True):
     """What every catalog entry has."""
 
-    id: Id
-    name: Id
-    aliases: tuple[Id, ...] = ()
-    notes: str = ""
-    sources: tuple[SourceWire, ...] = ()
+    id: Annotated[Id, doc("The file's name without .yaml.")]
+    name: Annotated[Id, doc("As people write it.")]
+    aliases: Annotated[tuple[Id, ...], doc("Other names it is found by.")] = ()
+    notes: Annotated[str, doc("Remarks.")] = ""
+    sources: Annotated[tuple[SourceWire, ...], doc("Where the numbers come from.")] = ()
 
 
 class GpuWire(Entry, kw_only=True):
@@ -71,47 +77,50 @@ class GpuWire(Entry, kw_only=True):
     vendor: Vendor
     segment: GpuSegment
     architecture: str
-    memory_gib: Positive = field(name="memory_GiB")
-    bandwidth_gbps: Positive = field(name="bandwidth_GBps")
-    tflops: TflopsWire = field(default_factory=TflopsWire)
-    launched: str = ""
+    launched: Annotated[str, doc("Year and month.")] = ""
+    memory_gib: Annotated[Positive, doc("Nominal size.")] = field(name="memory_GiB")
     memory_type: str = ""
-    visible_gib: Positive | None = field(name="visible_GiB", default=None)
-    """What the driver reports or can be given to the GPU, where that is known to be less."""
-    unified_memory: bool = False
-    host_cpu: str = ""
-    """Id of the CPU in the same package or on the same board (unified memory, Grace)."""
-    pcie: str = ""
-    """Id of the link to the host."""
-    peer_link: str = ""
-    """Id of the link to its peers, if other than PCIe."""
-    peer_gbps: Positive | None = field(name="peer_GBps", default=None)
-    """One direction, all lanes of one GPU."""
+    visible_gib: Annotated[Positive | None, doc("What the driver reports, where clearly less.")] = field(
+        name="visible_GiB", default=None
+    )
+    bandwidth_gbps: Annotated[Positive, doc("Memory bandwidth, 10^9 bytes per second.")] = field(
+        name="bandwidth_GBps"
+    )
+    tflops: TflopsWire = field(default_factory=TflopsWire)
+    unified_memory: Annotated[bool, doc("Whether it shares its memory with the CPU.")] = False
+    host_cpu: Annotated[str, doc("Id of the CPU in the same package or board.")] = ""
+    pcie: Annotated[str, doc("Id of the link to the host.")] = ""
+    peer_link: Annotated[str, doc("Id of the link to its peers, if other than PCIe.")] = ""
+    peer_gbps: Annotated[Positive | None, doc("One direction, all lanes of one GPU.")] = field(
+        name="peer_GBps", default=None
+    )
     tdp_w: Positive | None = field(name="tdp_W", default=None)
-    compute_capability: str = ""
-    msrp_usd: Positive | None = None
+    compute_capability: Annotated[str, doc("CUDA's, or AMD's gfx name.")] = ""
+    msrp_usd: Annotated[Positive | None, doc("At launch.")] = None
 
 
 class CpuWire(Entry, kw_only=True):
     """configs/hardware/cpu/<id>.yaml: a processor, or all sockets of one machine together."""
 
     segment: CpuSegment
-    cores: PositiveInt
-    threads: PositiveInt
+    cores: Annotated[PositiveInt, doc("Of all sockets.")]
+    threads: Annotated[PositiveInt, doc("Of all sockets.")]
     sockets: PositiveInt = 1
-    isa: tuple[str, ...] = ()
+    isa: Annotated[tuple[str, ...], doc("avx2, avx512, amx, neon, sve2 ...")] = ()
     ram_type: str = ""
-    ram_mts: PositiveInt | None = field(name="ram_MTps", default=None)
-    """Mega-transfers per second of its usual memory."""
-    ram_channels: PositiveInt | None = None
-    """Per socket."""
-    ram_gbps: Positive | None = field(name="ram_GBps", default=None)
-    """Theoretical, all sockets: channels x width x transfer rate."""
-    measured_low_gbps: Positive | None = field(name="measured_low_GBps", default=None)
+    ram_mts: Annotated[PositiveInt | None, doc("Mega-transfers per second of its usual memory.")] = field(
+        name="ram_MTps", default=None
+    )
+    ram_channels: Annotated[PositiveInt | None, doc("Per socket.")] = None
+    ram_gbps: Annotated[Positive | None, doc("Theoretical, all sockets: channels x width x rate.")] = field(
+        name="ram_GBps", default=None
+    )
+    measured_low_gbps: Annotated[Positive | None, doc("What STREAM-like programs reach.")] = field(
+        name="measured_low_GBps", default=None
+    )
     measured_high_gbps: Positive | None = field(name="measured_high_GBps", default=None)
-    pcie: str = ""
-    """Id of the widest slot's link."""
-    pcie_lanes: PositiveInt | None = None
+    pcie: Annotated[str, doc("Id of the widest slot's link.")] = ""
+    pcie_lanes: Annotated[PositiveInt | None, doc("All that the CPU has.")] = None
     max_ram_gib: Positive | None = field(name="max_ram_GiB", default=None)
 
 
@@ -119,19 +128,19 @@ class LinkWire(Entry, kw_only=True):
     """configs/hardware/link/<id>.yaml: rates of one direction."""
 
     kind: LinkKind
-    rate_gbps: Positive = field(name="rate_GBps")
-    effective_gbps: Positive = field(name="effective_GBps")
-    """What large copies reach."""
+    rate_gbps: Annotated[Positive, doc("Line rate of one direction.")] = field(name="rate_GBps")
+    effective_gbps: Annotated[Positive, doc("What large copies reach.")] = field(name="effective_GBps")
     latency_us: NonNegative = 0.0
 
 
 class StorageWire(Entry, kw_only=True):
     """configs/hardware/storage/<id>.yaml: a disk."""
 
-    read_gbps: Positive = field(name="read_GBps")
+    read_gbps: Annotated[Positive, doc("Sequential.")] = field(name="read_GBps")
     write_gbps: Positive | None = field(name="write_GBps", default=None)
-    random_read_gbps: Positive | None = field(name="random_read_GBps", default=None)
-    """4 KiB reads at a deep queue."""
+    random_read_gbps: Annotated[Positive | None, doc("4 KiB reads at a deep queue.")] = field(
+        name="random_read_GBps", default=None
+    )
     interface: str = ""
     examples: str = ""
 
@@ -140,9 +149,8 @@ class GpuCountWire(Wire, kw_only=True):
     """One kind of GPU in a machine; the other keys replace the catalog's value for this machine."""
 
     id: Id
-    count: Annotated[int, Meta(gt=0, le=65536)] = 1
-    memory_gib: Positive | None = field(name="memory_GiB", default=None)
-    """Of one GPU; for unified memory the machine's."""
+    count: GpuCount = 1
+    memory_gib: Annotated[Positive | None, doc("Of one GPU.")] = field(name="memory_GiB", default=None)
     visible_gib: Positive | None = field(name="visible_GiB", default=None)
     bandwidth_gbps: Positive | None = field(name="bandwidth_GBps", default=None)
 
@@ -151,32 +159,31 @@ class NodeWire(Entry, kw_only=True):
     """configs/hardware/node/<id>.yaml: a whole machine. What is left out is filled with what is
     typical for its GPUs (configs/hardware/typical_hosts.yaml) and shown as an assumption."""
 
-    segment: str = ""
     gpus: tuple[GpuCountWire, ...] | None = None
-    gpu: str = ""
-    """Short for ``gpus`` with one entry."""
-    n_gpus: Annotated[int, Meta(gt=0, le=65536)] | None = None
-    cpu: str = ""
-    ram_gib: Positive | None = field(name="ram_GiB", default=None)
+    gpu: Annotated[str, doc("Short for `gpus` with one kind.")] = ""
+    n_gpus: Annotated[GpuCount | None, doc("How many of `gpu`.")] = None
+    cpu: Annotated[str, doc("Id of the CPU, all sockets together.")] = ""
+    vcpus: Annotated[PositiveInt | None, doc("Threads of a VM that has a part of that CPU.")] = None
+    ram_gib: Annotated[Positive | None, doc("With unified memory: all of it.")] = field(
+        name="ram_GiB", default=None
+    )
     ram_gbps: Positive | None = field(name="ram_GBps", default=None)
-    ram_basis: Basis | None = None
-    storage: str = ""
-    storage_gbps: Positive | None = field(name="storage_GBps", default=None)
-    pcie: str = ""
-    """Id of each GPU's link to the host."""
-    peer_link: str = ""
-    """Id of the link between GPUs, ``none`` if they only have PCIe."""
-    node_link: str = ""
-    """Id of the link between machines, per GPU."""
-    n_nodes: PositiveInt | None = None
-    reserve_gib: NonNegative = field(name="reserve_GiB", default=0.0)
-    """GPU memory of each GPU that other programs hold."""
+    ram_basis: Annotated[Basis | None, doc("How ram_GBps is known.")] = None
+    storage: Annotated[str, doc("Id of the disk that holds the model.")] = ""
+    storage_gbps: Annotated[Positive | None, doc("Its read rate, in place of `storage`.")] = field(
+        name="storage_GBps", default=None
+    )
+    pcie: Annotated[str, doc("Id of each GPU's link to the host.")] = ""
+    peer_link: Annotated[str, doc("Id of the link between GPUs; none: only PCIe.")] = ""
+    node_link: Annotated[str, doc("Id of the link between machines, per GPU.")] = ""
+    n_nodes: Annotated[PositiveInt | None, doc("Over how many machines the GPUs are spread.")] = None
+    reserve_gib: Annotated[NonNegative, doc("Of each GPU, held by other programs.")] = field(
+        name="reserve_GiB", default=0.0
+    )
     reserve_ram_gib: NonNegative = field(name="reserve_ram_GiB", default=0.0)
     assumptions: tuple[str, ...] = ()
-    cpu_spec: CpuWire | None = None
-    """A CPU that the catalog does not have, in place of ``cpu``."""
-    gpu_specs: tuple[GpuWire, ...] = ()
-    """GPUs that the catalog does not have, referred to by id in ``gpus``."""
+    cpu_spec: Annotated[CpuWire | None, doc("A CPU the catalog lacks, in place of `cpu`.")] = None
+    gpu_specs: Annotated[tuple[GpuWire, ...], doc("GPUs the catalog lacks, named in `gpus`.")] = ()
 
 
 class WhenWire(Wire, kw_only=True):
@@ -187,8 +194,7 @@ class WhenWire(Wire, kw_only=True):
     segments: tuple[str, ...] | None = None
     pcie_gens: tuple[int, ...] | None = None
     unified: bool | None = None
-    interconnect: bool | None = None
-    """Whether the GPU has a built-in link to its peers (SXM, OAM), not an optional bridge."""
+    interconnect: Annotated[bool | None, doc("Has a built-in link to peers (SXM, OAM).")] = None
 
 
 class HostRuleWire(Wire, kw_only=True):
@@ -199,8 +205,9 @@ class HostRuleWire(Wire, kw_only=True):
     sources: tuple[SourceWire, ...]
     cpu: str = ""
     ram_gib: Positive | None = field(name="ram_GiB", default=None)
-    ram_gbps: Positive | None = field(name="ram_GBps", default=None)
-    """Of one socket, where the CPU is unknown."""
+    ram_gbps: Annotated[Positive | None, doc("Of one socket, where the CPU is unknown.")] = field(
+        name="ram_GBps", default=None
+    )
     storage: str
     pcie: str = ""
     gpus_per_node: PositiveInt | None = None

@@ -35,12 +35,15 @@ _BITS: Final = {
 }  # fmt: skip
 _INDEX = ".safetensors.index.json"
 
+# Their layers are not those of the checkpoint: two for one, or an encoder's beside a decoder's.
+_OTHER_LAYERS: Final = frozenset({"longcat_flash", "switch_transformers"})
+
 T = TypeVar("T")
 
 
 class SafetensorsModel(Value):
-    """A checkpoint. ``tensors`` is None where weight files are missing and only the index is known;
-    ``note`` says so. Tensors whose owner is not "base" are not part of the text model."""
+    """A checkpoint. ``tensors`` is None where they are not known one by one (weight files are missing,
+    or the family names them in its own way); ``note`` says why. Tensors whose owner is not "base" are not part of the text model."""
 
     spec: ModelSpec
     tensors: tuple[Tensor, ...] | None
@@ -83,12 +86,15 @@ def read_safetensors(path: Path, quants: QuantTable) -> SafetensorsModel:
             stored[name] = tensor
         if len(stored) > MAX_TENSORS:
             raise SpecError(f"more than {MAX_TENSORS:,} tensors", path=str(folder))
+    file_bytes = sum(file.stat().st_size for file in files)
+    if spec.architecture in _OTHER_LAYERS:
+        note = f"the tensors of {spec.architecture} are not told apart: types are those of config.json"
+        return SafetensorsModel(
+            spec=spec, tensors=None, quant=spec.native_quant, file_bytes=file_bytes, note=note
+        )
     tensors, quant = matrices(spec, stored, quants, str(folder))
     return SafetensorsModel(
-        spec=replace(spec, native_quant=quant),
-        tensors=tensors,
-        quant=quant,
-        file_bytes=sum(file.stat().st_size for file in files),
+        spec=replace(spec, native_quant=quant), tensors=tensors, quant=quant, file_bytes=file_bytes
     )
 
 
@@ -254,4 +260,6 @@ def _from_index(
             hint="the index states no total_size either",
         )
     note = f"{len(missing)} of {len(files)} weight files are missing: types are those of config.json"
-    return SafetensorsModel(spec=spec, tensors=None, quant=spec.native_quant, file_bytes=int(total), note=note)
+    return SafetensorsModel(
+        spec=spec, tensors=None, quant=spec.native_quant, file_bytes=int(total), note=note
+    )

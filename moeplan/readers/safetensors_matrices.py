@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 class _Matrix:
     """The pieces of one matrix, or of that matrix of every expert of a layer."""
 
-    __slots__ = ("bias", "bias_name", "columns", "experts", "extra_bytes", "name", "place", "weight")
+    __slots__ = ("bias", "bias_name", "columns", "experts", "extras", "name", "place", "weight")
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -42,7 +42,7 @@ class _Matrix:
         self.weight: list[Stored] = []
         self.bias: list[Stored] = []
         self.experts: set[int] = set()
-        self.extra_bytes = 0
+        self.extras: list[tuple[str, Stored]] = []
         self.columns = 0
         """Output features as the scales of GPTQ and AWQ show them, else 0."""
 
@@ -56,13 +56,14 @@ class _Matrix:
             self.bias_name = self.bias_name or name
             self.bias.append(stored)
         else:
-            self.extra_bytes += stored.n_bytes
+            self.extras.append((name, stored))
             if name.endswith(".scales") and stored.shape:
                 self.columns = stored.shape[-1]
 
     def bytes_of_weight(self) -> int:
         """Bytes of everything but the bias."""
-        return sum(stored.n_bytes for stored in self.weight) + self.extra_bytes
+        extra_bytes = sum(stored.n_bytes for _, stored in self.extras)
+        return sum(stored.n_bytes for stored in self.weight) + extra_bytes
 
 
 def matrices(
@@ -99,7 +100,7 @@ class _Builder:
         self._packing: tuple[str, float] | None = None
 
     def tensors(self, matrix: _Matrix) -> Iterable[Tensor]:
-        """The weight and the bias, as far as there are."""
+        """The weight and the bias, as far as there are; else the scales that stand alone."""
         place = matrix.place
         block = self._blocks[place.layer] if 0 <= place.layer < len(self._blocks) else None
         n_experts = self._expert_count(matrix)
@@ -120,27 +121,32 @@ class _Builder:
                 expert_stacked=stacked,
                 owner="other" if self._unused(role) else place.owner,
             )
-        elif matrix.extra_bytes:  # a scale of its own, for instance of the KV cache
-            yield self._vector(matrix, f"{place.module}.scale", "norm", (1,), matrix.extra_bytes, False)
+        else:  # scales of their own, for instance of the KV cache
+            for name, stored in matrix.extras:
+                yield self._vector(matrix, name, "norm", stored.shape, [stored], False)
         if matrix.bias:
             shape = matrix.bias[0].shape
-            n_bytes = sum(piece.n_bytes for piece in matrix.bias)
+            shape = (n_experts, *shape) if n_experts else shape
             name = f"{place.module}.bias" if n_experts else matrix.bias_name
-            yield self._vector(
-                matrix, name, "bias", (n_experts, *shape) if n_experts else shape, n_bytes, stacked
-            )
+            yield self._vector(matrix, name, "bias", shape, matrix.bias, stacked)
 
     def _vector(
-        self, matrix: _Matrix, name: str, role: Role, shape: tuple[int, ...], n_bytes: int, stacked: bool
+        self,
+        matrix: _Matrix,
+        name: str,
+        role: Role,
+        shape: tuple[int, ...],
+        pieces: list[Stored],
+        stacked: bool,
     ) -> Tensor:
-        dtype = matrix.bias[0].dtype if matrix.bias else "F32"
+        dtype = pieces[0].dtype
         return Tensor(
             name=name,
             role=role,
             layer=matrix.place.layer,
             shape=shape or (1,),
             qtype=_PLAIN.get(dtype, dtype.lower()),
-            n_bytes=n_bytes,
+            n_bytes=sum(piece.n_bytes for piece in pieces),
             expert_stacked=stacked,
             owner=matrix.place.owner,
         )
@@ -169,7 +175,7 @@ class _Builder:
             return _PLAIN.get(dtype, dtype.lower()), shape or (1,)
         if dtype.startswith("F8"):
             return "fp8", shape
-        if dtype not in _WORD_BITS or not (matrix.extra_bytes or len(shape) > 1):
+        if dtype not in _WORD_BITS or not (matrix.extras or len(shape) > 1):
             return dtype.lower(), shape
         qtype, bits = self._packed_type()
         factor = _WORD_BITS[dtype] / bits

@@ -26,9 +26,9 @@ def _table(text: str) -> dict[str, Role]:
 
 
 _LEAVES: Final = _table("""
-    embedding: embed_tokens wte word_embeddings tok_embeddings embed_in embeddings
+    embedding: embed_tokens wte word_embeddings tok_embeddings embed_in embeddings embed
     position: wpe embed_positions
-    head: lm_head embed_out output
+    head: lm_head embed_out output head
     attn_q: q_proj wq query
     attn_k: k_proj wk key
     attn_v: v_proj wv value
@@ -46,7 +46,8 @@ _LEAVES: Final = _table("""
     router: gate router wg classifier
     shared_router: shared_expert_gate
     latent: fc1_latent_proj fc2_latent_proj
-    sink: sinks
+    sink: sinks attention_sink_bias
+    norm: per_expert_scale
     bias: A_log D dt_bias e_score_correction_bias expert_bias
 """)
 _EXPERT: Final[dict[str, Role]] = {
@@ -69,7 +70,7 @@ _WEIGHTS = frozenset({"weight", "qweight", "weight_packed"})
 _EXTRAS = frozenset({
     "scales", "qzeros", "g_idx", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_shape",
     "weight_zero_point", "weight_g_idx", "weight_global_scale", "input_scale", "input_global_scale",
-    "output_scale", "SCB", "weight_format", "scale",
+    "output_scale", "SCB", "weight_format", "scale", "biases",
 })  # fmt: skip
 _ENDINGS: Final[dict[str, Piece]] = {
     "_blocks": "weight", "_scales": "extra", "_scale_inv": "extra", "_weight_scale": "extra",
@@ -160,7 +161,7 @@ def _leaf_role(parts: list[str]) -> Role:
     leaf = parts[-1]
     if leaf == "c_proj":  # GPT-2 has one in the attention and one in the MLP
         return "ffn_down" if "mlp" in parts else "attn_out"
-    if leaf == "layer" and "router" in parts:  # DBRX
+    if leaf in ("layer", "proj") and "router" in parts:  # DBRX, Granite, Gemma 4
         return "router"
     return _LEAVES.get(leaf, "extra")
 

@@ -15,6 +15,8 @@ from moeplan.report.words import machine_facts
 from moeplan.units import fmt_bytes, fmt_si
 
 HardwareEntry = GpuSpec | CpuSpec | LinkSpec | StorageSpec | HardwareSpec
+"""Whatever the catalog lists as hardware."""
+
 KINDS: dict[str, type] = {
     "gpu": GpuSpec,
     "cpu": CpuSpec,
@@ -65,8 +67,15 @@ def _row(entry: HardwareEntry) -> tuple[str, str, str, str, str]:
 
 def hardware_list_json(entries: Sequence[HardwareEntry]) -> dict[str, Any]:
     """The wire form of the list."""
-    rows = [{"kind": kind_of(entry), **msgspec.to_builtins(entry)} for entry in entries]
+    rows = [{"kind": kind_of(entry), **_entry_json(entry)} for entry in entries]
     return {"schema": "moeplan/hardware-list@1", "hardware": rows}
+
+
+def _entry_json(entry: HardwareEntry) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(entry)
+    if isinstance(entry, LinkSpec):
+        built["link_kind"] = built.pop("kind")
+    return built
 
 
 def hardware_json(entry: HardwareEntry) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def hardware_json(entry: HardwareEntry) -> dict[str, Any]:
     return {
         "schema": "moeplan/hardware@1",
         "kind": kind_of(entry),
-        "hardware": msgspec.to_builtins(entry),
+        "hardware": _entry_json(entry),
     }
 
 

@@ -105,7 +105,8 @@ def _bars(groups: Sequence[words.DeviceGroup], screen: Screen) -> list[Line]:
     label_width = max([LABEL_WIDTH, *(len(name) + 1 for name, _ in groups)])
     used = [d.total_bytes / d.capacity_bytes if d.capacity_bytes else math.inf for _, d in groups]
     tails = [
-        f"{frac:.0%} of {fmt_bytes(d.capacity_bytes)}" for frac, (_, d) in zip(used, groups, strict=True)
+        f"{frac:.0%} of {fmt_bytes(d.capacity_bytes)}" if frac < 10 else f"{frac:,.0f} times what it has"
+        for frac, (_, d) in zip(used, groups, strict=True)
     ]
     cells = max(10, screen.width - label_width - max(map(len, tails), default=0) - 3)
     return [

@@ -110,7 +110,8 @@ def model_card(d: ModelDescription) -> Card:
     spec, params = d.graph.spec, d.graph.params
     facts = [
         ("id", spec.id),
-        ("family", ", ".join(filter(None, (spec.family, spec.released, spec.license)))),
+        ("family", spec.family),
+        ("released", spec.released + (f", license {spec.license}" if spec.license else "")),
         ("total", f"{fmt_params(params.total)} parameters ({params.total:,})"),
         ("active", f"{fmt_params(params.active)} per token ({params.active:,})"),
         ("", f"{params.active_no_input_embedding:,} without the input embedding"),

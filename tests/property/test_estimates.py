@@ -11,7 +11,8 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import Estimate
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import Problem, choose_placement, estimate
+from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.problem import Problem
 from moeplan.provenance import Ledger, Term
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
 
@@ -41,11 +42,14 @@ workloads = st.builds(
         ubatch_tokens=ubatch,
         flash_attention=flash,
     ),
-    st.integers(256, 8192), st.integers(1, 8000), st.integers(1, 8), st.sampled_from([64, 512]), st.booleans(),
+    st.integers(256, 8192), st.integers(1, 8000), st.integers(1, 8), st.sampled_from([64, 512]),
+    st.booleans(),
 )  # fmt: skip
 
 
-def _estimate(graph: ModelGraph, hardware: HardwareSpec, work: Workload, ledger: Ledger | None = None) -> Estimate:
+def _estimate(
+    graph: ModelGraph, hardware: HardwareSpec, work: Workload, ledger: Ledger | None = None
+) -> Estimate:
     problem = Problem(graph, hardware, work, LLAMA, calibration())
     placement = choose_placement(problem, kind=None, gpu_layers=None, cpu_moe=None)
     return estimate(problem, placement, level=0.8, **({"ledger": ledger} if ledger else {}))  # type: ignore[arg-type]
@@ -73,7 +77,9 @@ def test_parts_sum_and_ranges_are_ordered(graph: ModelGraph, hardware: HardwareS
     assert told.fits or told.fix
 
 
-@given(graphs, machines, workloads, st.floats(1.0, 4.0), st.sampled_from(["vram", "ram", "gpu", "host", "disk"]))
+@given(
+    graphs, machines, workloads, st.floats(1.0, 4.0), st.sampled_from(["vram", "ram", "gpu", "host", "disk"])
+)
 def test_more_hardware_is_never_slower(
     graph: ModelGraph, hardware: HardwareSpec, work: Workload, factor: float, what: str
 ) -> None:
@@ -104,7 +110,9 @@ def test_memory_grows_with_context_and_batch(
     longer = problem._replace(workload=replace(work, context_tokens=work.context_tokens + more))
     wider = problem._replace(workload=replace(work, n_sequences=work.n_sequences + 1))
     for larger in (longer, wider):
-        for small, big in zip(base.devices, estimate(larger, placement, level=0.8).memory.devices, strict=True):
+        for small, big in zip(
+            base.devices, estimate(larger, placement, level=0.8).memory.devices, strict=True
+        ):
             assert big.total_bytes >= small.total_bytes
 
 
@@ -112,7 +120,9 @@ def _grow(hardware: HardwareSpec, factor: float, what: str) -> HardwareSpec:
     host = hardware.host
     if what in ("vram", "gpu"):
         field = "memory_bytes" if what == "vram" else "bandwidth_bytes_per_s"
-        gpus = tuple(replace(g, **{field: type(getattr(g, field))(getattr(g, field) * factor)}) for g in hardware.gpus)
+        gpus = tuple(
+            replace(g, **{field: type(getattr(g, field))(getattr(g, field) * factor)}) for g in hardware.gpus
+        )
         return replace(hardware, gpus=gpus)
     if what == "pcie":
         assert hardware.pcie is not None

@@ -30,27 +30,28 @@ class Row(NamedTuple):
 
 Hparams = dict[str, Any]
 
+
+def _hp(arch: str, **sizes: int) -> Hparams:
+    return {"arch": arch, "n_vocab": 320, **sizes}
+
+
 # The shapes of real families, scaled down; widths stay multiples of 256 so that K-quants fit.
 MODELS: dict[str, Hparams] = {
-    "llama": dict(arch="llama", n_layer=2, n_embd=256, n_ff=512, n_head=8, n_head_kv=2, n_vocab=320),
-    "mixtral": dict(
-        arch="llama", n_layer=3, n_embd=256, n_ff=768, n_head=4, n_head_kv=2, n_vocab=320, n_expert=4, n_used=2
+    "llama": _hp("llama", n_layer=2, n_embd=256, n_ff=512, n_head=8, n_head_kv=2),
+    "mixtral": _hp("llama", n_layer=3, n_embd=256, n_ff=768, n_head=4, n_head_kv=2, n_expert=4, n_used=2),
+    "qwen3moe": _hp(
+        "qwen3moe", n_layer=2, n_embd=512, n_ff=1536, n_ff_exp=256, n_head=8, n_head_kv=2, head_dim=128,
+        n_expert=16, n_used=4,
     ),
-    "qwen3moe": dict(
-        arch="qwen3moe", n_layer=2, n_embd=512, n_ff=1536, n_ff_exp=256, n_head=8, n_head_kv=2, head_dim=128,
-        n_vocab=320, n_expert=16, n_used=4,
+    "deepseek2": _hp(
+        "deepseek2", n_layer=3, n_embd=512, n_ff=1024, n_ff_exp=256, n_head=4, n_head_kv=1, n_expert=8,
+        n_used=3, n_shared=2, n_dense_lead=1, q_lora=256, kv_lora=256, qk_nope=64, qk_rope=32, v_dim=48,
     ),
-    "deepseek2": dict(
-        arch="deepseek2", n_layer=3, n_embd=512, n_ff=1024, n_ff_exp=256, n_head=4, n_head_kv=1, n_vocab=320,
-        n_expert=8, n_used=3, n_shared=2, n_dense_lead=1, q_lora=256, kv_lora=256, qk_nope=64, qk_rope=32, v_dim=48,
+    "gpt-oss": _hp(
+        "gpt-oss", n_layer=4, n_embd=256, n_ff=256, n_ff_exp=256, n_head=8, n_head_kv=2, head_dim=64,
+        n_expert=8, n_used=2, swa=64,
     ),
-    "gpt-oss": dict(
-        arch="gpt-oss", n_layer=4, n_embd=256, n_ff=256, n_ff_exp=256, n_head=8, n_head_kv=2, head_dim=64,
-        n_vocab=320, n_expert=8, n_used=2, swa=64,
-    ),
-    "gemma3": dict(
-        arch="gemma3", n_layer=13, n_embd=256, n_ff=512, n_head=4, n_head_kv=1, head_dim=128, n_vocab=320, swa=512
-    ),
+    "gemma3": _hp("gemma3", n_layer=13, n_embd=256, n_ff=512, n_head=4, n_head_kv=1, head_dim=128, swa=512),
 }  # fmt: skip
 
 

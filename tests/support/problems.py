@@ -26,14 +26,18 @@ def session() -> Session:
     return Session(Catalog())
 
 
-def attention(n_heads: int = 8, n_kv_heads: int = 2, head_dim: int = 64, window: int | None = None) -> GqaAttention:
+def attention(
+    n_heads: int = 8, n_kv_heads: int = 2, head_dim: int = 64, window: int | None = None
+) -> GqaAttention:
     """GQA of width n_heads x head_dim."""
     return GqaAttention(
         n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, v_head_dim=head_dim, window_tokens=window
     )
 
 
-def dense_spec(n_layers: int = 4, hidden: int = 512, intermediate: int = 1024, vocab: int = 1024) -> ModelSpec:
+def dense_spec(
+    n_layers: int = 4, hidden: int = 512, intermediate: int = 1024, vocab: int = 1024
+) -> ModelSpec:
     """A llama-like dense model of ``n_layers`` equal layers."""
     block = Block(name="dense", mixer=attention(), ffn=DenseFfn(intermediate=intermediate))
     return spec_of((block,), (0,) * n_layers, hidden=hidden, vocab=vocab)
@@ -72,10 +76,14 @@ def spec_of(
 
 def graph_of(spec: ModelSpec, quant: str = "f16") -> ModelGraph:
     """The typed inventory of ``spec``."""
-    return summarise(spec, quant, assign_types(spec, build_tensors(spec), quant, load_quants()), "rules")
+    return summarise(
+        spec, quant, assign_types(spec, build_tensors(spec), quant, load_quants(), gguf=True), "rules"
+    )
 
 
-def gpu(memory_gib: float = 8, bandwidth_gbps: float = 500, tflops: float = 50, unified: bool = False) -> GpuSpec:
+def gpu(
+    memory_gib: float = 8, bandwidth_gbps: float = 500, tflops: float = 50, unified: bool = False
+) -> GpuSpec:
     """A GPU with round numbers."""
     return GpuSpec(
         id="gpu",
@@ -100,7 +108,9 @@ def machine(
     cores: int = 8,
 ) -> HardwareSpec:
     """A machine with round numbers."""
-    cpu = CpuSpec(id="cpu", name="CPU", segment="desktop", sockets=1, cores=cores, threads=2 * cores, isa=("avx2",))
+    cpu = CpuSpec(
+        id="cpu", name="CPU", segment="desktop", sockets=1, cores=cores, threads=2 * cores, isa=("avx2",)
+    )
     return HardwareSpec(
         id="box",
         name="Box",

@@ -10,10 +10,18 @@ from moeplan.engines.traits import find_engine
 from moeplan.errors import UnknownName
 from moeplan.memory.buffers import compute_bytes
 from moeplan.memory.report import memory_report, weights_by_tier
-from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, split_experts
+from moeplan.predict.placement import mapped, on_cpu, on_gpus, split
 from moeplan.units import GIB, MIB
 from tests.support.problems import (
-    attention, dense_spec, gpu, graph_of, machine, moe_spec, session, spec_of, workload,
+    attention,
+    dense_spec,
+    gpu,
+    graph_of,
+    machine,
+    moe_spec,
+    session,
+    spec_of,
+    workload,
 )  # fmt: skip
 
 LLAMA = find_engine("llama.cpp")
@@ -77,8 +85,8 @@ def test_weights_lie_in_one_place_each() -> None:
         on_cpu(graph),
         on_gpus(graph, hardware, LLAMA),
         split(graph, hardware, LLAMA, 3, 1),
-        split_experts(graph, hardware, LLAMA, 2),
-        mapped(graph, hardware, on_cpu(graph), graph.weights_bytes // 2),
+        split(graph, hardware, LLAMA, graph.spec.n_layers + 1, 2),
+        mapped(graph, on_cpu(graph), graph.weights_bytes // 2),
     ):
         assert sum(weights_by_tier(graph, placement).values()) == graph.weights_bytes
 

@@ -22,7 +22,7 @@ def test_a_wrong_key_in_a_file() -> None:
         help="moeplan schema model",
     )
     assert shown(error) == (
-        "error: unknown key `topk` in moe          configs/models/mixtral/8x7b.yaml:14:3\n"
+        "error: unknown key `topk` in moe           configs/models/mixtral/8x7b.yaml:14:3\n"
         "   14 |   topk: 2\n"
         "      |   ^^^^ did you mean `top_k`?\n"
         " help: moeplan schema model\n"

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from moeplan.domain.result import Range
 from moeplan.provenance import Term
 from moeplan.report.estimate_json import render
-from tests.unit.report_sample import GIB, sample
+from tests.support.report_sample import GIB, sample
 
 REPO = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((REPO / "configs/schema/estimate.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import DeviceMemory, Estimate, MemoryReport
 from moeplan.report.estimate_table import estimate_lines
 from moeplan.report.layout import Screen, apportion, painted, plain, printable
-from tests.unit.report_sample import GIB, GPU, HOST, RAM, gpu_memory, sample
+from tests.support.report_sample import GIB, GPU, HOST, RAM, gpu_memory, sample
 
 LONG = HardwareSpec(
     id="x", name="A machine with a name that does not end before the line does", gpus=(GPU,), host=HOST

@@ -14,7 +14,7 @@ from moeplan.report.explain import explain_lines, fmt_value
 from moeplan.report.layout import Screen, plain
 from moeplan.report.listing import Card, Column, Listing, card_lines, listing_lines, listing_markdown
 from moeplan.report.markdown import md_table
-from tests.unit.report_sample import sample
+from tests.support.report_sample import sample
 
 # ── Markdown ────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,97 @@
+"""Running the program as a user does: a process of its own, with what it used."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+# Runs the program and reports the most memory that it ever had in use, in KiB.
+PROBE = """
+import atexit, resource, sys
+atexit.register(lambda: sys.__stderr__.write(
+    "\\nMAXRSS %d\\n" % resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+from moeplan.cli.app import main
+main()
+"""
+
+
+class Ran(NamedTuple):
+    """What one run left behind."""
+
+    code: int
+    out: str
+    err: str
+    cpu_s: float
+    max_rss_bytes: int
+
+    @property
+    def json(self) -> Any:
+        """stdout as JSON."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
+    """Run ``moeplan ARGUMENTS`` in this process: fast, for what is not about processes."""
+    from typer.testing import CliRunner
+
+    from moeplan.cli.tree import app
+
+    for name in ("NO_COLOR", "FORCE_COLOR", "MOEPLAN_DEBUG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / "no-home"))
+
+    def run(*arguments: str | Path) -> Ran:
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Ran(done.exit_code, done.stdout, done.stderr, cpu_s, 0)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def moeplan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
+    """Run ``moeplan ARGUMENTS`` with a home directory of its own."""
+    home = tmp_path_factory.mktemp("home")
+
+    def run(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> Ran:
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "MOEPLAN_DEBUG", "XDG_CONFIG_HOME")
+        }
+        environment |= {"HOME": str(home), "PYTHONPATH": str(REPO), "COLUMNS": "80", **(env or {})}
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, *map(str, arguments)],
+            cwd=cwd or REPO,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        err, _, rss = done.stderr.rpartition("\nMAXRSS ")
+        return Ran(
+            code=done.returncode,
+            out=done.stdout,
+            err=err,
+            cpu_s=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            max_rss_bytes=int(rss) * 1024,
+        )
+
+    return run

@@ -17,6 +17,8 @@ _BYTES = {
     "b": 1, "kb": KB, "mb": MB, "gb": GB, "tb": TB, "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB,
 }  # fmt: skip
 _RATES = {"mb/s": MB, "gb/s": GB, "tb/s": TB}
+# An exabyte, or an exabyte per second: more is a typing error, and overflows further on.
+_MOST = 10**18
 _QUANTITY = re.compile(r"\s*([-+]?[\d_.,]+(?:e[-+]?\d+)?)\s*([a-z/]*)\s*", re.IGNORECASE)
 
 
@@ -41,6 +43,8 @@ def parse_bytes(text: str | float, default_unit: str = "gib", what: str = "size"
         raise SpecError(f"{what}: unknown unit {unit!r}", hint="use B, kB, MB, GB, TB, KiB, MiB, GiB or TiB")
     if number < 0:
         raise SpecError(f"{what}: must not be negative, got {text}")
+    if number * factor > _MOST:
+        raise SpecError(f"{what}: {text} is more than any machine has")
     return round(number * factor)
 
 
@@ -52,6 +56,8 @@ def parse_rate(text: str | float, default_unit: str = "gb/s", what: str = "bandw
         raise SpecError(f"{what}: unknown unit {unit!r}", hint="use MB/s, GB/s or TB/s")
     if number <= 0:
         raise SpecError(f"{what}: must be above zero, got {text}")
+    if number * factor > _MOST:
+        raise SpecError(f"{what}: {text} is more than any machine has")
     return number * factor
 
 

@@ -12,16 +12,10 @@ if TYPE_CHECKING:
     from moeplan.domain.calibration import Calibration
     from moeplan.domain.graph import ModelGraph
     from moeplan.domain.hardware import FoundMachine, HardwareSpec
-    from moeplan.domain.model import ModelSpec
     from moeplan.domain.quant import QuantTable
-    from moeplan.domain.workload import Workload
     from moeplan.engines.traits import EngineTraits
     from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
-
-DEFAULT_CONTEXT_TOKENS = 8192
-DEFAULT_PROMPT_TOKENS = 512
-DEFAULT_OUTPUT_TOKENS = 128
 
 
 class Session:
@@ -87,7 +81,7 @@ class Session:
 
     def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
-        from moeplan.engines.traits import default_engine, find_engine
+        from moeplan.api.workload import build_workload
         from moeplan.predict.problem import Problem
         from moeplan.readers.hardware import resolve_hardware
 
@@ -103,11 +97,8 @@ class Session:
         else:
             scheme = self.quants.find(quant)
             kind, quant_id = scheme.kind, scheme.id
-        engine_name = request.engine or default_engine(kind)
-        if request.engine is None:
-            assumptions.append(f"engine {engine_name}: default for {quant_id}")
-        engine = find_engine(engine_name)
         hardware = resolve_hardware(request.hardware, request.machine, self.catalog, detect=_detect)
+        engine = self._engine(request, kind, quant_id, hardware, assumptions)
         if engine.multi_gpu == "tensor-parallel" and request.tensor_parallel:
             hardware = _first_gpus(hardware, request.tensor_parallel)
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
@@ -115,72 +106,24 @@ class Session:
         assumptions.extend(hardware.assumptions)
         return Problem(graph, hardware, workload, engine, self.calibration)
 
+    def _engine(
+        self,
+        request: EstimateRequest,
+        quant_kind: str,
+        quant: str,
+        hardware: HardwareSpec,
+        assumptions: list[str],
+    ) -> EngineTraits:
+        from moeplan.engines.traits import default_engine, find_engine
 
-def build_workload(
-    request: EstimateRequest, spec: ModelSpec, engine: EngineTraits, assumptions: list[str]
-) -> Workload:
-    """Sizes of the work, defaults filled in and checked against the model's context."""
-    from moeplan.domain.workload import Workload
-    from moeplan.engines.kv import kv_type
-
-    def count(value: int | None, default: int, option: str, what: str) -> int:
-        if value is None:
-            assumptions.append(f"{what} {default:,}")
-            return default
-        if value < 1:
-            raise SpecError(f"{option} must be at least 1, got {value}")
-        return value
-
-    default_context = min(DEFAULT_CONTEXT_TOKENS, spec.context_tokens)
-    asked = spec.context_tokens if request.context == "max" else request.context
-    context = count(asked, default_context, "--context", "context in tokens")
-    if context > spec.context_tokens:
-        assumptions.append(
-            f"context {context:,} is beyond the {spec.context_tokens:,} tokens {spec.id} was made for: "
-            "it needs position scaling, which changes neither memory nor speed here"
-        )
-    prompt = count(
-        request.prompt_tokens, min(DEFAULT_PROMPT_TOKENS, max(1, context // 2)), "--prompt", "prompt tokens"
-    )
-    output = count(
-        request.output_tokens,
-        min(DEFAULT_OUTPUT_TOKENS, max(1, context - prompt)),
-        "--output-tokens",
-        "output tokens",
-    )
-    if request.depth_tokens < 0:
-        raise SpecError(f"--depth must not be negative, got {request.depth_tokens}")
-    if request.depth_tokens + prompt + output > context:
-        raise SpecError(
-            f"--depth + --prompt + --output-tokens ({request.depth_tokens + prompt + output:,}) "
-            f"exceed the context of {context:,} tokens"
-        )
-    if request.batch == "max":
-        raise SpecError("--batch max is not available yet; name the number of sequences")
-    type_k, type_v = _kv_types(request.kv_type, kv_type)
-    ubatch = count(request.ubatch, engine.ubatch_tokens, "--ubatch", "micro-batch tokens")
-    return Workload(
-        context_tokens=context,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        n_sequences=1 if request.batch is None else count(request.batch, 1, "--batch", "sequences"),
-        kv_type_k=type_k,
-        kv_type_v=type_v,
-        engine=engine.id,
-        ubatch_tokens=ubatch,
-        batch_tokens=max(ubatch, 2048),
-        flash_attention=True if request.flash_attention is None else request.flash_attention,
-        threads=None if request.threads is None else count(request.threads, 1, "--threads", "threads"),
-        depth_tokens=request.depth_tokens,
-    )
-
-
-def _kv_types(asked: str | None, canonical: Any) -> tuple[str, str]:
-    """K and V cache types of ``f16`` or ``q8_0,f16``."""
-    parts = (asked or "f16").split(",")
-    if len(parts) > 2:
-        raise SpecError(f"--kv-type takes one type or K,V, got {asked!r}")
-    return canonical(parts[0]), canonical(parts[-1])
+        if request.engine is not None:
+            return find_engine(request.engine)
+        # Server engines need a GPU of their own; elsewhere llama.cpp is what people run.
+        discrete = bool(hardware.gpus) and hardware.gpus[0].vendor != "apple"
+        engine = find_engine(default_engine(quant_kind) if discrete else "llama.cpp")
+        where = f"default for {quant}" if discrete else "default without a discrete GPU"
+        assumptions.append(f"engine {engine.id}: {where}")
+        return engine
 
 
 def _first_gpus(hardware: HardwareSpec, n: int) -> HardwareSpec:

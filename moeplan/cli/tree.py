@@ -14,6 +14,7 @@ from moeplan._version import __version__
 
 COMMANDS = {
     "estimate": "Memory, speed and fit of one model on one machine.",
+    "textbook": "The simple formulas of articles, from bare numbers.",
     "models": "The model catalog.",
     "hardware": "The hardware catalog, and this machine.",
     "quants": "The quantisations.",

@@ -273,7 +273,7 @@ def _explain(clock: _Clock, seconds: float, n_steps: float, name: str, ledger: L
         return  # nothing below changes a number
     ledger.open()
     for key, term in clock.terms.items():
-        inputs = {"bytes": term.n_bytes, "FLOP": term.flop, **term.inputs}
+        inputs = {"bytes": term.n_bytes * n_steps, "FLOP": term.flop * n_steps, **term.inputs}
         shown = {k: v for k, v in inputs.items() if v != 0.0}
         ledger.note(key, term.seconds * n_steps, "s", term.formula, shown, _source(key, term, clock))
     formula = "sum of the parts" if n_steps == 1 else f"sum of the parts over {n_steps:g} equal steps"

@@ -230,6 +230,22 @@ class Published(Value):
 
     params_total: float | None = None
     params_active: float | None = None
+    note: str = ""
+    """Why the computed counts differ from these by more than their rounding."""
+
+
+class Stored(Value):
+    """Parameters in a repository's safetensors files, as the Hugging Face hub counts them: the text
+    model, those of ``ModelSpec.parts`` whose kind is in ``parts``, ``extra_params``, and what is
+    unexplained. Never used to compute."""
+
+    params: int
+    repository: str = ""
+    """Where it was counted; empty: the first of ``hf_ids``."""
+    parts: tuple[str, ...] = ()
+    extra_params: int = 0
+    """Copies of tied weights, scales, buffers; negative where the hub leaves weights out."""
+    extra_note: str = ""
 
 
 class ModelSpec(Value):
@@ -264,6 +280,7 @@ class ModelSpec(Value):
     license: str = ""
     parts: tuple[Part, ...] = ()
     published: Published = Published()
+    stored: Stored | None = None
     weak: str = ""
     """Why this entry is less certain than the others; empty when it is verified."""
     notes: tuple[str, ...] = ()

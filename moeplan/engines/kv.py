@@ -42,6 +42,9 @@ def kv_elements(block: Block) -> tuple[int, int]:
         index = _index_elements(mixer)
         return mixer.n_kv_heads * mixer.head_dim + index, mixer.n_kv_heads * mixer.v_head_dim
     if isinstance(mixer, MlaAttention):
+        if mixer.expanded_cache:
+            key_dim = mixer.nope_head_dim + mixer.rope_head_dim
+            return mixer.n_heads * key_dim, mixer.n_heads * mixer.v_head_dim
         index = _index_elements(mixer)
         return mixer.kv_lora_rank + mixer.rope_head_dim + index, 0
     if isinstance(mixer, CompressedAttention):

@@ -17,7 +17,7 @@ from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.gguf_header import GgufHeader, TensorInfo, read_header
 from moeplan.readers.gguf_metadata import Metadata
-from moeplan.readers.gguf_names import Name, layer_traits, owner_of, role_of, split_name
+from moeplan.readers.gguf_names import Name, is_stacked, layer_traits, owner_of, role_of, split_name
 from moeplan.readers.gguf_spec import check_architecture, layer_count, spec_of
 
 __all__ = ["GgufHeader", "GgufModel", "TensorInfo", "read_gguf", "read_header", "split_paths"]
@@ -217,7 +217,7 @@ def _tensors(meta: Metadata, entries: Sequence[_Entry]) -> tuple[Tensor, ...]:
             shape=shape,
             qtype=qtype,
             n_bytes=n_bytes,
-            expert_stacked=name.stem.endswith("_exps") and name.suffix in ("weight", "bias"),
+            expert_stacked=is_stacked(name),
             owner=owner_of(name, n_layers),
         )
         for name, shape, qtype, n_bytes in entries

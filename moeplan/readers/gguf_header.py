@@ -25,6 +25,7 @@ MAX_HEADER_BYTES: Final = 128 * 2**20
 MAX_KEPT_BYTES: Final = 64 * 2**20
 MAX_KEYS: Final = 2**16
 MAX_TENSORS: Final = 2**17
+MAX_NAME_BYTES: Final = 256
 # Values up to these sizes are kept; token lists and chat templates are skipped.
 MAX_KEPT_ITEMS: Final = 4096
 MAX_KEPT_TEXT_BYTES: Final = 4096
@@ -291,7 +292,7 @@ class _Parser:
     def _text(self, what: str) -> str:
         at = self._pos
         length = self._u64(f"the length of {what}")
-        self._check_count(length, f"bytes in {what}", 1, 2**16 - 1, at)
+        self._check_count(length, f"bytes in {what}", 1, MAX_NAME_BYTES, at)
         return self._decode(length, at)
 
     def _decode(self, length: int, at: int) -> str:

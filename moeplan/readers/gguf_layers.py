@@ -327,6 +327,7 @@ def _moe(layer: Layer) -> MoeFfn:
         raise layer.error(f"chooses {n_active} of {n_experts} experts with {outputs} router outputs")
     shared = layer.matrix("ffn_down_shexp.weight")[1] if layer.has("ffn_down_shexp.weight") else 0
     dense = layer.matrix("ffn_down.weight")[1] if layer.has("ffn_down.weight") else 0
+    correction = layer.has("exp_probs_b.bias", "exp_probs_b.weight", "exp_probs_b")
     return MoeFfn(
         n_experts=n_experts,
         n_active=n_active,
@@ -335,7 +336,7 @@ def _moe(layer: Layer) -> MoeFfn:
         bias=layer.has("ffn_up_exps.bias", "ffn_down_exps.bias"),
         fused_gate_up=layer.has("ffn_gate_up_exps.weight"),
         router_bias=layer.has("ffn_gate_inp.bias"),
-        router_correction=layer.has("exp_probs_b.bias", "exp_probs_b.weight", "exp_probs_b"),
+        router_correction=correction,
         router_scale=layer.has("ffn_gate_inp.scale"),
         n_shared=max(1, meta.integer("expert_shared_count", 1, low=0)) if shared else 0,
         shared_intermediate=shared,
@@ -343,12 +344,15 @@ def _moe(layer: Layer) -> MoeFfn:
         n_zero_experts=outputs - n_experts,
         latent_dim=width if width != layer.hidden else 0,
         parallel_dense=dense,
-        routing=_routing(meta),
+        routing=_routing(meta, correction),
     )
 
 
-def _routing(meta: Metadata) -> Literal["softmax", "sigmoid"]:
-    """llama.cpp's expert_gating_func: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus)."""
+def _routing(meta: Metadata, correction: bool) -> Literal["softmax", "sigmoid"]:
+    """llama.cpp's expert_gating_func: 1 softmax, 2 sigmoid, 3 softmax over the chosen, 4 sqrt(softplus).
+
+    Without it, a correction of the selection (DeepSeek-V3, arXiv:2412.19437) means a sigmoid.
+    """
     if meta.get("expert_gating_func") is None:
-        return "sigmoid" if meta.arch in _SIGMOID else "softmax"
+        return "sigmoid" if correction or meta.arch in _SIGMOID else "softmax"
     return "sigmoid" if meta.integer("expert_gating_func", low=0) == 2 else "softmax"

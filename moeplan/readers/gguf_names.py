@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from moeplan.domain.graph import Role
+from moeplan.domain.graph import EXPERT_ROLES, Role
 
 Owner: TypeAlias = Literal["base", "mtp", "vision", "audio", "other"]
 
@@ -133,6 +133,11 @@ def role_of(name: Name, traits: LayerTraits) -> Role:
     if stem.startswith("ssm_"):
         return "linear_attn" if linear else "ssm"
     return "indexer" if stem.startswith("indexer.") else "extra"
+
+
+def is_stacked(name: Name) -> bool:
+    """Whether the tensor holds a weight or bias of every routed expert."""
+    return name.suffix in ("weight", "bias") and _ROLES.get(name.stem) in EXPERT_ROLES
 
 
 def owner_of(name: Name, n_layers: int) -> Owner:

@@ -76,6 +76,8 @@ def spec_of(meta: Metadata, name: str, quant: str, tensors: Sequence[Tensor]) ->
     """The ModelSpec of a file with these tensors; ``name`` is the file's, without its ending."""
     n_layers = layer_count(meta)
     outside, inside = _by_layer(tensors)
+    if "per_layer_token_embd.weight" in outside:
+        raise NotModelled(f"per-layer embeddings of architecture {meta.arch} ({meta.where})")
     hidden, vocab = _embedding(meta, outside)
     if max(inside, default=-1) >= n_layers or len(inside) != n_layers:
         raise meta.error(f"has tensors for {len(inside)} layers, the metadata makes it {n_layers}")
@@ -86,7 +88,7 @@ def spec_of(meta: Metadata, name: str, quant: str, tensors: Sequence[Tensor]) ->
     position = outside.get("position_embd.weight")
     return ModelSpec(
         id=name.lower(),
-        name=meta.text("general.name", name),
+        name=_printable(meta.text("general.name", "")) or name,
         architecture=_model_type(meta, blocks),
         hidden_size=hidden,
         vocab_size=vocab,
@@ -214,6 +216,11 @@ def _model_type(meta: Metadata, blocks: Sequence[Block]) -> str:
     if found == "deepseek_v2" and any(ffn.routing == "sigmoid" for ffn in moe):
         return "deepseek_v3"
     return "olmo3" if found == "olmo2" and windows else found
+
+
+def _printable(text: str) -> str:
+    """A name from a file as it may be shown: on one line, not long, without control characters."""
+    return "".join(char for char in text if char.isprintable())[:120].strip()
 
 
 def _parts(tensors: Sequence[Tensor]) -> tuple[Part, ...]:

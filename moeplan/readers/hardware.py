@@ -12,15 +12,8 @@ from moeplan.domain.hardware import FoundMachine, GpuSpec, HardwareSpec, LinkSpe
 from moeplan.domain.request import MachineFlags
 from moeplan.errors import SpecError, UnknownName
 from moeplan.readers.catalog import Catalog
-from moeplan.readers.hardware_draft import (
-    MAX_GPUS,
-    Draft,
-    Parts,
-    cpu_names,
-    gpu_names,
-    pcie_shape,
-    stated_storage,
-)
+from moeplan.readers.hardware_draft import MAX_GPUS, Draft, stated_storage
+from moeplan.readers.hardware_parts import Parts, cpu_names, gpu_names, pcie_shape
 from moeplan.readers.hardware_wire import CpuWire, GpuWire
 from moeplan.readers.hardware_yaml import cpu_of, gpu_of
 from moeplan.units import fmt_bytes, parse_bytes, parse_rate
@@ -183,13 +176,13 @@ def _apply_host(draft: Draft, flags: MachineFlags) -> None:
     if flags.ram_gib is not None:
         _set_ram(draft, parse_bytes(flags.ram_gib, "gib", "--ram-gib"))
     if flags.ram_gbs is not None:
-        draft.ram_bytes_per_s = parse_rate(flags.ram_gbs, "gb/s", "--ram-gbs")
+        draft.ram_bytes_per_s = _rate(flags.ram_gbs, "--ram-gbs")
         draft.ram_basis = flags.ram_basis
         if draft.unified:
             rate = draft.ram_bytes_per_s
             draft.gpus = [msgspec.structs.replace(gpu, bandwidth_bytes_per_s=rate) for gpu in draft.gpus]
     if flags.storage_gbs is not None:
-        draft.storage = stated_storage(parse_rate(flags.storage_gbs, "gb/s", "--storage-gbs"))
+        draft.storage = stated_storage(_rate(flags.storage_gbs, "--storage-gbs"))
 
 
 def _set_count(draft: Draft, n_gpus: int) -> None:
@@ -210,6 +203,14 @@ def _set_count(draft: Draft, n_gpus: int) -> None:
         _take_gpus(draft, gpus)
     else:
         draft.replace_gpus(gpus)
+
+
+def _rate(value: str | float, option: str) -> float:
+    """Whole bytes per second, as the catalog has them, so that a machine written to a file reads back."""
+    bytes_per_s = float(round(parse_rate(value, "gb/s", option)))
+    if bytes_per_s < 1:
+        raise SpecError(f"{option}: {value} GB/s is less than a byte per second")
+    return bytes_per_s
 
 
 def _set_ram(draft: Draft, ram_bytes: int) -> None:

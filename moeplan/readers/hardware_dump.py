@@ -19,6 +19,7 @@ from moeplan.readers.hardware_wire import (
     SourceWire,
     TflopsWire,
 )
+from moeplan.readers.yaml_write import scalar
 from moeplan.units import GB, GIB
 
 _FLAT = frozenset({"tflops", "aliases", "isa"})
@@ -128,7 +129,7 @@ def _sources(sources: tuple[Source, ...]) -> tuple[SourceWire, ...]:
 
 
 def _block(data: dict[str, Any], indent: int) -> list[str]:
-    """Block style for what is edited, one line per source; text in JSON quotes is never misread."""
+    """Block style for what is edited, one line per source and assumption."""
     pad = " " * indent
     lines: list[str] = []
     last = {key: data[key] for key in _LAST if key in data}
@@ -159,6 +160,4 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(_flow(part) for part in value) + "]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    import json
-
-    return json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, float) else scalar(value)

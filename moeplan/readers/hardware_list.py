@@ -9,7 +9,7 @@ from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, LinkSpec, St
 from moeplan.errors import UnknownName
 from moeplan.readers.catalog import Catalog
 from moeplan.readers.hardware import resolve_hardware
-from moeplan.readers.hardware_draft import Parts, cpu_names, gpu_names
+from moeplan.readers.hardware_parts import Parts, cpu_names, gpu_names
 
 Kind = Literal["gpu", "cpu", "node", "link", "storage"]
 KINDS: tuple[Kind, ...] = ("gpu", "cpu", "node", "link", "storage")

@@ -7,7 +7,8 @@ import msgspec
 from moeplan.domain.hardware import CpuSpec, FoundGpu, FoundMachine, GpuSpec
 from moeplan.errors import UnknownName
 from moeplan.provenance import Source
-from moeplan.readers.hardware_draft import Draft, Parts, cpu_names, gpu_names
+from moeplan.readers.hardware_draft import Draft
+from moeplan.readers.hardware_parts import Parts, cpu_names, gpu_names
 from moeplan.units import GIB, fmt_bytes
 
 # Drivers round and reserve: an RTX 4090 shows 24564 MiB of 24576, an L40S with ECC 46068 of 49152.
@@ -23,7 +24,6 @@ def take_found(draft: Draft, found: FoundMachine) -> None:
     draft.id, draft.name = "local", "this machine"
     draft.assumptions += found.notes
     draft.sources.append(Source("measured", "this machine's drivers and operating system"))
-    draft.cpu, draft.virtual = _cpu(draft, found), found.virtual
     used = 0
     for gpu in found.gpus:
         spec = _gpu(parts, gpu)
@@ -35,6 +35,7 @@ def take_found(draft: Draft, found: FoundMachine) -> None:
             continue
         draft.gpus.append(spec)
         used = max(used, gpu.used_bytes)
+    draft.cpu, draft.virtual = _cpu(draft, found), found.virtual
     _take_ram(draft, found)
     _take_links(draft, found)
     if used:
@@ -44,8 +45,9 @@ def take_found(draft: Draft, found: FoundMachine) -> None:
 
 def _take_ram(draft: Draft, found: FoundMachine) -> None:
     if draft.unified:
-        # Strix Halo and DGX Spark: the driver shows a carve-out, the GPU may use the system's memory.
-        draft.set_unified_memory(max(found.ram_bytes, draft.gpus[0].memory_bytes))
+        # An APU's driver shows a carve-out that the system does not count; the GPU may use both.
+        carved = sum(gpu.memory_bytes or 0 for gpu in found.gpus if gpu.vendor == "amd")
+        draft.set_unified_memory(found.ram_bytes + carved)
     else:
         draft.ram_bytes = found.ram_bytes
     cpu = draft.cpu
@@ -146,7 +148,10 @@ def _unknown_gpu(found: FoundGpu) -> GpuSpec | None:
 
 
 def _cpu(draft: Draft, found: FoundMachine) -> CpuSpec:
-    base = match_cpu(draft.parts, found.cpu_name, found.sockets)
+    if draft.unified and draft.gpus[0].host_cpu:
+        base: CpuSpec | None = draft.parts.cpu(draft.gpus[0].host_cpu)
+    else:
+        base = match_cpu(draft.parts, found.cpu_name, found.sockets)
     if base is None:
         base = CpuSpec(
             id=slug(found.cpu_name),
@@ -169,27 +174,13 @@ def _cpu(draft: Draft, found: FoundMachine) -> CpuSpec:
 
 def match_cpu(parts: Parts, name: str, sockets: int) -> CpuSpec | None:
     """The catalog entry of a brand string, e.g. ``Intel(R) Xeon(R) Gold 6148 CPU @ 2.40GHz``."""
-    words = name.replace("(R)", " ").replace("(TM)", " ").replace("(tm)", " ").split(" @ ")[0]
-    words = words.split(" w/ ")[0].split(" with Radeon")[0].split(" Rev ")[0]
-    kept = [word for word in words.split() if not _is_filler(word)]
-    plain = " ".join(kept)
-    forms = [form for base in cpu_names(plain) for form in (base, base.removeprefix("Ryzen "))]
+    forms = cpu_names(name)
     if sockets > 1:
-        forms = [f"{sockets}x {form}" for form in forms] + [f"{sockets}x-intel {plain}"]
+        forms = [f"{sockets}x {form}" for form in forms]
     for form in forms:
         if parts.catalog.resolve("hardware/cpu", form) is not None:
             return parts.cpu(form)
-    return _several(parts, plain, sockets) if sockets > 1 else None
-
-
-def _is_filler(word: str) -> bool:
-    """Words of a brand string that are no part of the model: ``16-Core``, ``13th``, ``Gen``, ``CPU``."""
-    folded = word.casefold()
-    if folded in ("cpu", "processor", "gen", "genuine", "common"):
-        return True
-    return folded.endswith(("-core", "-cores")) or (
-        folded[:-2].isdigit() and folded[-2:] in ("st", "nd", "rd", "th")
-    )
+    return _several(parts, name, sockets) if sockets > 1 else None
 
 
 def _several(parts: Parts, name: str, sockets: int) -> CpuSpec | None:

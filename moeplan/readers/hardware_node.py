@@ -18,7 +18,11 @@ _NO_LINK = "none"
 
 def take_node(draft: Draft, path: Path) -> None:
     """Fill ``draft`` with what the machine's file says; SpecError points at what makes no sense."""
-    document, wire = read_node(path)
+    take_wire(draft, *read_node(path))
+
+
+def take_wire(draft: Draft, document: Document, wire: NodeWire) -> None:
+    """Fill ``draft`` with a machine as written; ``document`` gives errors their place."""
     _check(document, wire)
     draft.id, draft.name, draft.notes = wire.id, wire.name, wire.notes
     own = {gpu.id: gpu_of(gpu) for gpu in wire.gpu_specs}

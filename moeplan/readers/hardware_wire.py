@@ -13,9 +13,10 @@ from msgspec import Meta, Struct, field
 from moeplan.domain.hardware import Vendor
 from moeplan.provenance import SourceKind
 
-Positive = Annotated[float, Meta(gt=0)]
-PositiveInt = Annotated[int, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
+# Beyond a billion GiB, GB/s, TFLOP/s or cores lies a typing error.
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+PositiveInt = Annotated[int, Meta(gt=0, le=10**9)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
 GpuCount = Annotated[int, Meta(gt=0, le=65536)]
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Basis = Literal["theoretical", "measured", "stated", "assumed"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from moeplan.domain.hardware import CpuSpec, GpuSpec, LinkSpec, StorageSpec
+from moeplan.errors import SpecError
 from moeplan.provenance import Source
 from moeplan.readers.hardware_wire import (
     CpuWire,
@@ -145,13 +146,19 @@ def sources_of(wires: tuple[SourceWire, ...]) -> tuple[Source, ...]:
 
 
 def rate(gb_per_s: float) -> float:
-    """Whole bytes per second, so that a value written in GB/s reads back equal."""
-    return float(round(gb_per_s * GB))
+    """Whole bytes per second, so that a value written in GB/s reads back equal; SpecError below one."""
+    bytes_per_s = float(round(gb_per_s * GB))
+    if bytes_per_s < 1:
+        raise SpecError(f"{gb_per_s} GB/s is less than a byte per second")
+    return bytes_per_s
 
 
 def gib(amount_gib: float) -> int:
-    """Bytes of an amount in GiB."""
-    return round(amount_gib * GIB)
+    """Bytes of an amount in GiB; SpecError for an amount above zero but below a byte."""
+    size = round(amount_gib * GIB)
+    if size == 0 and amount_gib > 0:
+        raise SpecError(f"{amount_gib} GiB is less than a byte")
+    return size
 
 
 def _optional(gb_per_s: float | None) -> float | None:

@@ -19,6 +19,7 @@ OptionalDim = Annotated[int, Meta(ge=0, le=10**8)]
 Params = Annotated[int, Meta(ge=0, le=10**15)]
 Text = Annotated[str, Meta(min_length=1, max_length=2000)]
 Gate = Literal["none", "full", "head"]
+PartKind = Literal["mtp", "vision", "audio", "projector", "other"]
 
 
 def doc(text: str) -> Meta:
@@ -238,7 +239,7 @@ class BlockWire(Wire):
 class PartWire(Wire):
     """See domain.model.Part."""
 
-    kind: Annotated[Literal["mtp", "vision", "audio", "projector", "other"], doc("What it is.")]
+    kind: Annotated[PartKind, doc("What it is.")]
     params: Annotated[Params, doc("Its parameters.")]
     note: Annotated[str, doc("Remarks.")] = ""
 
@@ -254,6 +255,25 @@ class PublishedWire(Wire):
         Annotated[float, Meta(gt=0, le=1e18)] | None,
         doc("Parameters per token as the vendor states them."),
     ] = None
+    note: Annotated[str, doc("Why the computed counts differ by more than rounding.")] = ""
+
+
+class StoredWire(Wire):
+    """See domain.model.Stored."""
+
+    params: Annotated[
+        Params, doc("Parameters in the repository's safetensors files, as the hub counts them.")
+    ]
+    repository: Annotated[str, doc("Where it was counted; left out: the first of hf_ids.")] = ""
+    parts: Annotated[
+        list[PartKind],
+        doc("Which kinds of parts the count holds beside the text model."),
+    ] = []
+    extra_params: Annotated[
+        Annotated[int, Meta(ge=-(10**15), le=10**15)],
+        doc("What else it holds; negative: what it leaves out."),
+    ] = 0
+    extra_note: Annotated[str, doc("What that is.")] = ""
 
 
 class SourceWire(Wire):
@@ -310,6 +330,10 @@ class ModelWire(Wire, kw_only=True):
         PublishedWire,
         doc("The vendor's counts, to show the difference; never used to compute."),
     ] = msgspec.field(default_factory=PublishedWire)
+    stored: Annotated[
+        StoredWire | None,
+        doc("The hub's count of the repository, to show the difference; never used to compute."),
+    ] = None
     weak: Annotated[str, doc("Why this entry is less certain than others.")] = ""
     notes: Annotated[list[str], doc("Remarks.")] = []
     sources: Annotated[list[SourceWire], doc("Where the numbers come from.")] = []

@@ -142,6 +142,7 @@ class _Reader:
             aliases=tuple(raw.aliases),
             parts=tuple(domain.Part(**msgspec.structs.asdict(part)) for part in raw.parts),
             published=domain.Published(**msgspec.structs.asdict(raw.published)),
+            stored=None if raw.stored is None else self.stored(raw.stored),
             notes=tuple(raw.notes),
             sources=tuple(Source(**msgspec.structs.asdict(source)) for source in raw.sources),
         )
@@ -162,6 +163,17 @@ class _Reader:
         total, active = raw.published.params_total, raw.published.params_active
         if total is not None and active is not None and active > total:
             raise self.fail("more active than total parameters", ("published", "params_active"))
+
+    def stored(self, raw: wire.StoredWire) -> domain.Stored:
+        """The checked count of the repository."""
+        if raw.extra_params and not raw.extra_note:
+            raise self.fail(
+                "extra_params needs an extra_note that says what they are", ("stored", "extra_params")
+            )
+        absent = sorted(set(raw.parts) - {part.kind for part in self.wire.parts})
+        if absent:
+            raise self.fail(f"the model has no part of kind {absent[0]}", ("stored", "parts"))
+        return domain.Stored(**{**msgspec.structs.asdict(raw), "parts": tuple(raw.parts)})
 
     def layout(self, names: list[str]) -> tuple[int, ...]:
         """Block index of every layer."""
@@ -294,7 +306,7 @@ def with_unique_block_names(spec: ModelSpec) -> ModelSpec:
 
 
 def _lines(spec: ModelSpec) -> Iterator[str]:
-    from moeplan.readers.yaml_write import flow, key_value, listed, mapping_item
+    from moeplan.readers.yaml_write import key_value, listed, mapping, mapping_item
 
     for field in msgspec.structs.fields(wire.ModelWire):
         name = field.name
@@ -305,9 +317,9 @@ def _lines(spec: ModelSpec) -> Iterator[str]:
                 yield from _block_lines(block)
         elif name == "layout":
             yield from key_value("layout", format_layout(spec.layout, [block.name for block in spec.blocks]))
-        elif name == "published":
-            if value != domain.Published():
-                yield from flow("published: ", msgspec.structs.asdict(value))
+        elif name in ("published", "stored"):
+            if items := _struct_items(value):
+                yield from mapping(name, items)
         elif name in ("parts", "sources"):
             if value:
                 yield f"{name}:"
@@ -348,6 +360,8 @@ def _part_items(part: msgspec.Struct) -> dict[str, Any]:
 
 
 def _struct_items(value: Any) -> dict[str, Any]:
-    """Key and value of a Part or Source, empty texts left out."""
+    """Key and value of a Part, Source, Published or Stored, without empty values."""
+    if value is None:
+        return {}
     items = value._asdict() if isinstance(value, Source) else msgspec.structs.asdict(value)
-    return {key: item for key, item in items.items() if item != ""}
+    return {key: item for key, item in items.items() if item not in ("", (), 0, None) or key == "params"}

@@ -43,7 +43,8 @@ T = TypeVar("T")
 
 class SafetensorsModel(Value):
     """A checkpoint. ``tensors`` is None where they are not known one by one (weight files are missing,
-    or the family names them in its own way); ``note`` says why. Tensors whose owner is not "base" are not part of the text model."""
+    or the family names them in its own way); ``note`` says why. Tensors whose owner is not "base" are
+    not part of the text model."""
 
     spec: ModelSpec
     tensors: tuple[Tensor, ...] | None

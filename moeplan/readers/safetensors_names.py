@@ -6,6 +6,7 @@ Quantisers add pieces beside a weight (scales, zero points), which belong to it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from moeplan.domain.graph import Role
@@ -93,17 +94,22 @@ def place_of(name: str, n_layers: int) -> Place:
     parts = name.split(".")
     piece = _take_piece(parts)
     layer = expert = -1
+    above = len(parts)
     for i in range(1, len(parts)):
         if not parts[i].isdigit() or len(parts[i]) > 6:
             continue
         if layer < 0 and parts[i - 1] in _LISTS:
-            layer = int(parts[i])
+            layer, above = int(parts[i]), i
         elif parts[i - 1] == "experts":
             expert = int(parts[i])
             parts[i] = "*"
-    owner = _owner(parts, layer, n_layers)
+    owner = _tower(tuple(parts[:above]))
     if owner in ("vision", "audio"):
         layer = -1
+    elif owner == "base" and layer >= n_layers:
+        owner = "mtp"
+    elif parts[-1] == "inv_freq":
+        owner = "other"
     return Place(".".join(parts), piece, layer, expert, owner)
 
 
@@ -123,17 +129,17 @@ def _take_piece(parts: list[str]) -> Piece:
     return "weight"
 
 
-def _owner(parts: list[str], layer: int, n_layers: int) -> Owner:
-    for part in parts:
+@lru_cache(maxsize=1024)
+def _tower(above: tuple[str, ...]) -> Owner:
+    """The part of the model that the modules above a layer belong to."""
+    for part in above:
         if part.startswith(_VISION):
             return "vision"
         if part.startswith(_AUDIO):
             return "audio"
         if part.startswith("mtp"):
             return "mtp"
-    if layer >= n_layers:
-        return "mtp"
-    return "other" if parts[-1] == "inv_freq" else "base"
+    return "base"
 
 
 def role_of(module: str, block: Block | None, stacked: bool) -> Role:

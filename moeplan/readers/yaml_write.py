@@ -71,6 +71,21 @@ def mapping_item(items: Mapping[str, Any], *, indent: int = 2) -> Iterator[str]:
         head = " " * len(head)
 
 
+def mapping(key: str, items: Mapping[str, Any]) -> Iterator[str]:
+    """``key: {a: 1, b: [x, y]}`` where that fits on a line, else one inner key a line."""
+    pieces = [f"{name}: {_flow_value(value)}" for name, value in items.items() if value is not None]
+    line = f"{key}: {{{', '.join(pieces)}}}"
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield f"{key}:"
+    for name, value in items.items():
+        if isinstance(value, list | tuple):
+            yield f"  {name}: {_flow_value(value)}"
+        elif value is not None:
+            yield from key_value(name, value, indent=2)
+
+
 def flow(head: str, items: Mapping[str, Any]) -> Iterator[str]:
     """``head{a: 1, b: 2}``, wrapped between items; None is left out, a nested mapping stays on one line."""
     pieces = [f"{key}: {_flow_value(value)}" for key, value in items.items() if value is not None]
@@ -89,6 +104,8 @@ def flow(head: str, items: Mapping[str, Any]) -> Iterator[str]:
 def _flow_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {scalar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(scalar, value))}]"
     return scalar(value)
 
 

@@ -17,6 +17,7 @@ SCHEMAS = {
     "hardware-storage": (f"{_HARDWARE}:StorageWire", "A disk: configs/hardware/storage/<id>.yaml."),
     "quants": ("moeplan.readers.quants_yaml:QuantsFile", "Quantisations: configs/quants.yaml."),
     "estimate": ("moeplan.report.estimate_json:EstimateJson", "The JSON of `moeplan estimate`."),
+    "textbook": ("moeplan.report.textbook_json:TextbookJson", "The JSON of `moeplan textbook`."),
 }
 """Name of a schema -> (module:struct, what it describes)."""
 

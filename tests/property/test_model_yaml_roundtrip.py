@@ -22,6 +22,7 @@ from moeplan.domain.model import (
     MoeFfn,
     Part,
     Published,
+    Stored,
 )
 from moeplan.errors import SpecError
 from moeplan.provenance import Source
@@ -128,6 +129,22 @@ def blocks(draw: st.DrawFn, name: str) -> Block:
     )
 
 
+part_kinds = st.sampled_from(["mtp", "vision", "audio", "projector", "other"])
+
+
+@st.composite
+def stored(draw: st.DrawFn, parts: tuple[Part, ...]) -> Stored:
+    held = st.lists(st.sampled_from([part.kind for part in parts]), max_size=2) if parts else st.just([])
+    extra = draw(st.integers(-(10**15), 10**15))
+    return Stored(
+        params=draw(st.integers(0, 10**15)),
+        repository=draw(texts),
+        parts=tuple(draw(held)),
+        extra_params=extra,
+        extra_note=draw(words if extra else texts),
+    )
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
     block_names = draw(st.lists(names, min_size=1, max_size=5, unique=True))
@@ -136,7 +153,11 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     layout = draw(st.permutations(indices)) + draw(st.lists(st.sampled_from(indices), max_size=60))
     total = draw(st.none() | st.floats(1, 1e18))
     extra = draw(st.integers(0, 10**15))
-    part_kinds = st.sampled_from(["mtp", "vision", "audio", "projector", "other"])
+    parts = tuple(
+        draw(
+            st.lists(st.builds(Part, kind=part_kinds, params=st.integers(0, 10**15), note=texts), max_size=3)
+        )
+    )
     return ModelSpec(
         id=draw(st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,30}", fullmatch=True)),
         name=draw(words),
@@ -160,17 +181,13 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         aliases=tuple(draw(st.lists(words, max_size=4))),
         released=draw(st.sampled_from(["", "2024", "2024-02", "2024-02-29"])),
         license=draw(texts),
-        parts=tuple(
-            draw(
-                st.lists(
-                    st.builds(Part, kind=part_kinds, params=st.integers(0, 10**15), note=texts), max_size=3
-                )
-            )
-        ),
+        parts=parts,
         published=Published(
             params_total=total,
             params_active=draw(st.none() | st.floats(1e-3, total or 1e18, exclude_min=True)),
+            note=draw(texts),
         ),
+        stored=draw(st.none() | stored(parts)),
         weak=draw(texts),
         notes=tuple(draw(st.lists(texts, max_size=4))),
         sources=tuple(

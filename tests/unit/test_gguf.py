@@ -194,7 +194,7 @@ def _old_deepseek(tmp_path: Path, quants: QuantTable, *, lite: bool) -> GgufMode
             rows.append(Row(row.name.replace("_k_b", "_kv_b"), (4 * (64 + 48), 256)))
         elif lite and row.name.endswith("attn_q_b.weight"):
             rows.append(Row(row.name.replace("_q_b", "_q"), (4 * (64 + 32), 512)))
-        elif not row.name.endswith("attn_v_b.weight") and not (lite and "attn_q_a" in row.name):
+        elif not row.name.endswith(("attn_v_b.weight", "probs_b.bias")) and not (lite and "q_a" in row.name):
             rows.append(row)
     keys = {k: v for k, v in model_keys(hp).items() if not k.endswith("_mla") and k != "expert_gating_func"}
     keys |= {"attention.key_length": 64 + 32, "attention.value_length": 48, "attention.head_count_kv": 4}
@@ -279,6 +279,22 @@ def test_one_shape_for_each_distinct_layer(tmp_path: Path, quants: QuantTable) -
     spec = read_gguf(write_gguf(tmp_path / "m.gguf", "llama", keys, rows), quants).spec
     heads = [block.mixer.n_kv_heads for block in spec.layer_blocks() if isinstance(block.mixer, GqaAttention)]
     assert heads == [2, 4]
+
+
+def test_per_layer_embeddings_are_not_modelled(tmp_path: Path, quants: QuantTable) -> None:
+    hp = MODELS["gemma3"]
+    rows = [*model_rows(hp), Row("per_layer_token_embd.weight", (320, 256))]
+    with pytest.raises(NotModelled, match="per-layer embeddings"):
+        read_gguf(write_gguf(tmp_path / "m.gguf", "gemma4", model_keys(hp), rows), quants)
+
+
+def test_a_name_from_the_file_is_made_fit_to_show(tmp_path: Path, quants: QuantTable) -> None:
+    keys = model_keys(MODELS["llama"]) | {"general.name": "bad\x1b[31m\nname" + "x" * 1000}
+    spec = read_gguf(
+        write_gguf(tmp_path / "m.gguf", "llama", keys, list(model_rows(MODELS["llama"]))), quants
+    ).spec
+    assert spec.name.startswith("bad[31mname")
+    assert len(spec.name) == 120
 
 
 # ── files that are no language model ────────────────────────────────────────────────────────────

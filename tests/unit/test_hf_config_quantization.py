@@ -45,7 +45,21 @@ CASES: list[tuple[dict[str, Any], str]] = [
     # nvidia/*-FP8, nvidia/*-NVFP4: with and without quant_method
     ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
     ({"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}, "nvfp4"),
-    # RedHatAI/*-quantized.w4a16, *-FP8-dynamic, *-quantized.w8a8, *-NVFP4; moonshotai/Kimi-K2-Thinking
+    # moonshotai/Kimi-K2-Thinking and Kimi-K2.5: only the routed experts are quantised
+    (
+        {
+            **_group(4, "int", 32),
+            "ignore": [
+                "lm_head",
+                "re:.*self_attn.*",
+                "re:.*shared_experts.*",
+                "re:.*mlp\\.(gate|up|gate_up|down)_proj.*",
+            ],
+        },
+        "kimi-int4",
+    ),
+    ({**_group(4, "int", 32), "ignore": ["lm_head", "re:.*self_attn.*"]}, "compressed-int4-g32"),
+    # RedHatAI/*-quantized.w4a16, *-FP8-dynamic, *-quantized.w8a8, *-NVFP4
     (_group(4, "int", 128), "compressed-int4-g128"),
     (_group(4, "int", 32), "compressed-int4-g32"),
     (_group(8, "int", 128), "compressed-int8-g128"),
@@ -87,3 +101,10 @@ def test_what_has_no_size_is_not_guessed() -> None:
         native_quant(ConfigView({"dtype": "int7"}, "config.json"))
     with pytest.raises(NotModelled, match="quant_method"):
         native_quant(ConfigView({"quantization_config": {"bits": 4}}, "config.json"))
+
+
+def test_fp4_experts_beside_fp8_are_a_type_of_their_own() -> None:
+    # deepseek-ai/DeepSeek-V4-Flash: expert_dtype stands outside of quantization_config
+    config = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
+    view = ConfigView({"quantization_config": config, "expert_dtype": "fp4"}, "config.json")
+    assert native_quant(view) == "deepseek-v4"

@@ -60,6 +60,15 @@ def test_kv_bytes_per_token_of_well_known_models(block: Block, n_layers: int, ex
     assert n_layers * kv_token_bytes(block, "bf16", "bf16") == expected
 
 
+def test_old_deepseek_files_cache_every_head() -> None:
+    mla = MlaAttention(
+        n_heads=16, q_lora_rank=None, kv_lora_rank=512, nope_head_dim=128, rope_head_dim=64, v_head_dim=128,
+        expanded_cache=True,
+    )  # fmt: skip
+    # 16 heads x (192 + 128) x 2 B instead of (512 + 64) x 2 B
+    assert kv_token_bytes(Block(name="b", mixer=mla, ffn=None), "f16", "f16") == 16 * 320 * 2
+
+
 def test_quantised_cache_includes_its_scales() -> None:
     # q8_0 stores 32 elements in 34 bytes, q4_0 in 18
     assert kv_token_bytes(_gqa(8, 1, 32), "q8_0", "q4_0") == 34 + 18

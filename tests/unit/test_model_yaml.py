@@ -282,6 +282,12 @@ def test_long_texts_are_folded_and_odd_ones_quoted() -> None:
     assert max(len(line) for line in text.splitlines() if "xxx" not in line) <= 110
 
 
+def test_folding_loses_no_space_wherever_the_line_breaks() -> None:
+    notes = tuple("x" * n + "  y  " + "z" * 20 for n in range(80, 115))
+    spec = msgspec.structs.replace(MIXTRAL_SPEC, notes=notes)
+    assert parse_model_yaml(dump_model_yaml(spec)).notes == notes
+
+
 # ── JSON Schema ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -34,6 +34,8 @@ def native_quant(config: ConfigView) -> str:
     if not method and quant.has("quant_algo"):
         method = "modelopt"
     if method in ("fp8", "fbgemm_fp8"):
+        if config.str("expert_dtype", default="") == "fp4":
+            return "deepseek-v4"
         return "fp8-block" if quant.has("weight_block_size") else "fp8"
     if method in ("gptq", "awq"):
         bits = quant.int("bits", "w_bit", default=4)
@@ -95,7 +97,15 @@ def _compressed_tensors(quant: ConfigView) -> str:
             if bits == 4 and size in (16, 32):
                 return "nvfp4" if size == 16 else "mxfp4"
             return f"compressed-fp{bits}-{_group(size)}"
+        if (bits, size) == (4, 32) and _ignores_all_but_experts(quant):
+            return "kimi-int4"
         if bits == 8 and group is not None and group.has("input_activations"):
             return "w8a8-int8"
         return f"compressed-int{bits}-{_group(size)}"
     return "compressed-tensors"
+
+
+def _ignores_all_but_experts(quant: ConfigView) -> bool:
+    """Whether attention and shared experts are on the ignore list (moonshotai/Kimi-K2-Thinking's, K2.5's)."""
+    ignored = " ".join(str(name) for name in quant.list("ignore", default=[]))
+    return "self_attn" in ignored and "shared_experts" in ignored

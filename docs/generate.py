@@ -1,0 +1,149 @@
+"""Bring the command outputs and tables in README.md and docs/ up to date: no figure is typed by hand.
+
+    python docs/generate.py           rewrite what is stale
+    python docs/generate.py --check   exit 1 and name what is stale
+
+A fenced block under ``<!-- output: COMMAND -->`` holds what COMMAND prints; the part from
+``<!-- table: NAME -->`` to ``<!-- end -->`` is a table that a function below makes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+import moeplan
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- (output|table): (.+?) -->\n)(```text\n.*?```|.*?<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Rewrite or check every page."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = page.read_text(encoding="utf-8")
+        new = BLOCK.sub(_renew, old)
+        if new != old:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{'stale' if check else 'renewed'}: {page}")
+    return 1 if check and stale else 0
+
+
+def _renew(match: re.Match[str]) -> str:
+    marker, kind, what, _ = match.groups()
+    if kind == "output":
+        return f"{marker}```text\n{_run(what)}```"
+    return f"{marker}\n{TABLES[what]()}\n\n<!-- end -->"
+
+
+def _run(command: str) -> str:
+    words = shlex.split(command)
+    assert words[0] == "moeplan", command
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "XDG_CONFIG_HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-m", "moeplan", *words[1:]],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{command}\n{done.stderr}")
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
+
+
+def _scenarios() -> str:
+    """What articles say beside what moeplan answers."""
+    scenarios = yaml.safe_load((ROOT / "configs/examples/scenarios.yaml").read_text(encoding="utf-8"))[
+        "scenarios"
+    ]
+    lines = [
+        "| question | articles say | moeplan: low | expected | high | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in scenarios:
+        low, high = s["said_tokens_per_s"]
+        answer = moeplan.estimate(
+            s["model"], str(ROOT / s["hardware"]), quant=s["quant"], context=s["context"]
+        )
+        speed = answer.decode_step_s.inverse()
+        said = f"{low:g}" if low == high else f"{low:g}-{high:g}"
+        if low <= speed.expected <= high:
+            verdict = "agrees"
+        elif speed.low <= high and low <= speed.high:
+            verdict = f"within the range; {speed.expected / ((low + high) / 2):.1f}x the figure said"
+        else:
+            verdict = f"differs: {speed.expected / ((low + high) / 2):.1f}x the figure said"
+        lines.append(
+            f"| {s['title']} | {said} tok/s | {speed.low:.3g} | {speed.expected:.3g} | {speed.high:.3g} "
+            f"| {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def _kv_per_token() -> str:
+    """KV bytes per token of the f16 cache, at the contexts where windows matter."""
+    from moeplan.api.resolve import Session
+    from moeplan.engines.kv import kv_token_bytes, window_of
+    from moeplan.readers.catalog import Catalog
+
+    session = Session(Catalog())
+    models = ["deepseek-v3", "llama-3.1-70b", "mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-120b", "gemma-3-27b"]
+    lines = [
+        "| model | B per token, full layers | B per token, window layers | at 4,096 tokens | at 131,072 |",
+        "|---|---|---|---|---|",
+    ]
+    for model in models:
+        blocks = session.source(model).spec.layer_blocks()
+        full = sum(kv_token_bytes(b, "f16", "f16") for b in blocks if window_of(b) is None)
+        local = [
+            (kv_token_bytes(b, "f16", "f16"), window_of(b) or 0) for b in blocks if window_of(b) is not None
+        ]
+        sizes = [
+            (full * tokens + sum(size * min(tokens, window) for size, window in local)) / 2**20
+            for tokens in (4096, 131072)
+        ]
+        lines.append(
+            f"| {model} | {full:,.0f} | {sum(size for size, _ in local):,.0f} "
+            f"| {sizes[0]:,.1f} MiB | {sizes[1]:,.1f} MiB |"
+        )
+    return "\n".join(lines)
+
+
+def _residuals() -> str:
+    """Spread of the shipped calibration by regime."""
+    import math
+
+    from moeplan.readers.calibration import read_calibration
+
+    calibration = read_calibration()
+    lines = [
+        "| regime | setups | sources | 80% of measured / predicted time lies within |",
+        "|---|---|---|---|",
+    ]
+    for regime, r in sorted(calibration.residuals.items()):
+        low, high = (math.exp(r.log_ratios[r.levels.index(q)]) for q in (0.1, 0.9))
+        lines.append(f"| {regime} | {r.n_setups} | {r.n_sources} | {low:.2f} to {high:.2f} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "scenarios": _scenarios,
+    "kv-per-token": _kv_per_token,
+    "residuals": _residuals,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from moeplan.cost.rates import peak_flop_per_s
@@ -15,6 +17,8 @@ from moeplan.readers.hardware import resolve_hardware
 from moeplan.readers.hardware_list import KINDS, HardwareEntry, Kind, list_hardware
 from moeplan.readers.hardware_parts import Parts
 from moeplan.readers.paths import shipped_configs
+from moeplan.readers.yaml_doc import load_document
+from moeplan.report.schemas import json_schema
 
 GIB = 1024**3
 CATALOG = Catalog(user=Path("/nonexistent"))
@@ -206,3 +210,17 @@ def test_a_rate_that_is_unknown_is_missing_not_zero() -> None:
     assert GPUS["arc-pro-b70"].peak_flop_per_s == {}
     with pytest.raises(NotModelled):
         peak_flop_per_s(GPUS["arc-pro-b70"])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[f"{kind}s" for kind in KINDS])
+def test_the_shipped_schema_is_fresh_and_accepts_the_catalog(kind: Kind) -> None:
+    path = shipped_configs() / "schema" / f"hardware-{kind}.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    assert schema == json.loads(json.dumps(json_schema(f"hardware-{kind}"))), (
+        f"run moeplan schema hardware-{kind} --output {path.name}"
+    )
+    validator = jsonschema.Draft202012Validator(schema)
+    for entry in ENTRIES[kind][::10]:
+        file = shipped_configs() / "hardware" / kind / f"{entry.id}.yaml"
+        validator.validate(load_document(file).data)
+    assert not validator.is_valid({"id": "x", "name": "X", "topk": 2})

@@ -169,7 +169,8 @@ NATIVE = {
     "minimax-m2": "bf16",
     "gpt-oss-20b": "mxfp4",
     "devstral-2-123b": "fp8",
-    "kimi-k2.5": "compressed-int4-g32",
+    "kimi-k2.5": "kimi-int4",
+    "deepseek-v4-flash": "deepseek-v4",
     "gemma-4-31b": "nvfp4",
 }
 

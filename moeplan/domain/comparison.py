@@ -85,6 +85,8 @@ class Score(Value):
 class ComparedModel(Value):
     """One model of a comparison. ``estimate`` is one sequence as the machine runs it best."""
 
+    key: str
+    """Its id, with a number behind where two are the same."""
     label: str
     estimate: Estimate
     sizes: tuple[QuantSize, ...]
@@ -108,7 +110,7 @@ class Verdict(Value):
 
     axis: Axis
     better: str | None
-    """Label of the model; None when nothing decides."""
+    """Key of the model; None when nothing decides."""
     by: float | None
     why: str
     within_uncertainty: bool = False

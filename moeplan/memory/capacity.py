@@ -14,25 +14,20 @@ SERVER_GPU_OVERHEAD_BYTES = 1536 * MIB
 HOST_PROCESS_BYTES = 20 * MIB
 # Operating system and other programs of a running machine. Assumed.
 HOST_RESERVE_BYTES = 2 * GIB
-# macOS lets the GPU wire about two thirds of memory up to 36 GiB and three quarters above
-# (recommendedMaxWorkingSetSize as Metal reports it; raised with sysctl iogpu.wired_limit_mb).
-APPLE_SMALL_BYTES = 36 * GIB
 
 
 def gpu_capacity_bytes(gpu: GpuSpec, hardware: HardwareSpec, engine: EngineTraits) -> int:
-    """Bytes of one GPU that model and engine may use together."""
+    """Bytes of one GPU that model and engine may use together.
+
+    Starts from what the driver reports (ECC, the share of unified memory the system lets the GPU hold)
+    where the catalog knows it, else from the nominal size.
+    """
+    usable = gpu.usable_bytes
     if gpu.unified_memory:
-        return unified_capacity_bytes(gpu, hardware)
-    return max(0, int(gpu.memory_bytes * engine.memory_utilization_frac) - hardware.reserve_vram_bytes)
-
-
-def unified_capacity_bytes(gpu: GpuSpec, hardware: HardwareSpec) -> int:
-    """Bytes of shared memory the GPU may use."""
-    memory = gpu.memory_bytes
-    if gpu.vendor == "apple":
-        memory = memory * 2 // 3 if memory <= APPLE_SMALL_BYTES else memory * 3 // 4
-        return max(0, memory - hardware.reserve_vram_bytes)
-    return max(0, memory - HOST_RESERVE_BYTES - hardware.reserve_vram_bytes)
+        if gpu.visible_bytes is None:
+            usable -= HOST_RESERVE_BYTES
+        return max(0, usable - hardware.reserve_vram_bytes)
+    return max(0, int(usable * engine.memory_utilization_frac) - hardware.reserve_vram_bytes)
 
 
 def ram_capacity_bytes(hardware: HardwareSpec) -> int:

@@ -9,6 +9,8 @@ import msgspec
 
 from moeplan.domain import model as m
 from moeplan.domain.description import ModelDescription, ModelSummary
+from moeplan.domain.graph import ParamCounts
+from moeplan.graph.deviation import deviation
 from moeplan.readers.layout import format_layout
 from moeplan.report.catalog_cards import source_words
 from moeplan.report.listing import Card, Column, Listing
@@ -116,7 +118,8 @@ def model_card(d: ModelDescription) -> Card:
         ("active", f"{fmt_params(params.active)} per token ({params.active:,})"),
         ("", f"{params.active_no_input_embedding:,} without the input embedding"),
         ("", f"{params.active_no_embeddings:,} without both embeddings"),
-        ("published", _published(spec)),
+        ("published", _published(spec, params)),
+        ("stored", _stored(spec)),
         ("not counted", ", ".join(f"{part.kind} {fmt_params(part.params)}" for part in spec.parts)),
         ("context", f"{spec.context_tokens:,} tokens"),
         ("vocabulary", f"{spec.vocab_size:,} tokens" + (", tied" if spec.tied_embeddings else "")),
@@ -172,14 +175,29 @@ def model_show_json(d: ModelDescription) -> ModelShowJson:
     )
 
 
-def _published(spec: m.ModelSpec) -> str:
-    published = spec.published
+def _published(spec: m.ModelSpec, params: ParamCounts) -> str:
+    published, found = spec.published, deviation(spec, params)
     parts = []
     if published.params_total is not None:
-        parts.append(f"{fmt_params(published.params_total)} total")
+        difference = "" if found.total_is_rounding else f" (computed {found.total_frac:+.1%})"
+        parts.append(f"{fmt_params(published.params_total)} total{difference}")
     if published.params_active is not None:
-        parts.append(f"{fmt_params(published.params_active)} active")
-    return ", ".join(parts)
+        difference = "" if found.active_is_rounding else f" (computed {found.active_frac:+.1%})"
+        parts.append(f"{fmt_params(published.params_active)} active{difference}")
+    return ", ".join(parts) + (f"; {published.note}" if published.note else "")
+
+
+def _stored(spec: m.ModelSpec) -> str:
+    """What the repository's weight files hold, and of what."""
+    stored = spec.stored
+    if stored is None:
+        return ""
+    held = ["text model", *stored.parts]
+    if stored.extra_params > 0:
+        held.append(stored.extra_note)
+    left_out = f", without {stored.extra_note}" if stored.extra_params < 0 else ""
+    where = f" in {stored.repository}" if stored.repository else ""
+    return f"{stored.params:,} parameters{where}: {', '.join(held)}{left_out}"
 
 
 def _layers(spec: m.ModelSpec) -> Listing:

@@ -241,8 +241,35 @@ def test_a_machine_put_together(nvml: Any) -> None:
 
 
 def test_without_active_links_there_is_no_bridge(nvml: Any) -> None:
-    nvml(RTX_3090 | {"nvlink": [0, 0, 0, 0]}, RTX_3090 | {"nvlink": [0, 0, 0, 0]})
+    cut = {"name": "NVIDIA A100-SXM4-80GB", "memory_mib": (81920, 0), "nvlink": [0] * 12}
+    nvml(cut, cut)
     assert match(find_nvidia_gpus({})[0]).peer_link is None
+    nvml(cut | {"nvlink": [1] * 12}, cut | {"nvlink": [1] * 12})
+    joined = match(find_nvidia_gpus({})[0]).peer_link
+    assert joined is not None and joined.id == "nvlink-3"
+
+
+def test_a_board_with_more_memory_than_the_catalog_knows(nvml: Any) -> None:
+    nvml(RTX_3090 | {"memory_mib": (48 * 1024, 0)})
+    gpu = match(find_nvidia_gpus({})[0]).gpus[0]
+    assert (gpu.id, gpu.memory_bytes, gpu.usable_bytes) == ("rtx-3090", 48 * GIB, 48 * GIB)
+
+
+def test_another_gpu_is_not_in_use(nvml: Any) -> None:
+    nvml(RTX_3090)
+    found = FoundMachine(
+        gpus=tuple(find_nvidia_gpus({})[0]),
+        cpu_name="x",
+        sockets=1,
+        cores=8,
+        threads=8,
+        isa=(),
+        ram_bytes=8 * GIB,
+    )
+    here = resolve_hardware("local", parts=PARTS, detect=lambda: found)
+    assert here.reserve_vram_bytes == 512 * MIB
+    other = resolve_hardware("local", MachineFlags(gpu="rtx-4090"), parts=PARTS, detect=lambda: found)
+    assert (other.gpus[0].id, other.reserve_vram_bytes, other.host.ram_bytes) == ("rtx-4090", 0, 8 * GIB)
 
 
 def test_memory_modules_give_the_bandwidth() -> None:

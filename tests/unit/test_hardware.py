@@ -236,6 +236,10 @@ def test_another_gpu_on_the_same_host() -> None:
     assert spec.host.cpu.id == "ryzen-9-7950x"
     assert spec.pcie is not None and spec.pcie.id == "pcie-3.0-x16"  # not the old card's link
     assert spec.id == "desktop-rtx-4090-ddr5+gtx-1080"
+    bridged = resolve("desktop-2x-rtx-3090-nvlink")
+    assert bridged.pcie is not None and bridged.pcie.id == "pcie-4.0-x8" and bridged.peer_link is not None
+    other = resolve("desktop-2x-rtx-3090-nvlink", gpu="rtx-4090")
+    assert other.pcie is not None and other.pcie.id == "pcie-4.0-x16" and other.peer_link is None
 
 
 def test_stated_bandwidth_of_unified_memory_is_the_gpus_too() -> None:

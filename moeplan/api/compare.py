@@ -1,0 +1,278 @@
+"""`moeplan.compare`: models side by side on one machine, or a MoE beside its dense twin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec.structs import replace
+
+from moeplan.domain.comparison import ComparedModel, CompareRequest, Comparison, TwinKind
+from moeplan.errors import MoeplanError, NotModelled, SpecError
+
+if TYPE_CHECKING:
+    from moeplan.api.resolve import Session
+    from moeplan.domain.description import QuantSize
+    from moeplan.domain.model import ModelSpec
+    from moeplan.predict.problem import Problem
+    from moeplan.readers.catalog import Catalog
+
+MAX_MODELS = 8
+MAX_BATCHES = 64
+MAX_RANK = 65_536
+SIZES = ("bf16", "q8_0", "q4_k_m")
+"""Quantisations of 16, 8 and 4 bits whose sizes are compared, beside the one asked for."""
+
+
+def compare(
+    models: Sequence[str],
+    hardware: str | None = None,
+    *,
+    twin: TwinKind | None = None,
+    batches: Sequence[int] | None = None,
+    lora_rank: int = 16,
+    mfu: float | None = None,
+    configs: Any = None,
+    **options: Any,
+) -> Comparison:
+    """``models`` side by side on ``hardware``; with ``twin`` each MoE beside a dense model of equal size.
+
+    ``options`` are those of ``moeplan.estimate`` (``quant="bf16"``, ``n_gpus=2`` ...), without batch and
+    placement. Raises a MoeplanError; a model that does not fit is a result, not an error.
+
+    >>> moeplan.compare(["llama-2-70b", "mixtral-8x7b"], hardware="h200-sxm")  # doctest: +SKIP
+    """
+    from moeplan.api import _request
+    from moeplan.readers.catalog import Catalog
+
+    for name in ("batch", "placement", "gpu_layers", "cpu_moe"):
+        if options.get(name) is not None:
+            raise SpecError(f"compare has no option {name!r}: it chooses for each model and batch")
+    request = CompareRequest(
+        models=(models,) if isinstance(models, str) else tuple(models),
+        base=_request("", hardware, options),
+        twin=twin,
+        lora_rank=lora_rank,
+        mfu_frac=mfu,
+    )
+    if batches is not None:
+        request = replace(request, batches=tuple(batches))
+    return run_compare(request, Catalog(configs))
+
+
+def run_compare(request: CompareRequest, catalog: Catalog) -> Comparison:
+    """The comparison that ``request`` asks for, with names resolved through ``catalog``."""
+    from moeplan.advise.compare import verdicts
+    from moeplan.api.resolve import Session
+    from moeplan.api.textbook import DEFAULT_MFU_FRAC, MFU_NOTE
+    from moeplan.predict.compare import batch_context_tokens
+
+    _check(request)
+    session = Session(catalog, request.base.calibration)
+    common: list[str] = []
+    base = _one_context(request, session, common)
+    entries = [_entry(session, replace(base, model=model)) for model in request.models]
+    if request.twin is not None:
+        entries = _with_twins(entries, session, request.twin)
+    if len(entries) < 2:
+        raise SpecError("compare needs two models, or one MoE and --twin active, total or memory")
+    mfu_frac = DEFAULT_MFU_FRAC if request.mfu_frac is None else request.mfu_frac
+    if request.mfu_frac is None:
+        common.append(f"training MFU {DEFAULT_MFU_FRAC}: {MFU_NOTE}")
+    models = _compared(entries, request, session, mfu_frac)
+    shared, own = _shared([list(entry.assumptions) for entry in entries])
+    notes, own_notes = _shared([list(model.not_modelled) for model in models])
+    labels = [model.label for model in models]
+    return Comparison(
+        models=models,
+        verdicts=verdicts(models),
+        level=base.level,
+        mfu_frac=mfu_frac,
+        batch_context_tokens=max(batch_context_tokens(entry.problem) for entry in entries),
+        assumptions=(*common, *shared, *_named(labels, own)),
+        not_modelled=(*notes, *_named(labels, own_notes)),
+    )
+
+
+class _Entry(NamedTuple):
+    """A model on the machine, before anything is computed. ``twin_of``: the MoE it was made from."""
+
+    request: Any
+    problem: Problem
+    assumptions: tuple[str, ...]
+    twin_of: str = ""
+
+
+def _check(request: CompareRequest) -> None:
+    n = len(request.models)
+    if n > MAX_MODELS:
+        raise SpecError(f"compare takes at most {MAX_MODELS} models, got {n:,}")
+    twice = [model for model, count in Counter(request.models).items() if count > 1]
+    if twice:
+        raise SpecError(f"{twice[0]} is named twice")
+    if request.base.context == "max":
+        raise SpecError("--context max: a comparison has one context; the largest that fits is shown for each")
+    if not 1 <= request.lora_rank <= MAX_RANK:
+        raise SpecError(f"--lora-rank: expected 1 to {MAX_RANK:,}, got {request.lora_rank:,}")
+    if request.mfu_frac is not None and not 0 < request.mfu_frac <= 1:
+        raise SpecError(f"--mfu: expected a number above 0 and at most 1, got {request.mfu_frac:g}")
+    if not 1 <= len(request.batches) <= MAX_BATCHES or min(request.batches) < 1:
+        raise SpecError(f"--batches: expected 1 to {MAX_BATCHES} batch sizes of at least 1")
+
+
+def _one_context(request: CompareRequest, session: Session, assumptions: list[str]) -> Any:
+    """The request with a context for all: the smallest of the models' defaults."""
+    from moeplan.api.workload import _default_context
+
+    base = request.base
+    if base.context is not None:
+        return base
+    context = min(_default_context(base, session.source(model).spec) for model in request.models)
+    assumptions.append(f"context {context:,} tokens for all models")
+    return replace(base, context=context)
+
+
+def _entry(session: Session, request: Any, twin_of: str = "") -> _Entry:
+    assumptions: list[str] = []
+    problem = session.problem(request, assumptions)
+    return _Entry(request, problem, tuple(assumptions), twin_of)
+
+
+# ── twins ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_twins(entries: list[_Entry], session: Session, kind: TwinKind) -> list[_Entry]:
+    """Every MoE followed by its dense twin."""
+    if not any(entry.problem.graph.spec.is_moe for entry in entries):
+        raise SpecError("--twin: none of the models is a MoE")
+    result = []
+    for entry in entries:
+        result.append(entry)
+        if entry.problem.graph.spec.is_moe:
+            result.append(_twin(entry, session, kind))
+    return result
+
+
+def _twin(entry: _Entry, session: Session, kind: TwinKind) -> _Entry:
+    from moeplan.graph.inventory import build_tensors, param_counts, summarise
+    from moeplan.graph.quantise import assign_types
+    from moeplan.predict.twin import dense_twin
+
+    graph, engine = entry.problem.graph, entry.problem.engine
+
+    def params(spec: ModelSpec) -> float:
+        return param_counts(spec, build_tensors(spec)).total
+
+    def weights_bytes(spec: ModelSpec) -> float:
+        tensors = assign_types(spec, build_tensors(spec), graph.quant, session.quants, gguf=engine.gguf)
+        return summarise(spec, graph.quant, tensors, "rules").weights_bytes
+
+    target: float = {
+        "active": graph.params.active,
+        "total": graph.params.total,
+        "memory": graph.weights_bytes,
+    }[kind]
+    growth = graph.params.total / graph.params.active
+    size = weights_bytes if kind == "memory" else params
+    spec = dense_twin(graph.spec, kind, size, target, growth)
+    session.add(spec)
+    request = replace(entry.request, model=spec.id, quant=graph.quant, engine=engine.id)
+    return _entry(session, request, twin_of=graph.spec.id)
+
+
+# ── rows ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _compared(
+    entries: list[_Entry], request: CompareRequest, session: Session, mfu_frac: float
+) -> tuple[ComparedModel, ...]:
+    from moeplan.api.offload import offloaded_estimates
+    from moeplan.graph.lora import count_lora
+    from moeplan.predict.compare import batch_points, coverage, textbook_view
+    from moeplan.predict.estimate import choose_placement, largest_context
+    from moeplan.predict.estimate import estimate as predict
+    from moeplan.readers.quality import read_quality
+
+    def place(problem: Problem) -> Any:
+        return choose_placement(problem, kind=None, gpu_layers=None, cpu_moe=None)
+
+    level = request.base.level
+    specs = [entry.problem.graph.spec for entry in entries]
+    scores = read_quality(spec.id for spec in specs)
+    offloads = offloaded_estimates(session, [(e.request, e.problem) for e in entries])
+    models = []
+    for entry, label, key, offload in zip(
+        entries, _labels(specs, entries), _keys(specs), offloads, strict=True
+    ):
+        problem, notes = entry.problem, []
+        graph = problem.graph
+        e = predict(problem, place(problem), level=level, assumptions=entry.assumptions)
+        sizes, missing = _sizes(session, entry)
+        if isinstance(offload, NotModelled):
+            notes.append(f"offloaded: {offload.why}")
+        models.append(
+            ComparedModel(
+                key=key,
+                label=label,
+                estimate=e,
+                sizes=sizes,
+                by_batch=batch_points(problem, request.batches, level),
+                coverage=coverage(graph),
+                offloaded=None if isinstance(offload, NotModelled) else offload,
+                largest_context_tokens=largest_context(problem, graph.spec.context_tokens, place),
+                textbook=textbook_view(e, mfu_frac, request.batches),
+                lora=count_lora(graph.tensors, request.lora_rank),
+                scores=scores.get(graph.spec.id, ()),
+                twin_of=entry.twin_of,
+                not_modelled=(*e.not_modelled, *missing, *notes),
+            )
+        )
+    return tuple(models)
+
+
+def _sizes(session: Session, entry: _Entry) -> tuple[tuple[QuantSize, ...], list[str]]:
+    """The weights in each of SIZES, and in the type asked for; and what could not be computed."""
+    from moeplan.domain.description import QuantSize
+
+    graph = entry.problem.graph
+    sizes, missing = [QuantSize(quant=graph.quant, weights_bytes=graph.weights_bytes)], []
+    for quant in SIZES:
+        if quant != graph.quant:
+            try:
+                n_bytes = session.graph(entry.request.model, quant, gguf=False).weights_bytes
+                sizes.append(QuantSize(quant=quant, weights_bytes=n_bytes))
+            except MoeplanError as error:
+                missing.append(f"size in {quant}: {error}")
+    return tuple(sizes), missing
+
+
+def _labels(specs: Sequence[ModelSpec], entries: Sequence[_Entry]) -> list[str]:
+    """The models' names, told apart by quantisation or number where they are the same."""
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        names = [f"{name} {entry.problem.graph.quant}" for name, entry in zip(names, entries, strict=True)]
+    return _unique(names)
+
+
+def _keys(specs: Sequence[ModelSpec]) -> list[str]:
+    return _unique([spec.id for spec in specs])
+
+
+def _unique(names: list[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return result
+
+
+def _shared(lists: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """(what stands in every list, the rest of each)."""
+    shared = [text for text in dict.fromkeys(lists[0]) if all(text in other for other in lists)]
+    return shared, [[text for text in texts if text not in shared] for texts in lists]
+
+
+def _named(labels: Sequence[str], texts: Sequence[Sequence[str]]) -> list[str]:
+    return [f"{label}: {text}" for label, own in zip(labels, texts, strict=True) for text in own]

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import model_accuracy
 import yaml
 
 import moeplan
@@ -143,6 +144,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scenarios": _scenarios,
     "kv-per-token": _kv_per_token,
     "residuals": _residuals,
+    **model_accuracy.TABLES,
 }
 
 if __name__ == "__main__":

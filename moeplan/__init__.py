@@ -11,15 +11,32 @@ from moeplan._version import __version__
 
 if TYPE_CHECKING:
     from moeplan.api import estimate
+    from moeplan.api.compare import compare
+    from moeplan.api.textbook import textbook
+    from moeplan.domain.comparison import Comparison
     from moeplan.domain.result import Estimate
+    from moeplan.domain.textbook import Textbook
     from moeplan.errors import MoeplanError
 
-__all__ = ["Estimate", "MoeplanError", "__version__", "estimate"]
+__all__ = [
+    "Comparison",
+    "Estimate",
+    "MoeplanError",
+    "Textbook",
+    "__version__",
+    "compare",
+    "estimate",
+    "textbook",
+]
 
 _HOMES = {
+    "compare": "moeplan.api.compare",
+    "Comparison": "moeplan.domain.comparison",
     "estimate": "moeplan.api",
     "Estimate": "moeplan.domain.result",
     "MoeplanError": "moeplan.errors",
+    "textbook": "moeplan.api.textbook",
+    "Textbook": "moeplan.domain.textbook",
 }
 
 

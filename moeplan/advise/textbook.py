@@ -42,16 +42,14 @@ def caveats(inputs: TextbookInputs, dense: TextbookModel, moe: TextbookModel) ->
 def _reads_all_experts(inputs: TextbookInputs, moe: TextbookModel) -> str:
     memory_s = moe.weights_bytes / inputs.bandwidth_bytes_per_s
     return (
-        f"The rule reads all experts at batch 1: {_ms(memory_s)} for {fmt_params(moe.params_total)} parameters. "
-        f"One token needs the {fmt_params(moe.params_active)} active ones alone: {_ms(moe.active_read_s)}, "
-        f"{fmt_number(memory_s / moe.active_read_s, 2)} times less"
+        f"The rule reads all experts at batch 1: {_ms(memory_s)} for {fmt_params(moe.params_total)} "
+        f"parameters. One token needs the {fmt_params(moe.params_active)} active ones alone: "
+        f"{_ms(moe.active_read_s)}, {fmt_number(memory_s / moe.active_read_s, 2)} times less"
     )
 
 
 def _crossover(dense: TextbookModel, moe: TextbookModel) -> str:
-    text = (
-        f"Under the rule itself the dense model is compute-bound {_from(dense)}, the MoE {_from(moe)}"
-    )
+    text = f"Under the rule itself the dense model is compute-bound {_from(dense)}, the MoE {_from(moe)}"
     if all(m.crossover_batch is None or m.crossover_batch > LARGE_BATCH for m in (dense, moe)):
         text += f": batch {LARGE_BATCH} makes neither compute-bound"
     return text

@@ -37,11 +37,18 @@ def estimate(model: str, hardware: str | None = None, **options: Any) -> Estimat
 def run_estimate(request: EstimateRequest, catalog: Catalog, ledger: Ledger = NULL_LEDGER) -> Estimate:
     """The estimate that ``request`` asks for, with names resolved through ``catalog``."""
     from moeplan.api.resolve import Session
-    from moeplan.predict.estimate import choose_placement, largest_context, with_context
-    from moeplan.predict.estimate import estimate as predict
 
     assumptions: list[str] = []
     problem = Session(catalog, request.calibration).problem(request, assumptions)
+    return solve(problem, request, assumptions, ledger)[1]
+
+
+def solve(
+    problem: Problem, request: EstimateRequest, assumptions: list[str], ledger: Ledger = NULL_LEDGER
+) -> tuple[Problem, Estimate]:
+    """(problem, estimate) of a resolved ``request``; with ``context="max"`` the problem gets its context."""
+    from moeplan.predict.estimate import choose_placement, largest_context, with_context
+    from moeplan.predict.estimate import estimate as predict
 
     def place(trial: Problem) -> Placement:
         return choose_placement(
@@ -55,8 +62,10 @@ def run_estimate(request: EstimateRequest, catalog: Catalog, ledger: Ledger = NU
             f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})"
         )
         problem = problem._replace(workload=with_context(problem.workload, context or 256))
-    placement = place(problem)
-    return predict(problem, placement, level=request.level, assumptions=tuple(assumptions), ledger=ledger)
+    answer = predict(
+        problem, place(problem), level=request.level, assumptions=tuple(assumptions), ledger=ledger
+    )
+    return problem, answer
 
 
 def _request(model: str, hardware: str | None, options: dict[str, Any]) -> EstimateRequest:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from moeplan.domain.comparison import ComparedModel, CompareRequest, Comparison, TwinKind
+from moeplan.domain.comparison import BatchPoint, ComparedModel, CompareRequest, Comparison, TwinKind
 from moeplan.errors import MoeplanError, NotModelled, SpecError
 
 if TYPE_CHECKING:
     from moeplan.api.resolve import Session
     from moeplan.domain.description import QuantSize
     from moeplan.domain.model import ModelSpec
+    from moeplan.domain.request import EstimateRequest
+    from moeplan.domain.result import Estimate
+    from moeplan.domain.workload import Placement
     from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
 
@@ -69,6 +72,7 @@ def run_compare(request: CompareRequest, catalog: Catalog) -> Comparison:
     from moeplan.predict.compare import batch_context_tokens
 
     _check(request)
+    request = replace(request, batches=tuple(sorted(set(request.batches))))
     session = Session(catalog, request.base.calibration)
     common: list[str] = []
     base = _one_context(request, session, common)
@@ -96,11 +100,12 @@ def run_compare(request: CompareRequest, catalog: Catalog) -> Comparison:
 
 
 class _Entry(NamedTuple):
-    """A model on the machine, before anything is computed. ``twin_of``: the MoE it was made from."""
+    """A model on the machine, before anything is computed; a ``twin`` was made from the MoE ``twin_of``."""
 
-    request: Any
+    request: EstimateRequest
     problem: Problem
     assumptions: tuple[str, ...]
+    twin: TwinKind | None = None
     twin_of: str = ""
 
 
@@ -112,7 +117,9 @@ def _check(request: CompareRequest) -> None:
     if twice:
         raise SpecError(f"{twice[0]} is named twice")
     if request.base.context == "max":
-        raise SpecError("--context max: a comparison has one context; the largest that fits is shown for each")
+        raise SpecError(
+            "--context max: a comparison has one context; the largest that fits is shown for each"
+        )
     if not 1 <= request.lora_rank <= MAX_RANK:
         raise SpecError(f"--lora-rank: expected 1 to {MAX_RANK:,}, got {request.lora_rank:,}")
     if request.mfu_frac is not None and not 0 < request.mfu_frac <= 1:
@@ -121,7 +128,7 @@ def _check(request: CompareRequest) -> None:
         raise SpecError(f"--batches: expected 1 to {MAX_BATCHES} batch sizes of at least 1")
 
 
-def _one_context(request: CompareRequest, session: Session, assumptions: list[str]) -> Any:
+def _one_context(request: CompareRequest, session: Session, assumptions: list[str]) -> EstimateRequest:
     """The request with a context for all: the smallest of the models' defaults."""
     from moeplan.api.workload import _default_context
 
@@ -133,10 +140,10 @@ def _one_context(request: CompareRequest, session: Session, assumptions: list[st
     return replace(base, context=context)
 
 
-def _entry(session: Session, request: Any, twin_of: str = "") -> _Entry:
+def _entry(session: Session, request: EstimateRequest) -> _Entry:
     assumptions: list[str] = []
     problem = session.problem(request, assumptions)
-    return _Entry(request, problem, tuple(assumptions), twin_of)
+    return _Entry(request, problem, tuple(assumptions))
 
 
 # ── twins ───────────────────────────────────────────────────────────────────────────────────────
@@ -178,7 +185,22 @@ def _twin(entry: _Entry, session: Session, kind: TwinKind) -> _Entry:
     spec = dense_twin(graph.spec, kind, size, target, growth)
     session.add(spec)
     request = replace(entry.request, model=spec.id, quant=graph.quant, engine=engine.id)
-    return _entry(session, request, twin_of=graph.spec.id)
+    problem = session.problem(request, [])
+    assumptions = [*entry.assumptions]
+    if problem.graph.weights_bytes / params(spec) > _UNLIKE_TYPES * graph.weights_bytes / graph.params.total:
+        assumptions.append(
+            f"{graph.quant} stores experts in few bits and dense FFNs in {_bits(problem):.0f}: a type for "
+            "both, such as --quant q4_k_m, compares like with like"
+        )
+    return _Entry(request, problem, tuple(assumptions), kind, graph.spec.id)
+
+
+# A twin that takes this many times the bits of its MoE is stored otherwise.
+_UNLIKE_TYPES = 1.25
+
+
+def _bits(problem: Problem) -> float:
+    return 8 * problem.graph.weights_bytes / problem.graph.params.total
 
 
 # ── rows ────────────────────────────────────────────────────────────────────────────────────────
@@ -194,7 +216,7 @@ def _compared(
     from moeplan.predict.estimate import estimate as predict
     from moeplan.readers.quality import read_quality
 
-    def place(problem: Problem) -> Any:
+    def place(problem: Problem) -> Placement:
         return choose_placement(problem, kind=None, gpu_layers=None, cpu_moe=None)
 
     level = request.base.level
@@ -209,6 +231,8 @@ def _compared(
         graph = problem.graph
         e = predict(problem, place(problem), level=level, assumptions=entry.assumptions)
         sizes, missing = _sizes(session, entry)
+        points = batch_points(problem, request.batches, level)
+        notes += _batch_notes(points, e)
         if isinstance(offload, NotModelled):
             notes.append(f"offloaded: {offload.why}")
         models.append(
@@ -217,13 +241,14 @@ def _compared(
                 label=label,
                 estimate=e,
                 sizes=sizes,
-                by_batch=batch_points(problem, request.batches, level),
+                by_batch=points,
                 coverage=coverage(graph),
                 offloaded=None if isinstance(offload, NotModelled) else offload,
                 largest_context_tokens=largest_context(problem, graph.spec.context_tokens, place),
                 textbook=textbook_view(e, mfu_frac, request.batches),
                 lora=count_lora(graph.tensors, request.lora_rank),
                 scores=scores.get(graph.spec.id, ()),
+                twin=entry.twin,
                 twin_of=entry.twin_of,
                 not_modelled=(*e.not_modelled, *missing, *notes),
             )
@@ -232,27 +257,38 @@ def _compared(
 
 
 def _sizes(session: Session, entry: _Entry) -> tuple[tuple[QuantSize, ...], list[str]]:
-    """The weights in each of SIZES, and in the type asked for; and what could not be computed."""
+    """The weights in the type asked for and in each of SIZES; and what could not be computed."""
     from moeplan.domain.description import QuantSize
 
     graph = entry.problem.graph
-    sizes, missing = [QuantSize(quant=graph.quant, weights_bytes=graph.weights_bytes)], []
-    for quant in SIZES:
-        if quant != graph.quant:
-            try:
-                n_bytes = session.graph(entry.request.model, quant, gguf=False).weights_bytes
-                sizes.append(QuantSize(quant=quant, weights_bytes=n_bytes))
-            except MoeplanError as error:
-                missing.append(f"size in {quant}: {error}")
+    sizes, missing = [], []
+    for quant in SIZES if graph.quant in SIZES else (graph.quant, *SIZES):
+        try:
+            asked = quant == graph.quant
+            typed = graph if asked else session.graph(entry.request.model, quant, gguf=False)
+            sizes.append(QuantSize(quant=quant, weights_bytes=typed.weights_bytes))
+        except MoeplanError as error:
+            missing.append(f"size in {quant}: {error}")
     return tuple(sizes), missing
+
+
+def _batch_notes(points: Sequence[BatchPoint], e: Estimate) -> list[str]:
+    """What the larger batches leave out beyond what one sequence does."""
+    notes = dict.fromkeys(note for point in points for note in point.not_modelled)
+    return [f"by batch: {note}" for note in notes if note not in e.not_modelled]
 
 
 def _labels(specs: Sequence[ModelSpec], entries: Sequence[_Entry]) -> list[str]:
     """The models' names, told apart by quantisation or number where they are the same."""
-    names = [spec.name for spec in specs]
-    if len(set(names)) < len(names):
-        names = [f"{name} {entry.problem.graph.quant}" for name, entry in zip(names, entries, strict=True)]
-    return _unique(names)
+    quants: dict[str, set[str]] = {}
+    for spec, entry in zip(specs, entries, strict=True):
+        quants.setdefault(spec.name, set()).add(entry.problem.graph.quant)
+    return _unique(
+        [
+            f"{spec.name} {entry.problem.graph.quant}" if len(quants[spec.name]) > 1 else spec.name
+            for spec, entry in zip(specs, entries, strict=True)
+        ]
+    )
 
 
 def _keys(specs: Sequence[ModelSpec]) -> list[str]:

@@ -32,19 +32,22 @@ def offloaded_estimates(
     from moeplan.predict.estimate import estimate as predict
 
     problems = [_offloadable(session, request, problem) for request, problem in models]
-    placed = {
-        i: experts_in_ram(problem)
-        for i, problem in enumerate(problems)
-        if not isinstance(problem, NotModelled) and problem.graph.spec.is_moe
-    }
-    budget = max((vram_needed_bytes(problems[i], p) for i, p in placed.items()), default=0)  # type: ignore[arg-type]
+    vram_bytes = max(
+        (
+            vram_needed_bytes(problem, experts_in_ram(problem))
+            for problem in problems
+            if not isinstance(problem, NotModelled) and problem.graph.spec.is_moe
+        ),
+        default=0,
+    )
     results: list[Estimate | NotModelled] = []
-    for i, ((request, _), problem) in enumerate(zip(models, problems, strict=True)):
+    for (request, _), problem in zip(models, problems, strict=True):
         if isinstance(problem, NotModelled):
             results.append(problem)
-        else:
-            placement = placed[i] if i in placed else layers_within(problem, budget)
-            results.append(predict(problem, placement, level=request.level))
+            continue
+        is_moe = problem.graph.spec.is_moe
+        placement = experts_in_ram(problem) if is_moe else layers_within(problem, vram_bytes)
+        results.append(predict(problem, placement, level=request.level))
     return results
 
 
@@ -61,7 +64,9 @@ def _offloadable(session: Session, request: EstimateRequest, problem: Problem) -
     quant = problem.graph.quant
     scheme = session.quants.find(quant)
     if not (scheme.kind.startswith("gguf") or scheme.as_gguf):
-        return NotModelled(what, f"{OFFLOAD_ENGINE} does not read {quant}; compare with --quant q8_0, q4_k_m ...")
+        return NotModelled(
+            what, f"{OFFLOAD_ENGINE} does not read {quant}; compare with --quant q8_0, q4_k_m ..."
+        )
     try:
         return session.problem(replace(request, engine=OFFLOAD_ENGINE, quant=quant), [])
     except MoeplanError as error:

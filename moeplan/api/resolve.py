@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moeplan.domain.calibration import Calibration
     from moeplan.domain.graph import ModelGraph
     from moeplan.domain.hardware import FoundMachine, HardwareSpec
+    from moeplan.domain.model import ModelSpec
     from moeplan.domain.quant import QuantTable
     from moeplan.engines.traits import EngineTraits
     from moeplan.predict.problem import Problem
@@ -60,6 +61,12 @@ class Session:
             self._sources[model] = resolve_model(model, self.catalog, self.quants)
         return self._sources[model]
 
+    def add(self, spec: ModelSpec) -> None:
+        """Make a model that stands in no file known under its id (a dense twin)."""
+        from moeplan.domain.source import ModelSource
+
+        self._sources[spec.id] = ModelSource(spec=spec, kind="made", path="")
+
     def graph(self, model: str, quant: str, *, gguf: bool = True) -> ModelGraph:
         """The typed inventory: a file's own tensor table, or the architecture's under ``quant``.
 
@@ -99,6 +106,7 @@ class Session:
             kind, quant_id = scheme.kind, scheme.id
         hardware = resolve_hardware(request.hardware, request.machine, self.catalog, detect=_detect)
         engine = self._engine(request, kind, quant_id, hardware, assumptions)
+        engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel" and request.tensor_parallel:
             hardware = _first_gpus(hardware, request.tensor_parallel)
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
@@ -124,6 +132,17 @@ class Session:
         where = f"default for {quant}" if discrete else "default without a discrete GPU"
         assumptions.append(f"engine {engine.id}: {where}")
         return engine
+
+
+def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
+    """``engine`` as the request tunes it: its share of memory, its use of mapped files."""
+    from msgspec.structs import replace
+
+    if request.memory_utilization is not None:
+        if not 0 < request.memory_utilization <= 1:
+            raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
+        engine = replace(engine, memory_utilization_frac=request.memory_utilization)
+    return engine if request.mmap is None else replace(engine, mmap=request.mmap)
 
 
 def _first_gpus(hardware: HardwareSpec, n: int) -> HardwareSpec:

@@ -12,10 +12,11 @@ from moeplan.errors import SpecError
 
 app = new_app()
 
-EXAMPLES = """\
-moeplan textbook --dense-b 70 --moe-total-b 47 --moe-active-b 13 --hbm-gbs 2000 --tflops 312
-moeplan textbook --dense-b 70 --moe-total-b 47 --moe-active-b 13 --hbm-gbs 2000 --tflops 312 --gpus 64 --mfu 0.45
-moeplan textbook --dense-b 8 --moe-total-b 30 --moe-active-b 3 --hbm-gbs 1008 --tflops 165 --batches 1,64 --format json
+_NUMBERS = "moeplan textbook --dense-b 70 --moe-total-b 47 --moe-active-b 13 --hbm-gbs 2000 --tflops 312"
+EXAMPLES = f"""\
+{_NUMBERS}
+{_NUMBERS} --gpus 64 --mfu 0.45
+{_NUMBERS} --batches 1,64,564 --format json
 """
 
 

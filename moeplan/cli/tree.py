@@ -14,7 +14,10 @@ from moeplan._version import __version__
 
 COMMANDS = {
     "estimate": "Memory, speed and fit of one model on one machine.",
+    "plan": "The best way to run a model on a machine, as a command to paste.",
+    "compare": "Dense and MoE models side by side on one machine.",
     "textbook": "The simple formulas of articles, from bare numbers.",
+    "check": "Budgets and deployment files against predictions, for CI.",
     "models": "The model catalog.",
     "hardware": "The hardware catalog, and this machine.",
     "quants": "The quantisations.",

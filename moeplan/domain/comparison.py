@@ -42,6 +42,7 @@ class BatchPoint(Value):
     placement: PlacementKind
     step_s: Range | None
     """None where it does not fit."""
+    not_modelled: tuple[str, ...] = ()
 
 
 class Coverage(Value):
@@ -100,8 +101,9 @@ class ComparedModel(Value):
     """The textbook rules on this machine's rates; None where it has no GPU."""
     lora: Lora
     scores: tuple[Score, ...] = ()
+    twin: TwinKind | None = None
+    """What a made-up dense model has in common with the MoE ``twin_of``; None for real models."""
     twin_of: str = ""
-    """Id of the MoE that a made-up dense model stands beside."""
     not_modelled: tuple[str, ...] = ()
 
 

@@ -49,3 +49,8 @@ class EstimateRequest(Value):
     calibration: str | None = None
     level: float = 0.8
     depth_tokens: int = 0
+    memory_utilization: float | None = None
+    """Share of device memory the engine may take; None: the engine's own."""
+    mmap: bool | None = None
+    """Whether weights in RAM are mapped from the file, so that what does not fit is read from disk again
+    and again; None: as the engine does by itself."""

@@ -13,7 +13,7 @@ class ModelSource(Value):
     """A model as it was named. A weight file adds its own tensor table, types and size."""
 
     spec: ModelSpec
-    kind: Literal["catalog", "yaml", "config", "gguf", "safetensors"]
+    kind: Literal["catalog", "yaml", "config", "gguf", "safetensors", "made"]
     path: str
     """The file or directory that was read."""
     tensors: tuple[Tensor, ...] | None = None

@@ -29,6 +29,17 @@ class Workload(Value):
     threads: int | None = None
     depth_tokens: int = 0
     """Tokens already in the cache before the prompt."""
+    output_rows: int | None = None
+    """Rows of a micro-batch whose logits are reserved; None: all of them. llama-server reserves one a
+    sequence, other programs one a token."""
+    kv_unified: bool = False
+    """All sequences share one pool of cells (llama.cpp); windows then grow with their number."""
+    swa_full: bool = False
+    """Window layers cache the whole context all the same."""
+    repack: bool = True
+    """The CPU may keep a second, rearranged copy of 4-bit matrices."""
+    kv_offload: bool = True
+    """The cache of layers on a GPU is there too, not in RAM."""
 
 
 class Placement(Value):

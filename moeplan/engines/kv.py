@@ -12,6 +12,7 @@ from moeplan.domain.model import (
     GqaAttention,
     MlaAttention,
 )
+from moeplan.domain.workload import Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import UnknownName, nearest
 
@@ -97,6 +98,23 @@ def cache_cells(block: Block, context_tokens: int, ubatch_tokens: int, engine: E
     if window is None or engine.window_cache == "full":
         return cells
     return _round_up(min(cells, window + ubatch_tokens), engine.kv_block_tokens)
+
+
+def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tuple[int, int]:
+    """(cells of a stream, streams) of this block's cache.
+
+    Each sequence has a stream of its own; a unified cache (llama.cpp's ``kv_unified``) is one stream of all
+    their cells, in which windows are reserved for every sequence.
+    """
+    n, context, ubatch = workload.n_sequences, workload.context_tokens, workload.ubatch_tokens
+    if isinstance(block.mixer, CompressedAttention):
+        return cache_cells(block, context, ubatch, engine), n
+    step, window = engine.kv_block_tokens, window_of(block)
+    shared = n if workload.kv_unified else 1
+    cells = _round_up(context, step) * shared
+    if window is not None and engine.window_cache == "padded" and not workload.swa_full:
+        cells = _round_up(min(cells, window * shared + ubatch), step)
+    return cells, n // shared
 
 
 def _round_up(value: int, step: int) -> int:

@@ -40,6 +40,20 @@ class EngineTraits(Value):
     ubatch_tokens: int
     memory_utilization_frac: float
     """Share of device memory the engine takes at most."""
+    rotates_quantised_cache: bool = False
+    """Keys and values are multiplied by a Hadamard matrix before a quantised cache takes them."""
+    fuses_up_gate: bool = False
+    """The experts' up and gate products and their activation are one node of the graph, and so is a norm
+    with its weights (ik_llama.cpp)."""
+    expands_latent: bool = False
+    """Keys and values of all heads are rebuilt from an MLA cache for a pass over many tokens
+    (ik_llama.cpp's -mla 2 and 3)."""
+    casts_mask: bool = False
+    """The mask of flash attention arrives in f32 and is cast to f16 on the device (2024 and 2025)."""
+    reserves_embeddings: bool = True
+    """Room for embeddings given instead of tokens is part of the graph (llama.cpp since 2025)."""
+    pipeline_copies: int = 1
+    """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -48,24 +62,33 @@ _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
 _SERVER_SPLITS: frozenset[PlacementKind] = frozenset({"gpu", "unified", "tensor-parallel"})
 
 
-def _llama(id: str, status: Status = "measured", *, scales: bool = False) -> EngineTraits:
+def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineTraits:
     # llama.cpp (ggml 0.25): cache cells padded to 256, windows to window + n_ubatch, op offload of
-    # CPU-resident matrices from 32 tokens a batch (ggml_backend_cuda_device_offload_op), n_ubatch 512.
+    # CPU-resident matrices from 32 tokens a batch (ggml_backend_cuda_device_offload_op), n_ubatch 512,
+    # four copies of a graph's inputs when layers are split over GPUs (GGML_SCHED_MAX_COPIES).
+    # ik_llama.cpp: whole contexts for windows, experts' up and gate fused (-fmoe), no copy at loading,
+    # an offload threshold that grows with n_experts / n_active (its README and allocation logs, 2025).
     return EngineTraits(
         id=id,
         status=status,
         family="local",
         kv_block_tokens=256,
-        window_cache="padded",
+        window_cache="full" if ik else "padded",
         splits=_LLAMA_SPLITS,
         multi_gpu="layer-split",
         gguf=True,
         mmap=True,
-        repacks_on_cpu=True,
+        repacks_on_cpu=not ik,
         stream_prefill_min_tokens=32,
-        stream_scales_with_experts=scales,
+        stream_scales_with_experts=ik,
         ubatch_tokens=512,
         memory_utilization_frac=1.0,
+        rotates_quantised_cache=not ik,
+        fuses_up_gate=ik,
+        expands_latent=ik,
+        casts_mask=ik,
+        reserves_embeddings=not ik,
+        pipeline_copies=4,
     )
 
 
@@ -113,8 +136,7 @@ def _build() -> dict[str, EngineTraits]:
     gpu_only: frozenset[PlacementKind] = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
     engines = (
         _llama("llama.cpp"),
-        # ik_llama.cpp scales its offload threshold with n_experts / n_active (its README, -op/offload).
-        _llama("ik_llama.cpp", scales=True),
+        _llama("ik_llama.cpp", ik=True),
         _llama("ollama", "reasoned"),
         _llama("lm-studio", "reasoned"),
         _llama("koboldcpp", "reasoned"),
@@ -122,6 +144,9 @@ def _build() -> dict[str, EngineTraits]:
         _server("vllm", block=16, utilization=0.9),
         # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
         _server("sglang", block=1, utilization=0.88),
+        # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
+        # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
+        _server("tgi", block=1, utilization=1.0),
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
         _server("tensorrt-llm", block=64, utilization=0.9),
         _library("ktransformers", splits=kt, stream=False),
@@ -138,7 +163,7 @@ ENGINES = _build()
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "llama.cpp (vulkan)": "llama.cpp", "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
-    "lmstudio": "lm-studio", "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm",
+    "text-generation-inference": "tgi", "lmstudio": "lm-studio", "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm",
     "hf": "transformers", "hf transformers": "transformers", "accelerate": "transformers",
     "hf accelerate (naive)": "transformers", "exllama": "exllamav2", "mlx-lm": "mlx",
     "ktransformers kt-kernel + sglang": "ktransformers",

@@ -142,3 +142,29 @@ def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+# nvml.h, nvmlClocksThrottleReasons: what slows a busy GPU (idle and user settings are no faults).
+_THROTTLES = {
+    0x4: "the power cap", 0x8: "a hardware slowdown (heat or power brake)", 0x20: "heat (software limit)",
+    0x40: "heat (hardware limit)", 0x80: "the power brake",
+}  # fmt: skip
+
+
+def find_throttling() -> list[str]:
+    """What holds GPU clocks back at this moment; empty where nothing does or nobody can tell."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except (ImportError, OSError):
+        return []
+    except pynvml.NVMLError:
+        return []
+    notes = []
+    for index in range(_ask(pynvml, "nvmlDeviceGetCount") or 0):
+        handle = _ask(pynvml, "nvmlDeviceGetHandleByIndex", index)
+        bits = _ask(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
+        notes += [f"GPU {index} is throttled by {what}" for bit, what in _THROTTLES.items() if bits & bit]
+    _ask(pynvml, "nvmlShutdown")
+    return notes

@@ -11,6 +11,7 @@ from bisect import insort
 
 Slot = tuple[int, int]
 """(offset, size) of a tensor in bytes."""
+NOTHING: Slot = (0, 0)
 
 
 class Arena:

@@ -1,23 +1,96 @@
-"""Compute and output buffers: the activations of the largest graph node an engine allocates for.
+"""Compute and output buffers.
 
-The llama.cpp formulas were read off its allocator on 246 settings of seven architectures (CPU backend, ggml
-0.25.3, November 2026): median residual 0.03%, p90 4.1%. Other engines are reasoned, not measured.
+llama.cpp's are played through its allocator, node by node (moeplan.memory.passes); other engines' are
+reasoned from their documentation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Workload
-from moeplan.engines.kv import cache_cells
+from moeplan.engines.kv import KV_BITS, cache_layout, window_of
 from moeplan.engines.traits import EngineTraits
+from moeplan.memory.activations import F32, Batch, Homes
+from moeplan.memory.passes import Layer, Pass, alike, buffer_bytes
 from moeplan.units import MIB
 
-_F32 = 4
+# f32 work areas, sampling tensors and the like of a serving engine's profile run; assumed.
+_SERVER_SLACK_BYTES = 64 * MIB
+
+
+def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
+    """The pass an engine reserves for: a full micro-batch, logits of every row unless told otherwise."""
+    rows = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
+    asked = workload.output_rows
+    rotates = engine.rotates_quantised_cache
+    return Batch(
+        rows=rows,
+        outputs=min(rows, rows if asked is None else asked),
+        flash=workload.flash_attention,
+        rotate_k=rotates and KV_BITS[workload.kv_type_k] < 16,
+        rotate_v=rotates and KV_BITS[workload.kv_type_v] < 16,
+        fused_up_gate=engine.fuses_up_gate,
+        cast_mask=engine.casts_mask and workload.flash_attention,
+        spare_embeddings=engine.reserves_embeddings,
+        expand_latent=engine.expands_latent and workload.flash_attention,
+    )
+
+
+def layer_of(block: Block, workload: Workload, engine: EngineTraits, homes: Homes = Homes()) -> Layer:
+    """``block`` with the cells its scores and its mask span."""
+    cells, _ = cache_layout(block, workload, engine)
+    return Layer(block=block, kind="window" if window_of(block) else "full", cells=cells, homes=homes)
+
+
+def compute_bytes(
+    graph: ModelGraph,
+    blocks: Sequence[Block],
+    workload: Workload,
+    engine: EngineTraits,
+    *,
+    with_head: bool,
+    on_host: bool = True,
+    input_copies: int = 1,
+    homes: Sequence[Homes] = (),
+    inputs_only: bool = False,
+) -> int:
+    """Compute buffer in bytes of a device that runs the layers ``blocks`` (and the head, if it does).
+
+    ``inputs_only``: the host beside GPUs that compute all of it, with its pinned inputs. ``homes`` tells for each layer whether its matrices are copied over for the pass; empty: they are there.
+    """
+    if engine.family == "server":
+        return _server_compute_bytes(graph, blocks, workload, with_head=with_head)
+    places = homes or (Homes(),) * len(blocks)
+    layers = tuple(layer_of(b, workload, engine, h) for b, h in zip(blocks, places, strict=True))
+    return buffer_bytes(
+        Pass(
+            batch=batch_of(workload, engine),
+            hidden=graph.spec.hidden_size,
+            vocab=graph.spec.vocab_size,
+            layers=alike(layers),
+            input_copies=0 if on_host else input_copies,
+            host_inputs_only=inputs_only,
+            host_copies=input_copies if inputs_only else 1,
+            holds_embedding=on_host,
+            has_head=with_head,
+            ends_model=with_head,
+        )
+    )
+
+
+def output_bytes(graph: ModelGraph, workload: Workload) -> int:
+    """Host buffer of the logits handed to the sampler: one f32 row of the vocabulary per sequence."""
+    return graph.spec.vocab_size * workload.n_sequences * F32
+
+
+# ── engines that serve ──────────────────────────────────────────────────────────────────────────
 
 
 def ffn_row_elements(block: Block, hidden: int) -> int:
-    """f32 elements alive at once per token in the feed-forward part of a layer."""
+    """Elements alive at once per token in the feed-forward part of a layer."""
     ffn = block.ffn
     if isinstance(ffn, MoeFfn):
         k = ffn.n_active
@@ -28,7 +101,7 @@ def ffn_row_elements(block: Block, hidden: int) -> int:
 
 
 def attention_row_elements(block: Block, hidden: int) -> int:
-    """f32 elements alive at once per token in the attention of a layer, scores not included."""
+    """Elements alive at once per token in the attention of a layer, scores not included."""
     mixer = block.mixer
     if isinstance(mixer, MlaAttention):
         width = mixer.nope_head_dim + mixer.rope_head_dim + mixer.kv_lora_rank
@@ -38,51 +111,8 @@ def attention_row_elements(block: Block, hidden: int) -> int:
     return 6 * hidden
 
 
-def n_heads(block: Block) -> int:
-    """Query heads of a layer, 0 where there is no softmax attention."""
-    return getattr(block.mixer, "n_heads", 0) if isinstance(block.mixer, GqaAttention | MlaAttention) else 0
-
-
-def compute_bytes(
-    graph: ModelGraph,
-    blocks: tuple[Block, ...],
-    workload: Workload,
-    engine: EngineTraits,
-    *,
-    with_head: bool,
-) -> int:
-    """Compute buffer in bytes of a device that runs ``blocks`` (and the output head, if it does)."""
-    if engine.family == "server":
-        return _server_compute_bytes(graph, blocks, workload, with_head=with_head)
-    spec = graph.spec
-    rows = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
-    row_bytes = rows * _F32
-    mask_bytes = 2 if workload.flash_attention else 4
-    masks = {cache_cells(b, workload.context_tokens, workload.ubatch_tokens, engine) for b in blocks}
-    mask = sum(masks) * workload.n_sequences * rows * mask_bytes if _any_attention(blocks) else 0
-    best = 0
-    for block in blocks:
-        attention = attention_row_elements(block, spec.hidden_size)
-        if not workload.flash_attention:
-            cells = cache_cells(block, workload.context_tokens, workload.ubatch_tokens, engine)
-            attention += cells * workload.n_sequences * n_heads(block)
-        best = max(best, attention, ffn_row_elements(block, spec.hidden_size))
-    layers = best * row_bytes + mask if blocks else 0
-    head = (spec.vocab_size + 2 * spec.hidden_size) * row_bytes if with_head else 0
-    return max(layers, head)
-
-
-def output_bytes(graph: ModelGraph, workload: Workload) -> int:
-    """Host buffer of the logits handed to the sampler: one f32 row of the vocabulary per sequence."""
-    return graph.spec.vocab_size * workload.n_sequences * _F32
-
-
-def _any_attention(blocks: tuple[Block, ...]) -> bool:
-    return any(n_heads(block) for block in blocks)
-
-
 def _server_compute_bytes(
-    graph: ModelGraph, blocks: tuple[Block, ...], workload: Workload, *, with_head: bool
+    graph: ModelGraph, blocks: Sequence[Block], workload: Workload, *, with_head: bool
 ) -> int:
     # bf16 activations of one scheduled batch, f32 logits of the sequences that sample (vLLM's profile run).
     hidden = graph.spec.hidden_size
@@ -90,5 +120,5 @@ def _server_compute_bytes(
     widest = max(
         (max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0
     )
-    logits = graph.spec.vocab_size * max(workload.n_sequences, 256) * _F32 if with_head else 0
-    return max(rows * widest * 2, logits) + 64 * MIB
+    logits = graph.spec.vocab_size * max(workload.n_sequences, 256) * F32 if with_head else 0
+    return max(rows * widest * 2, logits) + _SERVER_SLACK_BYTES

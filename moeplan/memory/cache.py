@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from moeplan.domain.model import Block, ModelSpec
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_cells, kv_shard, kv_token_bytes
+from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.graph.state import state_elements
 
@@ -16,9 +16,9 @@ STATE_BYTES_PER_ELEMENT = 4
 
 def layer_kv_bytes(block: Block, workload: Workload, engine: EngineTraits, tensor_parallel: int = 1) -> float:
     """Bytes of KV cache one layer needs on one device for all sequences of the workload."""
-    cells = cache_cells(block, workload.context_tokens, workload.ubatch_tokens, engine)
+    cells, streams = cache_layout(block, workload, engine)
     token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
-    return cells * workload.n_sequences * token_bytes / kv_shard(block, tensor_parallel)
+    return cells * streams * token_bytes / kv_shard(block, tensor_parallel)
 
 
 def layer_state_bytes(block: Block, n_sequences: int) -> int:
@@ -43,7 +43,7 @@ def cache_by_tier(
     state: dict[str, int] = {}
     for layer, tier in enumerate(placement.dense_tiers):
         # A mapped file holds weights only: the cache of such layers is in RAM.
-        home = "ram" if tier == "disk" else tier
+        home = tier if workload.kv_offload and tier != "disk" else "ram"
         kv_bytes, state_bytes = per_block[spec.layout[layer]]
         kv[home] = kv.get(home, 0.0) + kv_bytes
         state[home] = state.get(home, 0) + state_bytes

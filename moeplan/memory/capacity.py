@@ -10,8 +10,10 @@ from moeplan.units import GIB, MIB
 # publish a constant use 0.4-0.55 GiB for llama.cpp-like engines; vLLM-like servers capture CUDA graphs too.
 LOCAL_GPU_OVERHEAD_BYTES = 512 * MIB
 SERVER_GPU_OVERHEAD_BYTES = 1536 * MIB
-# Peak resident size of llama.cpp beyond its own buffers: 8-20 MiB measured on 38 runs.
-HOST_PROCESS_BYTES = 20 * MIB
+# Peak resident size of llama.cpp beyond its own buffers, measured on 38 runs (November 2026): 9-20 MiB with
+# a vocabulary of 32,000, 53 MiB with one of 262,144. The line lies above all of them.
+HOST_PROCESS_BYTES = 15 * MIB
+HOST_PROCESS_BYTES_PER_TOKEN = 173
 # Operating system and other programs of a running machine. Assumed.
 HOST_RESERVE_BYTES = 2 * GIB
 
@@ -28,6 +30,11 @@ def gpu_capacity_bytes(gpu: GpuSpec, hardware: HardwareSpec, engine: EngineTrait
             usable -= HOST_RESERVE_BYTES
         return max(0, usable - hardware.reserve_vram_bytes)
     return max(0, int(usable * engine.memory_utilization_frac) - hardware.reserve_vram_bytes)
+
+
+def host_process_bytes(vocab_size: int) -> int:
+    """Bytes the engine's process takes beside its buffers: code, tokenizer, graph."""
+    return HOST_PROCESS_BYTES + HOST_PROCESS_BYTES_PER_TOKEN * vocab_size
 
 
 def ram_capacity_bytes(hardware: HardwareSpec) -> int:

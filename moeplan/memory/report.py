@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import EngineTraits
-from moeplan.memory.buffers import compute_bytes, output_bytes
+from moeplan.memory.buffers import output_bytes
 from moeplan.memory.cache import cache_by_tier
 from moeplan.memory.capacity import (
-    HOST_PROCESS_BYTES,
     gpu_capacity_bytes,
     gpu_overhead_bytes,
+    host_process_bytes,
     ram_capacity_bytes,
 )
+from moeplan.memory.devices import device_compute_bytes
+from moeplan.memory.repack import repacked_bytes
 from moeplan.provenance import NULL_LEDGER, Ledger, Source
 
 _ENGINE_LOGS = Source(
@@ -25,8 +27,6 @@ _ENGINE_LOGS = Source(
 _REASONED = Source("assumed", "reasoned from the engine's documentation")
 _ASSUMED = Source("assumed", "typical process overhead; see docs/limits.md")
 _INVENTORY = Source("derived", "sum of the tensors placed there")
-# ggml-cpu repacks these on x86 with AVX2 or later (ggml/src/ggml-cpu/repack.cpp, November 2026).
-REPACKED_TYPES = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4", "q2_k"})
 
 
 def weights_by_tier(graph: ModelGraph, placement: Placement) -> Mapping[str, int]:
@@ -87,69 +87,28 @@ def _device(
     held = weights.get(tier, 0)
     # The first ranks carry the remainder, so that the shards sum to the whole.
     shard = held // shards + (1 if copy < held % shards else 0)
-    layers = [i for i, home in enumerate(placement.dense_tiers) if home == tier]
-    blocks = tuple(graph.spec.blocks[b] for b in sorted({graph.spec.layout[i] for i in layers}))
-    compute = overhead = output = 0
+    overhead = output = 0
     if tier == "ram":
-        blocks += _cpu_expert_blocks(graph, placement, blocks)
         capacity, name = ram_capacity_bytes(hardware), "RAM"
-        overhead = HOST_PROCESS_BYTES + _repack_bytes(graph, hardware, placement, engine)
+        overhead = host_process_bytes(graph.spec.vocab_size) + repacked_bytes(graph, hardware, workload, placement, engine)
         output = output_bytes(graph, workload)
-        if blocks:
-            compute = compute_bytes(graph, blocks, workload, engine, with_head=placement.head_tier == tier)
     elif tier == "disk":
         capacity, name = shard, "disk (mapped)"
     else:
         gpu = hardware.gpus[(int(tier[3:]) + copy) % len(hardware.gpus)]
         capacity, name = gpu_capacity_bytes(gpu, hardware, engine), gpu.name
         overhead = gpu_overhead_bytes(gpu, engine)
-        compute = compute_bytes(graph, blocks, workload, engine, with_head=placement.head_tier == tier)
-        compute += _streamed_copy_bytes(graph, workload, placement, engine) if tier == "gpu0" else 0
     return DeviceMemory(
         device=f"gpu{int(tier[3:]) + copy}" if tier.startswith("gpu") else tier,
         name=name,
         weights_bytes=shard,
         kv_bytes=kv.get(tier, 0),
         state_bytes=state.get(tier, 0),
-        compute_bytes=compute,
+        compute_bytes=0 if tier == "disk" else device_compute_bytes(graph, workload, placement, engine, tier),
         output_bytes=output,
         overhead_bytes=overhead,
         capacity_bytes=capacity,
     )
-
-
-def _cpu_expert_blocks(graph: ModelGraph, placement: Placement, have: tuple) -> tuple:  # type: ignore[type-arg]
-    spec = graph.spec
-    homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
-    found = {
-        spec.layout[i] for i, (d, e) in enumerate(homes) if e in ("ram", "disk") and d not in ("ram", "disk")
-    }
-    return tuple(spec.blocks[b] for b in sorted(found) if spec.blocks[b] not in have)
-
-
-def _repack_bytes(
-    graph: ModelGraph, hardware: HardwareSpec, placement: Placement, engine: EngineTraits
-) -> int:
-    """The second copy of 4-bit matrices a CPU-only llama.cpp keeps; with a GPU and a mapped file, none."""
-    if not engine.repacks_on_cpu or hardware.gpus or placement.kind == "disk":
-        return 0
-    return sum(n for layer in graph.layers for qtype, n in layer.bytes_by_qtype if qtype in REPACKED_TYPES)
-
-
-def _streamed_copy_bytes(
-    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
-) -> int:
-    """Room on the GPU for the largest matrix that is copied over when a large batch is prefetched."""
-    if engine.stream_prefill_min_tokens is None or workload.ubatch_tokens < engine.stream_prefill_min_tokens:
-        return 0
-    largest = 0
-    for tensor in graph.tensors:
-        if tensor.layer < 0 or tensor.owner != "base":
-            continue
-        homes = placement.expert_tiers if tensor.role in EXPERT_ROLES else placement.dense_tiers
-        if homes[tensor.layer] in ("ram", "disk"):
-            largest = max(largest, tensor.n_bytes)
-    return largest
 
 
 def _explain(device: DeviceMemory, engine: EngineTraits, ledger: Ledger) -> None:

@@ -47,6 +47,7 @@ def _batch_point(problem: Problem, batch: int, level: float) -> BatchPoint:
         fits=e.fits,
         placement=placement.kind,
         step_s=e.decode_step_s if e.fits else None,
+        not_modelled=e.not_modelled,
     )
 
 

@@ -15,7 +15,7 @@ from moeplan.memory.report import memory_report
 from moeplan.predict.explain import explain_load, explain_model, explain_speed
 from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, ideal, time_range
 from moeplan.predict.phases import decode_time, prefill_time
-from moeplan.predict.placement import candidates, on_cpu, on_gpus, requested, usable_ram_bytes
+from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import fmt_bytes
@@ -34,12 +34,21 @@ def choose_placement(
         graph, hardware, engine, kind=kind, gpu_layers=gpu_layers, cpu_moe=cpu_moe, ram_for_weights_bytes=room
     )
     if asked is not None:
-        return asked
+        return asked if kind is not None else _spilled(problem, asked, room)
     found = candidates(graph, hardware, engine, _fits(problem), room)
     allowed = [p for p in found if kind is None or p.kind == kind]
     if allowed:
         return min(allowed, key=lambda p: _phase_seconds("decode", problem, p))
     return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
+
+
+def _spilled(problem: Problem, asked: Placement, room: int) -> Placement:
+    """``asked``, or with what RAM cannot hold left in a mapped file: what the engine would do."""
+    graph, _, _, engine, _ = problem
+    if not engine.mmap or "disk" not in engine.splits or _fits(problem)(asked):
+        return asked
+    spilled = mapped(graph, asked, room)
+    return spilled if _fits(problem)(spilled) else asked
 
 
 def estimate(

@@ -22,7 +22,7 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
     """Everything on the GPUs: one, several by layers, or one shard of every matrix on each."""
     spec, n_gpus = graph.spec, len(hardware.gpus)
     # llama.cpp keeps the input embedding in host memory; only rows of it are read.
-    embedding = "ram" if engine.family == "local" and not hardware.unified and engine.mmap else "gpu0"
+    embedding = "ram" if engine.family == "local" and not hardware.unified and engine.gguf else "gpu0"
     if hardware.unified and n_gpus == 1:
         return _uniform(spec, "unified", "gpu0", embedding)
     if n_gpus == 1:
@@ -236,7 +236,11 @@ def _least(most: int, ok: Callable[[int], bool]) -> int | None:
 
 
 def _spread(layers: range, hardware: HardwareSpec, engine: EngineTraits) -> tuple[str, ...]:
-    """Tiers of consecutive layers over the GPUs, in proportion to their memory as llama.cpp does."""
+    """Tiers of consecutive layers over the GPUs, in proportion to their memory as llama.cpp does.
+
+    The output layer counts as one more, so that the last GPU gets fewer of the others
+    (llama-model.cpp, get_layer_buft_list).
+    """
     room = [gpu_capacity_bytes(gpu, hardware, engine) for gpu in hardware.gpus]
     total, n = sum(room), len(layers)
     if total <= 0:
@@ -244,7 +248,7 @@ def _spread(layers: range, hardware: HardwareSpec, engine: EngineTraits) -> tupl
     ends, filled = [], 0
     for size in room:
         filled += size
-        ends.append(n * filled / total)
+        ends.append((n + 1) * filled / total)
     return tuple(f"gpu{next((g for g, end in enumerate(ends) if i < end), len(room) - 1)}" for i in range(n))
 
 

@@ -61,7 +61,7 @@ def dense_twin(
     return replace(
         _with_width(shape, steps),
         id=f"{moe.id}-twin-{kind}",
-        name=f"Dense twin ({kind})",
+        name="Dense twin",
         hf_ids=(),
         aliases=(),
         parts=(),

@@ -322,15 +322,16 @@ def _moe(layer: Layer) -> MoeFfn:
     meta = layer.meta
     outputs = layer.matrix("ffn_gate_inp.weight")[0]
     n_experts, width, inner = layer.matrix("ffn_down_exps.weight", 3)
-    n_active = meta.integer("expert_used_count")
-    if not n_active <= n_experts <= outputs:
-        raise layer.error(f"chooses {n_active} of {n_experts} experts with {outputs} router outputs")
+    chosen = meta.integer("expert_used_count")
+    if not chosen <= n_experts <= outputs:
+        raise layer.error(f"chooses {chosen} of {n_experts} experts with {outputs} router outputs")
     shared = layer.matrix("ffn_down_shexp.weight")[1] if layer.has("ffn_down_shexp.weight") else 0
     dense = layer.matrix("ffn_down.weight")[1] if layer.has("ffn_down.weight") else 0
     correction = layer.has("exp_probs_b.bias", "exp_probs_b.weight", "exp_probs_b")
     return MoeFfn(
         n_experts=n_experts,
-        n_active=n_active,
+        # outputs beyond the experts compute nothing (LongCat): on average this many of the chosen do
+        n_active=max(1, round(chosen * n_experts / outputs)),
         expert_intermediate=inner,
         gated=layer.has("ffn_gate_exps.weight", "ffn_gate_up_exps.weight"),
         bias=layer.has("ffn_up_exps.bias", "ffn_down_exps.bias"),

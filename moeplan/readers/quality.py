@@ -51,12 +51,11 @@ def read_quality(models: Iterable[str], configs: Path | None = None) -> dict[str
     In the order of the file's ``metrics``, then of its rows. Raises SpecError with the place of a mistake.
     """
     wanted = set(models)
-    found: dict[str, tuple[Score, ...]] = {}
-    for folder in (configs or shipped_configs(), user_configs()):
-        path = folder / FILE_NAME
-        if path.is_file() or folder != user_configs():
-            for model, scores in _scores(load_document(path), wanted).items():
-                found[model] = found.get(model, ()) + scores
+    found = _scores(load_document((configs or shipped_configs()) / FILE_NAME), wanted)
+    own = user_configs() / FILE_NAME
+    if own.is_file():
+        for model, scores in _scores(load_document(own), wanted).items():
+            found[model] = found.get(model, ()) + scores
     return found
 
 
@@ -66,7 +65,9 @@ def _scores(document: Document, wanted: set[str]) -> dict[str, tuple[Score, ...]
     rank = {metric: i for i, metric in enumerate(wire.metrics)}
     for i, row in enumerate(wire.rows):
         if row.source not in wire.sources:
-            raise document.error(f"no source `{row.source}` under `sources`", ("rows", i, "source"), value=True)
+            raise document.error(
+                f"no source `{row.source}` under `sources`", ("rows", i, "source"), value=True
+            )
         for metric in row.scores:
             if metric not in rank:
                 raise document.error(f"no metric `{metric}` under `metrics`", ("rows", i, "scores", metric))

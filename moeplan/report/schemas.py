@@ -16,7 +16,12 @@ SCHEMAS = {
     "hardware-link": (f"{_HARDWARE}:LinkWire", "A link: configs/hardware/link/<id>.yaml."),
     "hardware-storage": (f"{_HARDWARE}:StorageWire", "A disk: configs/hardware/storage/<id>.yaml."),
     "quants": ("moeplan.readers.quants_yaml:QuantsFile", "Quantisations: configs/quants.yaml."),
+    "budget": ("moeplan.readers.budget_wire:BudgetWire", "Budgets: moeplan.check.yaml."),
+    "engine": ("moeplan.readers.engine_tables:TableWire", "Options of an engine: configs/engines/<id>.yaml."),
+    "check": ("moeplan.report.check_json:CheckJson", "The JSON of `moeplan check`."),
     "estimate": ("moeplan.report.estimate_json:EstimateJson", "The JSON of `moeplan estimate`."),
+    "plan": ("moeplan.report.plan_json:PlanJson", "The JSON of `moeplan plan`."),
+    "compare": ("moeplan.report.compare_json:CompareJson", "The JSON of `moeplan compare`."),
     "textbook": ("moeplan.report.textbook_json:TextbookJson", "The JSON of `moeplan textbook`."),
 }
 """Name of a schema -> (module:struct, what it describes)."""

@@ -48,7 +48,7 @@ class TrainingJson(msgspec.Struct, kw_only=True):
 
     flops_per_token: PairJson
     tokens_per_day: PairJson
-    memory_GiB: PairJson
+    memory_GiB: PairJson  # noqa: N815
     compute_speedup: Amount
     memory_ratio: Amount
 

@@ -107,4 +107,3 @@ def power(value: float) -> str:
     """A large number with four digits and its power of ten: ``'1.848e9'``."""
     digits, _, exponent = f"{value:.3e}".partition("e")
     return f"{digits}e{int(exponent)}"
-

@@ -252,6 +252,14 @@ def test_lfm2_final_norm_and_short_convolutions(tmp_path: Path) -> None:
     assert (got.spec.final_norm, got.spec.embedding_norms, got.spec.tied_embeddings) == (True, 0, True)
 
 
+def test_router_outputs_beyond_the_experts_compute_nothing(tmp_path: Path) -> None:
+    # LongCat: of 12 outputs 8 are experts, so that of 3 chosen 2 compute on average
+    ffn = _norms("attn_norm", "ffn_norm") | _experts(8, 32) | {"ffn_gate_inp.weight": (12, WIDTH)}
+    keys = {"attention.head_count": 4, "attention.head_count_kv": 2, "expert_used_count": 3}
+    got = _read(tmp_path, "qwen3moe", [_attention(4, 2, 16) | ffn], keys).spec.blocks[0].ffn
+    assert got == MoeFfn(n_experts=8, n_active=2, expert_intermediate=32, n_zero_experts=4)
+
+
 # ── every family with a published configuration ─────────────────────────────────────────────────
 
 # model_type -> the architecture of its GGUF files, where it is another word

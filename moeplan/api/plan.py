@@ -1,0 +1,256 @@
+"""The best way to run a model on a machine: request in, Plan out."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from moeplan.api.plan_space import Space
+from moeplan.domain.plan import Choice, MachineOffer, Plan, PlanRequest
+from moeplan.errors import SpecError
+from moeplan.search.commands import commands
+from moeplan.search.curves import curves
+from moeplan.search.overrides import tensor_overrides
+from moeplan.search.search import Found, Search, Variant
+
+if TYPE_CHECKING:
+    from moeplan.api.resolve import Session
+    from moeplan.readers.catalog import Catalog
+
+N_REJECTED = 6
+KINDS_FIRST = 3
+"""Runners-up that show another kind of placement come before those that differ in the quantisation."""
+
+
+def run_plan(request: PlanRequest, catalog: Catalog) -> Plan:
+    """The plan that ``request`` asks for. Where nothing fits, ``best`` is None and ``changes`` help."""
+    from moeplan.api.resolve import Session
+
+    _check(request)
+    session = Session(catalog, request.base.calibration)
+    if request.objective == "cheapest" or len(request.hardware) > 1:
+        return _over_machines(request, session)
+    hardware = request.hardware[0] if request.hardware else request.base.hardware
+    return plan_on(request, session, hardware)
+
+
+def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, brief: bool = False) -> Plan:
+    """The plan on one machine; ``brief`` leaves out curves, what-if and changes."""
+    from moeplan.api.plan_changes import helpful_changes, what_if
+
+    start = perf_counter()
+    space = Space(session, request, hardware)
+    search = search_space(space, request)
+    best, chosen = _best(search, request)
+    if best is None and (other := space.without_server()) is not None:
+        space, search = other, search_space(other, request)
+        best, chosen = _best(search, request)
+    others = _alternatives(search, request, best) if best else ()
+    plan = Plan(
+        request=request,
+        best=chosen and _with_commands(chosen, best, session, space),
+        alternatives=others,
+        rejected=tuple(search.missed[:N_REJECTED]),
+        curves=(
+            curves(best.problem, best.placement, request.limits.max_vram_bytes)
+            if best and request.curves and not brief
+            else ()
+        ),
+        changes=() if best or brief else helpful_changes(space, request),
+        what_if=what_if(space, request, best) if best and request.what_if and not brief else (),
+        n_candidates=search.n_candidates,
+        assumptions=tuple(space.assumptions),
+        not_modelled=(*space.not_modelled, *_not_modelled(space)),
+    )
+    from msgspec.structs import replace
+
+    return replace(plan, search_s=perf_counter() - start)
+
+
+def search_space(space: Space, request: PlanRequest) -> Search:
+    """The search over everything the request leaves open."""
+    search = Search(request.objective, request.limits)
+    if request.objective == "context" or request.base.context == "max":
+        search.run(_longest(space, request))
+    else:
+        search.run(space.variants())
+    return search
+
+
+def _check(request: PlanRequest) -> None:
+    if request.objective == "quality" and request.limits.min_tokens_per_s is None:
+        raise SpecError("--objective quality needs a floor of speed", hint="add --min-tps 10, say")
+    if request.objective == "cheapest" and not request.hardware:
+        raise SpecError("--objective cheapest needs machines to choose among", hint="--hardware a,b,c")
+    if request.objective == "request" and None in (request.base.prompt_tokens, request.base.output_tokens):
+        raise SpecError("--objective request needs --prompt and --output-tokens: they are its weights")
+
+
+# ── the best and the others ──────────────────────────────────────────────────────────────────────
+
+
+def _best(search: Search, request: PlanRequest) -> tuple[Found | None, Choice | None]:
+    """The best found, checked once more by the full functions that `estimate` uses."""
+    for found in sorted(search.found.values(), key=lambda f: f.score):
+        choice = _choice(found, request)
+        if choice.estimate.fits:
+            return found, choice
+    return None, None
+
+
+def _choice(found: Found, request: PlanRequest, lost_by: str = "") -> Choice:
+    from moeplan.predict.estimate import estimate
+
+    return Choice(
+        estimate=estimate(found.problem, found.placement, level=request.base.level),
+        bits_per_weight=found.bits,
+        tensor_overrides=tensor_overrides(found.placement) if found.problem.engine.gguf else (),
+        lost_by=lost_by,
+    )
+
+
+def _with_commands(choice: Choice, found: Found | None, session: Session, space: Space) -> Choice:
+    from msgspec.structs import replace
+
+    from moeplan.readers.engine_tables import EngineTables
+
+    if found is None:
+        return choice
+    file = space.source.path if space.source.kind == "gguf" else None
+    return replace(choice, commands=commands(found.problem, found.placement, EngineTables().get, file))
+
+
+def _alternatives(search: Search, request: PlanRequest, best: Found) -> tuple[Choice, ...]:
+    """Runners-up: other kinds of placement first, then other quantisations, each with what it loses."""
+    others = [f for f in sorted(search.found.values(), key=lambda f: f.score) if f is not best]
+    kinds, seen = [], {best.placement.kind}
+    for found in others:
+        if found.placement.kind not in seen:
+            kinds.append(found)
+            seen.add(found.placement.kind)
+    chosen = kinds[:KINDS_FIRST]
+    chosen += [f for f in others if f not in chosen][: max(0, request.n_alternatives - len(chosen))]
+    chosen = sorted(chosen[: request.n_alternatives], key=lambda f: f.score)
+    return tuple(_choice(found, request, _lost_by(found, best, request)) for found in chosen)
+
+
+def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:
+    """What the best has over it, by the objective."""
+    match request.objective:
+        case "ttft":
+            return _more(found.prefill_s / best.prefill_s - 1, "later first token")
+        case "request":
+            n = best.problem.workload.output_tokens
+            whole = (found.prefill_s + n * found.decode_s) / (best.prefill_s + n * best.decode_s)
+            return _more(whole - 1, "longer request")
+        case "context":
+            mine, its = (f.problem.workload.context_tokens for f in (found, best))
+            return f"{its - mine:,} tokens less context" if mine < its else _slower(found, best)
+        case "quality":
+            if found.bits < best.bits:
+                return f"{best.bits - found.bits:.2f} bits per weight less"
+            return _slower(found, best)
+        case "memory":
+            return _more(found.score[0] / best.score[0] - 1, "more memory")
+        case _:
+            return _slower(found, best)
+
+
+def _slower(found: Found, best: Found) -> str:
+    mine = found.decode_s / found.problem.workload.n_sequences
+    its = best.decode_s / best.problem.workload.n_sequences
+    if mine > its * 1.0005:
+        return f"decode {1 - its / mine:.1%} slower"
+    if found.prefill_s > best.prefill_s * 1.0005:
+        return f"decodes as fast, first token {found.prefill_s / best.prefill_s - 1:.1%} later"
+    return "as fast, more memory"
+
+
+def _more(frac: float, what: str) -> str:
+    return f"{frac:.1%} {what}" if frac > 0.0005 else "as good"
+
+
+def _not_modelled(space: Space) -> tuple[str, ...]:
+    notes = ["a cache in RAM under layers on a GPU (--no-kv-offload)"]
+    if any(engine.gguf for engine in space.engines) and space.source.spec.is_moe:
+        notes.append("a cache of hot experts on the GPU")
+    if len(space.hardware.gpus) > 1:
+        notes.append("expert and pipeline parallelism")
+    return tuple(notes)
+
+
+# ── the largest context ──────────────────────────────────────────────────────────────────────────
+
+
+def _longest(space: Space, request: PlanRequest) -> list[Variant]:
+    """The variants of the smallest memory at the largest context that has a plan, in steps of 256."""
+    limit = space.source.spec.context_tokens
+    least = request.limits.min_context_tokens or 256
+    low, high = 0, -(-limit // 256)
+    while low < high:
+        middle = (low + high + 1) // 2
+        trial = Search(request.objective, request.limits)
+        trial.run(space.variants(context=min(limit, middle * 256)))
+        if trial.found:
+            low = middle
+        else:
+            high = middle - 1
+    return list(space.variants(context=min(limit, max(low * 256, least))))
+
+
+# ── several machines ─────────────────────────────────────────────────────────────────────────────
+
+
+def _over_machines(request: PlanRequest, session: Session) -> Plan:
+    """The cheapest machine that keeps the limits; for other objectives the best of all."""
+    from msgspec.structs import replace
+
+    from moeplan.domain.prices import cheapest_usd_per_hour
+    from moeplan.readers.hardware import resolve_hardware
+    from moeplan.readers.prices import read_prices
+
+    start, offers = perf_counter(), read_prices()
+    each = replace(request, objective="decode") if request.objective == "cheapest" else request
+    machines, plans = [], []
+    for name in request.hardware:
+        plan = plan_on(each, session, name, brief=True)
+        price = cheapest_usd_per_hour(resolve_hardware(name, request.base.machine, session.catalog), offers)
+        why = "" if plan.best else (plan.rejected[0].reason if plan.rejected else "no placement")
+        machines.append(
+            MachineOffer(
+                hardware=name,
+                choice=plan.best,
+                usd_per_hour=price[0] if price else None,
+                price_source=price[1] if price else "",
+                why_not=why,
+            )
+        )
+        plans.append(plan)
+    winner = _winner(request, machines)
+    base = plans[winner] if winner is not None else plans[0]
+    return replace(
+        base,
+        request=request,
+        best=machines[winner].choice if winner is not None else None,
+        machines=tuple(machines),
+        n_candidates=sum(plan.n_candidates for plan in plans),
+        search_s=perf_counter() - start,
+        not_modelled=(
+            *base.not_modelled,
+            *(
+                f"price of {m.hardware}: no offer in configs/prices.yaml"
+                for m in machines
+                if m.usd_per_hour is None
+            ),
+        ),
+    )
+
+
+def _winner(request: PlanRequest, machines: list[MachineOffer]) -> int | None:
+    able = [i for i, m in enumerate(machines) if m.choice is not None]
+    if request.objective == "cheapest":
+        priced = [i for i in able if machines[i].usd_per_hour is not None]
+        return min(priced, key=lambda i: machines[i].usd_per_hour or 0.0, default=None)
+    speed = {i: c.estimate.decode.seconds / c.estimate.workload.n_sequences
+             for i in able if (c := machines[i].choice) is not None}  # fmt: skip
+    return min(able, key=lambda i: speed[i], default=None)

@@ -1,0 +1,198 @@
+"""What a plan may choose from: engines, quantisations, cache types, micro-batches, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from moeplan.api.workload import build_workload
+from moeplan.domain.plan import PlanRequest
+from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
+from moeplan.errors import NotModelled, SpecError
+from moeplan.search.search import Variant
+
+if TYPE_CHECKING:
+    from moeplan.api.resolve import Session
+    from moeplan.domain.hardware import HardwareSpec
+    from moeplan.domain.request import EstimateRequest
+    from moeplan.predict.problem import Problem
+
+GGUF_QUANTS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
+"""The sizes that publishers of GGUF files offer most."""
+SERVER_QUANTS = ("bf16", "fp8", "awq-int4-g128")
+LEAST_BITS = 4.0
+"""Without --min-quant: narrower types cost quality that most people notice. A choice, not physics."""
+UBATCHES = (512, 1024, 2048, 4096)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# vLLM and its kin are built for compute capability 7.0 and later (vLLM installation page, 2026).
+SERVER_COMPUTE_CAPABILITY = 7.0
+
+
+class Space:
+    """The choices of one request on one machine. Reads each quantisation once."""
+
+    def __init__(self, session: Session, request: PlanRequest, hardware: str | None) -> None:
+        self.session, self.request, self.hardware_name = session, request, hardware
+        self.assumptions: list[str] = []
+        self.not_modelled: list[str] = []
+        self._base: EstimateRequest = replace(request.base, hardware=hardware, context=self._context())
+        self.source = session.source(request.base.model)
+        self.hardware = self._hardware()
+        self.engines = self._engines()
+        self.choices = [
+            choice for engine in self.engines for choice in self._quantised(engine, self._quants(engine))
+        ]
+
+    def variants(
+        self,
+        *,
+        context: int | None = None,
+        kv_types: tuple[str, ...] = (),
+        hardware: HardwareSpec | None = None,
+        narrower: bool = False,
+    ) -> Iterator[Variant]:
+        """Every combination, least memory last. ``narrower`` adds the types below the floor."""
+        for problem, bits in self.choices:
+            engine = problem.engine
+            if not narrower and bits < self._floor(engine):
+                continue
+            machine = hardware or problem.hardware
+            for kv in kv_types or self.request.kv_types or (self._base.kv_type or "f16",):
+                for batch in self._batches():
+                    for ubatch in self._ubatches(engine, problem):
+                        base = replace(
+                            self._base,
+                            context=context or problem.workload.context_tokens,
+                            kv_type=kv,
+                            batch=batch,
+                            ubatch=ubatch,
+                        )
+                        if context is not None:
+                            base = _shortened(base, context)
+                        workload = build_workload(base, problem.graph.spec, engine, [])
+                        yield Variant(problem._replace(workload=workload, hardware=machine), bits)
+
+    # ── one after the other ──────────────────────────────────────────────────────────────────────
+
+    def _context(self) -> int | None:
+        asked, least = self.request.base.context, self.request.limits.min_context_tokens
+        if asked == "max":
+            asked = None
+        if asked is None and least is None:
+            return None
+        return max(asked or 0, least or 0)
+
+    def _hardware(self) -> HardwareSpec:
+        """The machine, before any engine is chosen for it."""
+        from moeplan.hw.detect import detect
+        from moeplan.readers.hardware import resolve_hardware
+
+        return resolve_hardware(self._base.hardware, self._base.machine, self.session.catalog, detect=detect)
+
+    def _engines(self) -> tuple[EngineTraits, ...]:
+        asked = self.request.engines or ((self._base.engine,) if self._base.engine else ())
+        if asked:
+            return tuple(dict.fromkeys(find_engine(name) for name in asked))
+        gpus = self.hardware.gpus
+        if self.source.kind == "safetensors":
+            return (ENGINES["vllm"],)
+        servers = (
+            bool(gpus)
+            and self.source.kind != "gguf"
+            and all(gpu.segment == "datacenter" and not gpu.unified_memory for gpu in gpus)
+            and all(_capability(gpu.compute_capability) >= SERVER_COMPUTE_CAPABILITY for gpu in gpus)
+        )
+        names = ("vllm",) if servers else ("llama.cpp",)
+        self.assumptions.append(f"engine {names[0]}: what people run on such a machine")
+        return tuple(ENGINES[name] for name in names)
+
+    def without_server(self) -> Space | None:
+        """The same with llama.cpp, which can keep weights in RAM; None where that is no change."""
+        if self.request.engines or self.request.base.engine or self.engines[0].id != "vllm":
+            return None
+        if self.source.kind == "safetensors":
+            return None
+        base = replace(self.request.base, engine="llama.cpp")
+        space = Space(self.session, replace(self.request, base=base), self.hardware_name)
+        space.assumptions.append("engine llama.cpp: vllm has no plan here")
+        return space
+
+    def _quants(self, engine: EngineTraits) -> tuple[str, ...]:
+        asked = self.request.quants or ((self._base.quant,) if self._base.quant else ())
+        if asked:
+            return asked
+        if self.source.file_quant is not None and (self.source.kind == "gguf") == engine.gguf:
+            return (str(self.source.file_quant),)
+        native = self.source.spec.native_quant
+        scheme = self.session.quants.find(native)
+        if engine.gguf:
+            # Trained in 4 bits: the other types would only unpack it.
+            return (scheme.as_gguf,) if native == "mxfp4" and scheme.as_gguf else GGUF_QUANTS
+        if native == "mxfp4":
+            return (native,)
+        return tuple(
+            dict.fromkeys((native, *(q for q in SERVER_QUANTS if native != "fp8-block" or q != "bf16")))
+        )
+
+    def _quantised(self, engine: EngineTraits, quants: tuple[str, ...]) -> Iterator[tuple[Problem, float]]:
+        stated = bool(self.request.quants or self._base.quant)
+        for quant in quants:
+            notes: list[str] = []
+            try:
+                problem = self.session.problem(
+                    replace(self._base, quant=quant, engine=engine.id, batch=None), notes
+                )
+            except (NotModelled, SpecError) as error:
+                if stated:
+                    raise
+                self._gap(f"{quant} with {engine.id}: {error}")
+                continue
+            self.assumptions += [note for note in notes if note not in self.assumptions]
+            yield problem, problem.graph.weights_bytes * 8 / problem.graph.params.total
+
+    def _gap(self, text: str) -> None:
+        if text not in self.not_modelled:
+            self.not_modelled.append(text)
+
+    def _floor(self, engine: EngineTraits) -> float:
+        least = self.request.limits.min_quant
+        if least is not None:
+            scheme = self.session.quants.find(least, gguf=engine.gguf)
+            graph = self.session.graph(self.request.base.model, scheme.id, gguf=engine.gguf)
+            return graph.weights_bytes * 8 / graph.params.total - 1e-9
+        stated = self.request.quants or self._base.quant or self.source.file_quant
+        return 0.0 if stated else LEAST_BITS
+
+    def _batches(self) -> tuple[int | None, ...]:
+        batch = self._base.batch
+        if batch == "max" or (batch is None and self.request.objective == "throughput"):
+            return BATCHES
+        return (batch,)
+
+    def _ubatches(self, engine: EngineTraits, problem: Problem) -> tuple[int, ...]:
+        """Micro-batches worth trying: beyond the prompt a larger one costs memory and gains nothing."""
+        asked = self.request.ubatches or ((self._base.ubatch,) if self._base.ubatch else ())
+        if asked:
+            return asked
+        if engine.family == "server" or not engine.gguf:
+            return (engine.ubatch_tokens,)
+        prompt = problem.workload.prompt_tokens
+        return tuple(u for i, u in enumerate(UBATCHES) if i == 0 or UBATCHES[i - 1] < prompt)
+
+
+def _shortened(base: EstimateRequest, context: int) -> EstimateRequest:
+    """``base`` at another context, prompt and answer cut to what it holds."""
+    room = max(2, context - base.depth_tokens)
+    prompt = base.prompt_tokens and min(base.prompt_tokens, room // 2)
+    output = base.output_tokens and min(base.output_tokens, room - (prompt or room // 2))
+    return replace(base, prompt_tokens=prompt, output_tokens=output)
+
+
+def _capability(text: str) -> float:
+    """A compute capability such as ``9.0``; unknown ones pass."""
+    try:
+        return float(text)
+    except ValueError:
+        return SERVER_COMPUTE_CAPABILITY

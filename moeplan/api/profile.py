@@ -1,0 +1,219 @@
+"""`moeplan profile` as a function: choose the measurements, run them, derive coefficients, write the file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from moeplan.domain.profile import HostCalibration, HostFacts, Sample
+from moeplan.domain.value import Value
+from moeplan.errors import MeasurementError, SpecError
+
+if TYPE_CHECKING:
+    from moeplan.measure.device import Device
+    from moeplan.measure.run import Job, Progress
+    from moeplan.readers.catalog import Catalog
+
+Mode = Literal["quick", "default", "full"]
+
+BUDGET_S: dict[Mode, float] = {"quick": 15.0, "default": 60.0, "full": 300.0}
+# Written and read back, at most, on the disk where the user's files are.
+_STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
+# Of the budget; engines and a given model get as much again when they are asked for.
+_STORAGE_WEIGHT = 0.8
+
+
+class ProfileRequest(Value):
+    """What to measure; the names are those of the options."""
+
+    mode: Mode = "default"
+    gpu: bool = False
+    model: str | None = None
+    engine: str | None = None
+    binary: str | None = None
+    endpoint: str | None = None
+    concurrency: tuple[int, ...] = (1, 2, 4)
+    prompt_tokens: int = 128
+    output_tokens: int = 32
+    timeout_s: float = 120.0
+    memory_share: float = 0.4
+    training: bool = False
+    storage: str | None = None
+
+
+def run_profile(
+    request: ProfileRequest, catalog: Catalog, progress: Progress = lambda what, share: None
+) -> HostCalibration:
+    """Measure this machine. Ctrl-C ends early with what there is; raises a MoeplanError when nothing is."""
+    from datetime import UTC, datetime
+
+    from moeplan._version import __version__
+    from moeplan.calibrate.host import derive
+    from moeplan.measure.run import run_jobs
+
+    facts = local_facts()
+    with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
+        planned = list(_jobs(request, catalog, facts, Path(folder)))
+        budget_s = BUDGET_S[request.mode]
+        outcome = run_jobs(planned, budget_s, progress)
+    if not outcome.samples:
+        raise MeasurementError("nothing could be measured: " + "; ".join(outcome.notes))
+    notes = [*outcome.notes, *_remarks(outcome.samples)]
+    return HostCalibration(
+        date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        version=__version__,
+        mode=request.mode,
+        host=facts,
+        samples=outcome.samples,
+        coefficients=derive(outcome.samples, facts.isa),
+        notes=tuple(notes),
+    )
+
+
+def local_facts() -> HostFacts:
+    """This machine, as calibration files know it."""
+    from moeplan.hw.detect import detect
+    from moeplan.hw.facts import host_facts
+
+    return host_facts(detect())
+
+
+def _remarks(samples: tuple[Sample, ...]) -> list[str]:
+    from moeplan.hw.facts import throttle_notes
+
+    notes = throttle_notes()
+    unsteady = [s for s in samples if not s.stable]
+    if unsteady:
+        worst = max(unsteady, key=lambda s: s.load)
+        notes.append(f"{len(unsteady)} of {len(samples)} samples are not steady: {worst.remedy}")
+    return notes
+
+
+Planned = Iterator[tuple[str, float, "Job"]]
+
+
+def _jobs(request: ProfileRequest, catalog: Catalog, facts: HostFacts, folder: Path) -> Planned:
+    """Every measurement that the request asks for, with its weight in time."""
+    if request.endpoint is not None:
+        yield from _endpoint_jobs(request)
+        return
+    from moeplan.measure.device import cpu_device, gpu_device
+
+    device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
+    if request.engine is not None:
+        yield from _engine_jobs(request, catalog, facts, folder)
+        if request.model is not None:
+            return
+    yield from _device_jobs(request, catalog, device, facts)
+
+
+def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device, facts: HostFacts) -> Planned:
+    from moeplan.measure import micro, reference
+    from moeplan.measure.storage import storage_rates
+
+    threads = micro.usable_threads()
+    yield from micro.jobs(device, threads)
+    storage = Path(request.storage or tempfile.gettempdir())
+    if not storage.is_dir():
+        raise SpecError("--storage: not a directory", path=str(storage))
+    n_bytes = _STORAGE_BYTES[request.mode]
+    yield "storage", _STORAGE_WEIGHT, lambda budget_s: storage_rates(storage, n_bytes, budget_s)
+    count = threads if device.is_cpu else 0
+    if request.model is not None and request.engine is None:
+        from moeplan.api.resolve import Session
+
+        yield from reference.model_jobs(Session(catalog).source(request.model).spec, device, count)
+    else:
+        yield from reference.jobs(device, count, quick=request.mode == "quick", full=request.mode == "full")
+    if request.training or request.mode == "full":
+        from moeplan.measure import training
+
+        yield from training.jobs(device, count)
+
+
+def _engine_jobs(request: ProfileRequest, catalog: Catalog, facts: HostFacts, folder: Path) -> Planned:
+    from moeplan.engines.traits import find_engine
+    from moeplan.measure.llama_cpp import find_llama_cpp
+    from moeplan.measure.micro import thread_counts, usable_threads
+
+    name = find_engine(str(request.engine)).id
+    if name != "llama.cpp":
+        raise SpecError(
+            f"--engine {name}: moeplan runs llama.cpp itself; for other engines start their server "
+            "and use --endpoint URL"
+        )
+    engine = find_llama_cpp(request.binary)
+    threads = [t for t in thread_counts(usable_threads()) if t <= 2 or request.mode != "quick"]
+    for label, write in _gguf_files(request, folder):
+        for count in threads:
+            yield f"llama.cpp on {label}, {count} threads", 1.5, _engine_job(
+                request, catalog, engine, write, count
+            )
+
+
+def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
+    """The file named, or small random ones in each type and of both kinds, made when they are needed."""
+    if request.model is not None:
+        path = Path(request.model)
+        if not path.is_file():
+            raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
+        yield path.name, lambda: path
+        return
+    from moeplan.measure.random_gguf import Shape, write_random_gguf
+
+    shapes = {"dense": Shape(), "moe": Shape(layers=6, width=704, n_experts=16, n_active=4)}
+    for kind, shape in shapes.items():
+        for qtype in ("f16", "q8_0", "q4_k", "q6_k"):
+
+            def write(kind: str = kind, shape: Shape = shape, qtype: str = qtype) -> Path:
+                path = folder / f"random-{kind}-{qtype}.gguf"
+                if not path.exists():
+                    for old in folder.glob("*.gguf"):
+                        old.unlink()
+                    write_random_gguf(path, shape, qtype)
+                return path
+
+            yield f"random {kind} {qtype}", write
+
+
+def _engine_job(
+    request: ProfileRequest, catalog: Catalog, engine: object, write: Callable[[], Path], threads: int
+) -> Job:
+    from moeplan.measure.llama_cpp import Engine, measure_gguf
+
+    assert isinstance(engine, Engine)
+
+    def job(budget_s: float) -> list[Sample]:
+        path = write()
+        facts, vocab = gguf_facts(path, catalog)
+        repeats = 3 if request.mode == "quick" else 5
+        return measure_gguf(
+            engine, path, threads, vocab=vocab, repeats=repeats, facts=facts, timeout_s=request.timeout_s
+        )
+
+    return job
+
+
+def gguf_facts(path: Path, catalog: Catalog) -> tuple[dict[str, str | int | float], int]:
+    """What decides an engine's speed on a file: elements and bytes of each type, layers, experts."""
+    from moeplan.api.resolve import Session
+    from moeplan.calibrate.host import work_facts
+
+    session = Session(catalog)
+    source = session.source(str(path))
+    graph = session.graph(str(path), source.file_quant or "f16")
+    return work_facts(path.name, graph), source.spec.vocab_size
+
+
+def _endpoint_jobs(request: ProfileRequest) -> Planned:
+    from moeplan.measure.endpoint import Endpoint
+
+    endpoint = Endpoint(str(request.endpoint), timeout_s=request.timeout_s)
+    for n in request.concurrency:
+
+        def job(budget_s: float, n: int = n) -> list[Sample]:
+            return endpoint.measure(n, request.prompt_tokens, request.output_tokens)
+
+        yield f"{endpoint.host}, {n} at once", 1.0, job

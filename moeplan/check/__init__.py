@@ -1,0 +1,1 @@
+"""Budgets against predictions: what is asked, what is promised, what changed."""

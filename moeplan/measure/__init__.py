@@ -1,0 +1,1 @@
+"""Real runs on this machine: micro-benchmarks, reference models, engines, servers. The home of torch."""

@@ -1,0 +1,281 @@
+"""A small readable decoder for measuring: from a ModelSpec, in torch, with the inventory's weight names.
+
+Shapes: B sequences, R new rows each, D hidden, H query heads, K key/value heads, d head width,
+C cached positions, N experts. Equal in fp32 to transformers' Llama, Mixtral, Qwen3-MoE and DeepSeek-V3
+with the same weights. Batch-1 decode of a MoE layer reads only the experts that were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, ModelSpec, MoeFfn
+from moeplan.errors import NotModelled
+from moeplan.measure.device import import_torch
+
+
+class Conventions(NamedTuple):
+    """What a checkpoint's code fixes beside its shapes; defaults are those of Llama and Mixtral."""
+
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_interleaved: bool = False
+    """Pairs of neighbours turn together (DeepSeek), not the two halves of a head."""
+    norm_topk: bool = True
+    """Chosen experts' weights are scaled to sum to one."""
+    routed_scale: float = 1.0
+    n_groups: int = 1
+    top_groups: int = 1
+    """DeepSeek-V3: experts are chosen within the best ``top_groups`` of ``n_groups`` groups."""
+
+
+class LayerCache:
+    """Keys and values of one layer for ``capacity`` positions; MLA keeps its latent and rope keys."""
+
+    def __init__(self, torch: Any, block: Block, n_sequences: int, capacity: int, **options: Any) -> None:
+        mixer = block.mixer
+        if isinstance(mixer, MlaAttention):
+            first = (n_sequences, 1, capacity, mixer.kv_lora_rank)
+            second = (n_sequences, 1, capacity, mixer.rope_head_dim)
+        else:
+            assert isinstance(mixer, GqaAttention)
+            first = (n_sequences, mixer.n_kv_heads, capacity, mixer.head_dim)
+            second = (n_sequences, mixer.n_kv_heads, capacity, mixer.v_head_dim)
+        self.first, self.second = torch.zeros(first, **options), torch.zeros(second, **options)
+
+    def put(self, first: Any, second: Any, at: int) -> tuple[Any, Any]:
+        """Write rows (B, K, R, d) at position ``at``; all positions up to and with them."""
+        end = at + first.shape[2]
+        self.first[:, :, at:end], self.second[:, :, at:end] = first, second
+        return self.first[:, :, :end], self.second[:, :, :end]
+
+
+class Decoder:
+    """The model: ``weights`` by the names of ``graph.inventory.build_tensors``."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Mapping[str, Any],
+        conventions: Conventions = Conventions(),
+        linear: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        self.torch = import_torch()
+        self.spec, self.weights, self.conventions = spec, weights, conventions
+        self.linear = linear or self.torch.nn.functional.linear
+        self.adapters: dict[str, tuple[Any, Any]] = {}
+        """LoRA by weight name: A (r, in) and B (out, r), or one of each per expert in front."""
+        self.adapter_scale = 1.0
+        self.blocks = spec.layer_blocks()
+        for block in self.blocks:
+            _require_supported(block)
+
+    def new_cache(self, n_sequences: int, capacity: int) -> list[LayerCache]:
+        """An empty cache for ``n_sequences`` of at most ``capacity`` tokens."""
+        like = self.weights["token_embd.weight"]
+        return [
+            LayerCache(self.torch, b, n_sequences, capacity, dtype=like.dtype, device=like.device)
+            for b in self.blocks
+        ]
+
+    def forward(
+        self, tokens: Any, cache: list[LayerCache] | None = None, at: int = 0, last_only: bool = False
+    ) -> Any:
+        """Logits (B, R, vocabulary) of tokens (B, R) that start at position ``at``."""
+        x = self.weights["token_embd.weight"][tokens]
+        for layer, block in enumerate(self.blocks):
+            x = self.layer(layer, block, x, cache[layer] if cache else None, at)
+        x = self._norm(x[:, -1:] if last_only else x, "output_norm.weight")
+        head = "token_embd.weight" if self.spec.tied_embeddings else "output.weight"
+        return self._matmul(x, head)
+
+    def layer(self, layer: int, block: Block, x: Any, cache: LayerCache | None, at: int) -> Any:
+        """One layer on x (B, R, D)."""
+        name = f"blk.{layer}."
+        normed = self._norm(x, name + "attn_norm.weight")
+        if isinstance(block.mixer, MlaAttention):
+            x = x + self._mla(name, block.mixer, normed, cache, at)
+        elif isinstance(block.mixer, GqaAttention):
+            x = x + self._gqa(name, block.mixer, normed, cache, at)
+        normed = self._norm(x, name + "ffn_norm.weight")
+        if isinstance(block.ffn, MoeFfn):
+            return x + self._moe(name, block.ffn, normed)
+        return x + self._mlp(normed, name + "ffn_gate.weight", name + "ffn_up.weight", name + "ffn_down.weight")
+
+    # ── attention ────────────────────────────────────────────────────────────────────────────────
+
+    def _gqa(self, name: str, mixer: GqaAttention, x: Any, cache: LayerCache | None, at: int) -> Any:
+        rows = x.shape[1]
+        q = self._heads(x, name + "attn_q", mixer.n_heads)
+        k = self._heads(x, name + "attn_k", mixer.n_kv_heads)
+        v = self._heads(x, name + "attn_v", mixer.n_kv_heads)
+        if mixer.qk_norm == "head":
+            q, k = self._norm(q, name + "attn_q_norm.weight"), self._norm(k, name + "attn_k_norm.weight")
+        q, k = self._rope(q, at), self._rope(k, at)
+        if cache is not None:
+            k, v = cache.put(k, v, at)
+        out = self._attend(q, k, v, mixer.window_tokens, mixer.head_dim**-0.5)
+        return self._matmul(out.transpose(1, 2).reshape(x.shape[0], rows, -1), name + "attn_output.weight")
+
+    def _heads(self, x: Any, name: str, n_heads: int) -> Any:
+        """Project to (B, heads, R, d)."""
+        y = self._matmul(x, name + ".weight")
+        bias = self.weights.get(name + ".bias")
+        y = y if bias is None else y + bias
+        return y.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
+
+    def _attend(self, q: Any, k: Any, v: Any, window: int | None, scale: float) -> Any:
+        """Causal attention of the last R positions of k and v: (B, H, R, d)."""
+        attend = self.torch.nn.functional.scaled_dot_product_attention
+        n_sequences, n_heads, rows, _ = q.shape
+        n_kv, depth = k.shape[1], k.shape[2]
+        if rows == 1:
+            if window is not None and depth > window:
+                k, v = k[:, :, -window:], v[:, :, -window:]
+            # the heads that share a key are rows of one small product: the cache is read once
+            grouped = q.reshape(n_sequences, n_kv, n_heads // n_kv, -1)
+            return attend(grouped, k, v, scale=scale).reshape(n_sequences, n_heads, 1, -1)
+        if n_heads != n_kv:
+            k, v = (t.repeat_interleave(n_heads // n_kv, dim=1) for t in (k, v))
+        if rows == depth and (window is None or depth <= window):
+            return attend(q, k, v, is_causal=True, scale=scale)
+        place = self.torch.arange(depth, device=q.device)
+        seen = place[None, :] <= place[depth - rows :, None]
+        if window is not None:
+            seen &= place[None, :] > place[depth - rows :, None] - window
+        return attend(q, k, v, attn_mask=seen, scale=scale)
+
+    def _mla(self, name: str, mixer: MlaAttention, x: Any, cache: LayerCache | None, at: int) -> Any:
+        """Absorbed: queries meet the latent directly, so that the cache is the latent alone."""
+        torch, (n_sequences, rows, _) = self.torch, x.shape
+        query = x
+        if mixer.q_lora_rank:
+            query = self._norm(self._matmul(x, name + "attn_q_a.weight"), name + "attn_q_a_norm.weight")
+        q = self._heads(query, name + ("attn_q_b" if mixer.q_lora_rank else "attn_q"), mixer.n_heads)
+        q_nope, q_rope = q.split([mixer.nope_head_dim, mixer.rope_head_dim], dim=-1)
+        latent, k_rope = self._matmul(x, name + "attn_kv_a_mqa.weight").split(
+            [mixer.kv_lora_rank, mixer.rope_head_dim], dim=-1
+        )
+        latent = self._norm(latent, name + "attn_kv_a_norm.weight")[:, None]
+        k_rope, q_rope = self._rope(k_rope[:, None], at), self._rope(q_rope, at)
+        if cache is not None:
+            latent, k_rope = cache.put(latent, k_rope, at)
+        # (B, H, R, nope) x (H, latent, nope) -> (B, H, R, latent)
+        q_latent = torch.einsum("bhrn,hln->bhrl", q_nope, self.weights[name + "attn_k_b.weight"])
+        q_all, k_all = torch.cat([q_latent, q_rope], -1), torch.cat([latent, k_rope], -1)
+        scale = float(mixer.nope_head_dim + mixer.rope_head_dim) ** -0.5
+        mixed = self._attend(q_all, k_all, latent, mixer.window_tokens, scale)
+        out = torch.einsum("bhrl,hvl->bhrv", mixed, self.weights[name + "attn_v_b.weight"])
+        return self._matmul(out.transpose(1, 2).reshape(n_sequences, rows, -1), name + "attn_output.weight")
+
+    def _rope(self, x: Any, at: int) -> Any:
+        """Turn pairs of x (B, heads, R, d) by position."""
+        torch, half = self.torch, x.shape[-1] // 2
+        steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
+        places = torch.arange(at, at + x.shape[-2], device=x.device, dtype=torch.float32)
+        angle = places[:, None] * self.conventions.rope_theta**-steps
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        if self.conventions.rope_interleaved:
+            a, b = x[..., 0::2], x[..., 1::2]
+        else:
+            a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    # ── feed-forward ─────────────────────────────────────────────────────────────────────────────
+
+    def _mlp(self, x: Any, gate: str, up: str, down: str, expert: int | None = None) -> Any:
+        silu = self.torch.nn.functional.silu
+        hidden = silu(self._matmul(x, gate, expert)) * self._matmul(x, up, expert)
+        return self._matmul(hidden, down, expert)
+
+    def _moe(self, name: str, ffn: MoeFfn, x: Any) -> Any:
+        """Each chosen expert sees only its own rows; those that nobody chose are not touched."""
+        flat = x.reshape(-1, x.shape[-1])
+        weight, chosen = self.route(name, ffn, flat)
+        names = [f"{name}ffn_{part}_exps.weight" for part in ("gate", "up", "down")]
+        out = self.torch.zeros_like(flat)
+        if len(flat) == 1:
+            for slot, expert in enumerate(chosen[0].tolist()):
+                out = out + weight[0, slot] * self._mlp(flat, *names, expert)
+        else:
+            rows_of, slots_of = _rows_by_expert(self.torch, chosen)
+            for expert, rows in rows_of.items():
+                part = self._mlp(flat[rows], *names, expert) * weight[rows, slots_of[expert], None]
+                out = out.index_add(0, rows, part)
+        if ffn.n_shared:
+            out = out + self._mlp(flat, *(f"{name}ffn_{part}_shexp.weight" for part in ("gate", "up", "down")))
+        return out.view(x.shape)
+
+    def route(self, name: str, ffn: MoeFfn, flat: Any) -> tuple[Any, Any]:
+        """(weights, experts), each (rows, n_active), of rows (rows, D)."""
+        c = self.conventions
+        logits = self._matmul(flat, name + "ffn_gate_inp.weight").float()
+        if ffn.routing == "softmax":
+            weight, chosen = logits.softmax(-1).topk(ffn.n_active, dim=-1)
+        else:
+            score = logits.sigmoid()
+            choice = score + self.weights.get(name + "exp_probs_b.bias", 0.0)
+            if c.n_groups > 1:
+                groups = choice.view(len(flat), c.n_groups, -1)
+                best = groups.topk(2, dim=-1)[0].sum(-1).topk(c.top_groups, dim=-1)[1]
+                keep = self.torch.zeros(groups.shape[:2], dtype=self.torch.bool, device=flat.device)
+                keep = keep.scatter(1, best, True)[..., None]
+                choice = groups.masked_fill(~keep, 0.0).flatten(1)
+            chosen = choice.topk(ffn.n_active, dim=-1)[1]
+            weight = score.gather(1, chosen)
+        if c.norm_topk:
+            weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
+        return (weight * c.routed_scale).to(flat.dtype), chosen
+
+    # ── pieces ───────────────────────────────────────────────────────────────────────────────────
+
+    def _matmul(self, x: Any, name: str, expert: int | None = None) -> Any:
+        weight = self.weights[name] if expert is None else self.weights[name][expert]
+        y = self.linear(x, weight)
+        if name not in self.adapters:
+            return y
+        a, b = self.adapters[name]
+        if expert is not None:
+            a, b = a[expert], b[expert]
+        linear = self.torch.nn.functional.linear
+        return y + linear(linear(x, a), b) * self.adapter_scale
+
+    def _norm(self, x: Any, name: str) -> Any:
+        weight = self.weights[name]
+        return self.torch.nn.functional.rms_norm(x, weight.shape, weight, self.conventions.norm_eps)
+
+
+def _rows_by_expert(torch: Any, chosen: Any) -> tuple[dict[int, Any], dict[int, Any]]:
+    """For each expert that was chosen, its rows and in which slot they chose it."""
+    n_active = chosen.shape[1]
+    order = chosen.flatten().argsort(stable=True)
+    experts, counts = chosen.flatten()[order].unique_consecutive(return_counts=True)
+    parts = order.split(counts.tolist())
+    pairs = list(zip(experts.tolist(), parts, strict=True))
+    return {e: p // n_active for e, p in pairs}, {e: p % n_active for e, p in pairs}
+
+
+def _require_supported(block: Block) -> None:
+    mixer, ffn = block.mixer, block.ffn
+    odd = []
+    if not isinstance(mixer, (GqaAttention, MlaAttention)):
+        odd.append("its mixer")
+    elif mixer.output_gate != "none" or mixer.indexer is not None:
+        odd.append("gated or sparse attention")
+    if isinstance(mixer, GqaAttention) and (
+        mixer.sinks or mixer.fused_qkv or mixer.out_bias or mixer.qk_norm not in ("none", "head")
+        or mixer.value_is_key or mixer.shares_kv
+    ):  # fmt: skip
+        odd.append("this kind of attention")
+    if isinstance(ffn, MoeFfn):
+        if ffn.fused_gate_up or ffn.bias or ffn.shared_gate or ffn.latent_dim or ffn.parallel_dense:
+            odd.append("this kind of experts")
+        if ffn.n_zero_experts or ffn.router_bias or ffn.router_scale:
+            odd.append("this router")
+    elif not isinstance(ffn, DenseFfn) or not ffn.gated or ffn.bias or ffn.fused_gate_up:
+        odd.append("this kind of MLP")
+    if block.n_norms != 2 or block.cross_attention is not None or block.encoder:
+        odd.append("its norms or an encoder")
+    if odd:
+        raise NotModelled(f"a reference run of block {block.name!r}", "the reference decoder lacks " + ", ".join(odd))

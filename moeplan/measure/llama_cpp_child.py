@@ -1,0 +1,60 @@
+"""Runs llama.cpp (the xllamacpp package) in a process of its own: what it prints and holds ends with it.
+
+``python -m moeplan.measure.llama_cpp_child`` reads one JSON request on stdin and prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from typing import Any
+
+
+def run(request: dict[str, Any]) -> list[dict[str, float]]:
+    """Timings of ``repeats`` prompts of random tokens, each followed by ``output_tokens`` of decode."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = request["model"]
+    params.n_ctx = request["context"]
+    params.n_parallel = 1
+    params.n_gpu_layers = request.get("gpu_layers", 0)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
+    params.warmup = True
+    params.fit_params = False
+    params.cache_ram_mib = 0
+    params.verbosity = 0
+    params.port = 0
+    server = xllamacpp.Server(params)
+    dice = random.Random(1)
+    found = []
+    for _ in range(request["repeats"]):
+        # the first ids are control tokens in most vocabularies
+        tokens = [dice.randrange(300, request["vocab"]) for _ in range(request["prompt_tokens"])]
+        answer = server.handle_completions(
+            {
+                "prompt": tokens, "n_predict": request["output_tokens"], "ignore_eos": True,
+                "cache_prompt": False, "temperature": 0.0, "top_k": 1, "samplers": ["top_k"],
+            }
+        )  # fmt: skip
+        timings = (json.loads(answer) if isinstance(answer, (str, bytes)) else answer)["timings"]
+        keys = ("prompt_n", "prompt_ms", "predicted_n", "predicted_ms")
+        found.append({key: float(timings[key]) for key in keys})
+    return found
+
+
+def main() -> None:
+    """One request in, one line of JSON out; llama.cpp's own chatter goes to stderr."""
+    request = json.load(sys.stdin)
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    found = run(request)
+    os.write(answer, (json.dumps(found) + "\n").encode())
+    # the server's threads would keep the interpreter from ending
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

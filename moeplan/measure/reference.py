@@ -1,0 +1,257 @@
+"""Forward passes of the reference decoder: random weights, fewer layers, extrapolated and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from moeplan.cost.coverage import expected_experts
+from moeplan.domain.model import Block, DenseFfn, GqaAttention, ModelSpec, MoeFfn
+from moeplan.domain.profile import Sample
+from moeplan.errors import MeasurementError
+from moeplan.graph.inventory import build_tensors
+from moeplan.measure.decoder import Conventions, Decoder
+from moeplan.measure.device import Device
+from moeplan.measure.linear import linear_kernel
+from moeplan.measure.micro import Job, torch_threads
+from moeplan.measure.timing import repeat, time_sample
+from moeplan.units import fmt_bytes
+
+_NOISE_ELEMENTS = 1 << 22
+_STD = 0.02
+# Steps between which decode meets fresh tokens, so that a MoE does not run through the same experts.
+_FRESH_TOKENS = 64
+
+
+def dense_shape(hidden: int = 2048, layers: int = 4, vocab: int = 8192) -> ModelSpec:
+    """A llama-like model: grouped queries, a gated MLP of 8/3 of the hidden width."""
+    width = hidden * 8 // 3 // 64 * 64
+    block = Block(name="dense", mixer=_attention(hidden), ffn=DenseFfn(intermediate=width))
+    return _spec(f"reference-dense-{hidden}", block, hidden, layers, vocab)
+
+
+def moe_shape(
+    hidden: int = 1024, layers: int = 4, n_experts: int = 32, n_active: int = 4, width: int = 1024,
+    vocab: int = 8192,
+) -> ModelSpec:  # fmt: skip
+    """A Mixtral-like model; the active size does not depend on ``n_experts``."""
+    ffn = MoeFfn(n_experts=n_experts, n_active=n_active, expert_intermediate=width)
+    block = Block(name="moe", mixer=_attention(hidden), ffn=ffn)
+    return _spec(f"reference-moe-{n_experts}x{width}-{hidden}", block, hidden, layers, vocab)
+
+
+def _attention(hidden: int) -> GqaAttention:
+    heads = hidden // 64
+    return GqaAttention(n_heads=heads, n_kv_heads=max(1, heads // 4), head_dim=64, v_head_dim=64)
+
+
+def _spec(id_: str, block: Block, hidden: int, layers: int, vocab: int) -> ModelSpec:
+    return ModelSpec(
+        id=id_, name=id_, architecture="llama", hidden_size=hidden, vocab_size=vocab, context_tokens=32768,
+        blocks=(block,), layout=(0,) * layers,
+    )  # fmt: skip
+
+
+def random_weights(spec: ModelSpec, device: Device, dtype: str = "float32") -> dict[str, Any]:
+    """Every tensor of ``spec`` on the device; MeasurementError when they would take more than allowed.
+
+    Matrices repeat one block of noise (cheap to make; no two rows of a tensor are aligned), routers are
+    drawn one by one, so that experts are chosen evenly.
+    """
+    torch = device.torch
+    kind = getattr(torch, dtype)
+    tensors = build_tensors(spec)
+    need = sum(t.n_elements for t in tensors) * kind.itemsize
+    if need > device.budget_bytes:
+        raise MeasurementError(
+            f"{spec.id} with {spec.n_layers} layers takes {fmt_bytes(need)}, "
+            f"more than the {fmt_bytes(device.budget_bytes)} that may be used"
+        )
+    generator = torch.Generator().manual_seed(1)
+    noise = (torch.randn(_NOISE_ELEMENTS - 61, generator=generator) * _STD).to(kind).to(device.name)
+    weights = {}
+    for t in tensors:
+        if t.role == "norm":
+            weights[t.name] = torch.ones(t.shape, dtype=kind, device=device.name)
+        elif t.role in ("router", "bias"):
+            std = t.shape[-1] ** -0.5 if t.role == "router" else 0.0
+            weights[t.name] = (torch.randn(t.shape, generator=generator) * std).to(kind).to(device.name)
+        else:
+            weights[t.name] = _tiled(torch, noise, t.shape)
+    embedding = weights["token_embd.weight"]
+    embedding.copy_((torch.randn(embedding.shape, generator=generator)).to(kind))
+    return weights
+
+
+def _tiled(torch: Any, noise: Any, shape: tuple[int, ...]) -> Any:
+    out = torch.empty(shape, dtype=noise.dtype, device=noise.device)
+    flat = out.view(-1)
+    for at in range(0, flat.numel(), noise.numel()):
+        part = flat[at : at + noise.numel()]
+        part.copy_(noise[: part.numel()])
+    return out
+
+
+class Run(NamedTuple):
+    """One thing to measure on a reference model."""
+
+    phase: str
+    """decode or prefill."""
+    batch: int
+    depth: int
+    """Tokens in the cache before a decode step; length of the prompt in prefill."""
+
+
+def active_bytes(spec: ModelSpec, n_tokens: int, itemsize: int) -> float:
+    """Bytes of weights that ``n_tokens`` rows read: experts by coverage, embedding rows left out."""
+    moe = {i: b.ffn for i, b in enumerate(spec.layer_blocks()) if isinstance(b.ffn, MoeFfn)}
+    total = 0.0
+    for t in build_tensors(spec):
+        if t.role == "embedding" and not spec.tied_embeddings:
+            continue
+        share = 1.0
+        if t.expert_stacked:
+            ffn = moe[t.layer]
+            share = expected_experts(ffn.n_experts, ffn.n_active, n_tokens) / ffn.n_experts
+        total += t.n_elements * share
+    return total * itemsize
+
+
+def active_flop(spec: ModelSpec, n_tokens: int, n_head_rows: int) -> float:
+    """2 x matrix elements x rows, experts by what each row chooses, the head for its rows only."""
+    moe = {i: b.ffn for i, b in enumerate(spec.layer_blocks()) if isinstance(b.ffn, MoeFfn)}
+    total = 0.0
+    for t in build_tensors(spec):
+        if t.role in ("embedding", "norm", "bias"):
+            continue
+        share = moe[t.layer].n_active / moe[t.layer].n_experts if t.expert_stacked else 1.0
+        total += 2.0 * t.n_elements * share * (n_head_rows if t.role == "head" else n_tokens)
+    return total
+
+
+class Reference:
+    """A reference model in memory, ready to be timed."""
+
+    def __init__(self, spec: ModelSpec, device: Device, threads: int, dtype: str = "float32") -> None:
+        self.spec, self.device, self.threads, self.dtype = spec, device, threads, dtype
+        self.itemsize: int = getattr(device.torch, dtype).itemsize
+        weights = random_weights(spec, device, dtype)
+        self.model = Decoder(spec, weights, Conventions(), linear_kernel())
+        generator = device.torch.Generator().manual_seed(2)
+        self.tokens = device.torch.randint(0, spec.vocab_size, (_FRESH_TOKENS * 64,), generator=generator)
+        self.tokens = self.tokens.to(device.name)
+        self._next = 0
+
+    def measure(self, run: Run, budget_s: float) -> Sample:
+        """Time of one decode step or one prompt; the sample also says what it read and computed."""
+        with torch_threads(self.device.torch, self.threads), self.device.torch.inference_mode():
+            work = self._decode(run) if run.phase == "decode" else self._prefill(run)
+            span = repeat(work, budget_s=budget_s, sync=self.device.sync, min_n=3)
+        n_tokens = run.batch if run.phase == "decode" else run.batch * run.depth
+        setup: dict[str, str | int | float] = {
+            "device": self.device.name, "model": self.spec.id, "layers": self.spec.n_layers,
+            "dtype": self.dtype, "batch": run.batch, "depth": run.depth,
+            "bytes": active_bytes(self.spec, n_tokens, self.itemsize),
+            "flop": active_flop(self.spec, n_tokens, run.batch),
+        }  # fmt: skip
+        if self.threads:
+            setup["threads"] = self.threads
+        return time_sample(f"reference {run.phase}", setup, span)
+
+    def _decode(self, run: Run) -> Any:
+        cache = self.model.new_cache(run.batch, run.depth + 1)
+
+        def step() -> None:
+            self.model.forward(self._fresh(run.batch, 1), cache, at=run.depth, last_only=True)
+
+        return step
+
+    def _prefill(self, run: Run) -> Any:
+        cache = self.model.new_cache(run.batch, run.depth)
+
+        def prompt() -> None:
+            self.model.forward(self._fresh(run.batch, run.depth), cache, last_only=True)
+
+        return prompt
+
+    def _fresh(self, batch: int, rows: int) -> Any:
+        n = batch * rows
+        if self._next + n > len(self.tokens):
+            self._next = 0
+        chosen = self.tokens[self._next : self._next + n]
+        self._next += n
+        return chosen.view(batch, rows)
+
+
+def with_layers(spec: ModelSpec, n_layers: int) -> ModelSpec:
+    """The same model cut to ``n_layers``, every kind of layer kept in its share and order."""
+    if n_layers >= spec.n_layers:
+        return spec
+    picked = sorted({round(i * (spec.n_layers - 1) / max(1, n_layers - 1)) for i in range(n_layers)})
+    return replace(spec, layout=tuple(spec.layout[i] for i in picked))
+
+
+def layers_that_fit(spec: ModelSpec, device: Device, itemsize: int = 4) -> int:
+    """The most layers of ``spec`` that the device may hold; MeasurementError when not even one fits."""
+    tensors = build_tensors(spec)
+    outside = sum(t.n_elements for t in tensors if t.layer < 0) * itemsize
+    layer = max(
+        sum(t.n_elements for t in tensors if t.layer == i) * itemsize for i in range(spec.n_layers)
+    )
+    n = int((device.budget_bytes - outside) // layer)
+    if n < 1:
+        raise MeasurementError(
+            f"one layer of {spec.id} and its embeddings take {fmt_bytes(outside + layer)}, "
+            f"more than the {fmt_bytes(device.budget_bytes)} that may be used"
+        )
+    return min(n, spec.n_layers)
+
+
+def jobs(device: Device, threads: int, *, full: bool = False, quick: bool = False) -> Iterator[tuple[str, float, Job]]:
+    """Dense and MoE decode and prefill; layers at two counts, so that the time per layer is checked."""
+    decode = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
+    more = [Run("decode", 1, 2048), Run("decode", 4, 128), Run("prefill", 1, 512)]
+    runs = decode if quick else decode + more
+    shapes = [dense_shape(1024 if quick else 2048), moe_shape()]
+    if full:
+        shapes += [dense_shape(1024), moe_shape(n_experts=8), moe_shape(n_experts=128)]
+    for spec in shapes:
+        yield f"forward passes of {spec.id}", 3.0, _job(spec, device, threads, runs)
+    for spec in shapes[:2]:
+        yield f"twice the layers of {spec.id}", 1.0, _job(
+            replace(spec, layout=spec.layout * 2), device, threads, [Run("decode", 1, 128)]
+        )
+
+
+def model_jobs(spec: ModelSpec, device: Device, threads: int) -> Iterator[tuple[str, float, Job]]:
+    """A model of the catalog, cut to a few layers that fit, and to twice as many as the check."""
+    fit = layers_that_fit(spec, device)
+    runs = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
+    for n in sorted({max(1, fit // 2), fit} if fit < spec.n_layers else {max(1, fit // 2), spec.n_layers}):
+        yield f"{n} of {spec.n_layers} layers of {spec.id}", 2.0, _job(with_layers(spec, n), device, threads, runs)
+
+
+def _job(spec: ModelSpec, device: Device, threads: int, runs: list[Run]) -> Job:
+    def job(budget_s: float) -> list[Sample]:
+        reference = Reference(spec, device, threads)
+        return [reference.measure(run, budget_s / len(runs)) for run in runs]
+
+    return job
+
+
+def extrapolated_s(shorter: Sample, longer: Sample, n_layers: int) -> float:
+    """Time with ``n_layers`` from two measured depths of the same model: a straight line."""
+    n0, n1 = float(shorter.setup["layers"]), float(longer.setup["layers"])
+    per_layer = (longer.median - shorter.median) / (n1 - n0)
+    return shorter.median + per_layer * (n_layers - n0)
+
+
+def bandwidth_sample(sample: Sample) -> Sample:
+    """A decode sample seen as bytes of weights per second."""
+    n_bytes = float(sample.setup["bytes"])
+    return replace(
+        sample, unit="B/s", median=n_bytes / sample.median, low=n_bytes / sample.high,
+        high=n_bytes / sample.low, best=n_bytes / sample.best,
+    )  # fmt: skip

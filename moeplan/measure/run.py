@@ -1,0 +1,69 @@
+"""Runs measurements within a budget of time: progress, Ctrl-C, out of memory, and no trace left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from moeplan.domain.profile import Sample
+from moeplan.errors import MeasurementError
+from moeplan.measure.timing import wait_until_quiet
+
+Job = Callable[[float], list[Sample]]
+Progress = Callable[[str, float], None]
+"""What starts now, and the share of the budget that is done."""
+
+# Share of the budget that may go into waiting for a quiet moment.
+_WAIT_SHARE = 0.15
+
+
+class Outcome(NamedTuple):
+    """What was measured, and what was not and why."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+    interrupted: bool
+
+
+def run_jobs(
+    jobs: Iterable[tuple[str, float, Job]], budget_s: float, progress: Progress = lambda what, share: None
+) -> Outcome:
+    """Every job with its share of ``budget_s``; Ctrl-C ends the run and keeps what is there.
+
+    A job that runs out of memory or fails becomes a note, and the next one starts.
+    """
+    listed = list(jobs)
+    total = sum(weight for _, weight, _ in listed) or 1.0
+    samples: list[Sample] = []
+    notes: list[str] = []
+    patience_s = _WAIT_SHARE * budget_s
+    done = 0.0
+    started = time.perf_counter()
+    try:
+        for what, weight, job in listed:
+            progress(what, done / total)
+            patience_s -= wait_until_quiet(max(0.0, patience_s))
+            left_s = max(0.05, budget_s - (time.perf_counter() - started))
+            share_s = left_s * weight / max(1e-9, total - done)
+            samples += _attempt(what, job, share_s, notes)
+            done += weight
+    except KeyboardInterrupt:
+        notes.append(f"interrupted during {what!r}: what had been measured until then is kept")
+        return Outcome(tuple(samples), tuple(notes), True)
+    progress("done", 1.0)
+    return Outcome(tuple(samples), tuple(notes), False)
+
+
+def _attempt(what: str, job: Job, share_s: float, notes: list[str]) -> list[Sample]:
+    try:
+        return job(share_s)
+    except MemoryError:
+        notes.append(f"{what}: out of memory, left out")
+    except MeasurementError as error:
+        notes.append(f"{what}: {error}")
+    except (RuntimeError, OSError) as error:
+        # torch says "out of memory" in a RuntimeError, and names what a device lacks in others
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        notes.append(f"{what}: {first[0][:200]}")
+    return []

@@ -1,0 +1,114 @@
+"""Which layers a device plays, and what is copied to it for a pass: the compute buffer of every tier."""
+
+from __future__ import annotations
+
+from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from moeplan.domain.model import Block, MoeFfn
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.memory.activations import F32, Homes
+from moeplan.memory.buffers import compute_bytes
+
+_HOST = ("ram", "disk")
+
+
+def device_compute_bytes(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, tier: str
+) -> int:
+    """Compute buffer of ``tier``, the copies of host-resident matrices in it included."""
+    on_gpus = sorted({t for t in placement.dense_tiers if t not in _HOST})
+    if tier == "ram":
+        return _host_bytes(graph, workload, placement, engine, alone=not on_gpus and not placement.streamed)
+    blocks = graph.spec.layer_blocks()
+    here = [i for i, home in enumerate(placement.dense_tiers) if home == tier]
+    expert_copy, dense_copy = _copies(graph, workload, placement, engine)
+    if tier == "gpu0" and dense_copy:
+        # Layers in RAM are computed on the first GPU while their matrices are copied over.
+        here = [i for i, home in enumerate(placement.dense_tiers) if home in (tier, *_HOST)]
+    homes = [
+        Homes(
+            dense_copy_bytes=dense_copy if placement.dense_tiers[i] in _HOST else 0,
+            expert_copy_bytes=expert_copy if placement.expert_tiers[i] in _HOST else 0,
+            experts_away=placement.expert_tiers[i] in _HOST and not expert_copy,
+        )
+        for i in here
+    ]
+    return compute_bytes(
+        graph,
+        [blocks[i] for i in here],
+        workload,
+        engine,
+        with_head=placement.head_tier == tier,
+        on_host=False,
+        input_copies=engine.pipeline_copies if placement.kind == "layer-split" else 1,
+        homes=homes,
+    )
+
+
+def _host_bytes(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, *, alone: bool
+) -> int:
+    """The CPU's buffer: all layers, or beside GPUs the inputs and what it computes itself."""
+    blocks = graph.spec.layer_blocks()
+    if alone:
+        head = placement.head_tier == "ram"
+        return compute_bytes(graph, blocks, workload, engine, with_head=head, on_host=True)
+    copies = engine.pipeline_copies if placement.kind == "layer-split" else 1
+    inputs = compute_bytes(
+        graph, blocks, workload, engine, with_head=False, on_host=True, input_copies=copies, inputs_only=True
+    )
+    homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
+    mine = [i for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST]
+    if not mine or offloads(workload, graph, engine, dense=placement.dense_tiers[mine[0]] in _HOST):
+        return inputs
+    return inputs + _experts_bytes(graph, workload, mine)
+
+
+def _experts_bytes(graph: ModelGraph, workload: Workload, layers: list[int]) -> int:
+    """What the CPU needs for the experts of one layer: their input, inner activations and output."""
+    hidden, rows = graph.spec.hidden_size, workload.ubatch_tokens
+    widths = [0]
+    for i in layers:
+        ffn = graph.spec.layer_blocks()[i].ffn
+        if isinstance(ffn, MoeFfn):
+            widths.append(hidden + ffn.n_active * (2 * ffn.expert_intermediate + hidden))
+    return max(widths) * rows * F32
+
+
+def offloads(workload: Workload, graph: ModelGraph, engine: EngineTraits, *, dense: bool = False) -> bool:
+    """Whether a full micro-batch is computed on the GPU from matrices copied out of RAM."""
+    least = engine.stream_prefill_min_tokens
+    if least is None:
+        return False
+    if engine.stream_scales_with_experts and not dense:
+        experts = [b.ffn for b in graph.spec.layer_blocks() if isinstance(b.ffn, MoeFfn)]
+        if experts:
+            least = least * experts[0].n_experts // experts[0].n_active
+    return workload.ubatch_tokens > least if engine.stream_scales_with_experts else workload.ubatch_tokens >= least
+
+
+def _copies(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
+) -> tuple[int, int]:
+    """(largest expert matrix, largest other matrix) in RAM that a pass copies to the GPU."""
+    expert = other = 0
+    for tensor in graph.tensors:
+        if tensor.layer < 0 or tensor.owner != "base":
+            continue
+        if tensor.role in EXPERT_ROLES:
+            if placement.expert_tiers[tensor.layer] in _HOST:
+                expert = max(expert, tensor.n_bytes)
+        elif placement.dense_tiers[tensor.layer] in _HOST:
+            other = max(other, tensor.n_bytes)
+    if not offloads(workload, graph, engine):
+        expert = 0
+    if not offloads(workload, graph, engine, dense=True):
+        other = 0
+    return expert, other
+
+
+def cpu_blocks(graph: ModelGraph, placement: Placement) -> tuple[Block, ...]:
+    """Kinds of layers of which the host holds anything."""
+    homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
+    kinds = {graph.spec.layout[i] for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST}
+    return tuple(graph.spec.blocks[k] for k in sorted(kinds))

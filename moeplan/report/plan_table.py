@@ -1,0 +1,181 @@
+"""The plan on a screen: the choice, the commands to paste, who lost and why, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moeplan.domain.plan import Command, Curve, CurvePoint, Plan
+from moeplan.report import plan_words as pw
+from moeplan.report import words
+from moeplan.report.layout import LABEL_WIDTH, Line, Screen, Span, fact, facts, grid, join_blocks, wrap
+from moeplan.units import fmt_bytes, fmt_number, fmt_seconds
+
+_MAX_WIDTH = 110
+_BAR = 24
+
+
+def plan_lines(plan: Plan, screen: Screen) -> list[Line]:
+    """The whole answer, fit to ``screen``."""
+    width = min(screen.width, _MAX_WIDTH)
+    return join_blocks(
+        _head(plan, width),
+        _commands(plan, width),
+        _alternatives(plan, width),
+        _rows("machines", pw.machine_rows(plan.machines), width),
+        _rows("what if", pw.change_rows(plan.what_if), width),
+        _rejected(plan, width),
+        *(_curve(curve, screen, width) for curve in plan.curves if len(curve.points) > 2),
+        _foot(plan, width),
+    )
+
+
+def _head(plan: Plan, width: int) -> list[Line]:
+    lines: list[Line] = [[(text, "title")] for text in wrap(pw.title(plan), width)]
+    best = plan.best
+    if best is None:
+        lines += fact("fits", "no: nothing that the engines allow", width, "bad")
+        lines += _rows("try", pw.change_rows(plan.changes), width)
+        return lines if plan.changes else [*lines, *fact("try", "no single change was found", width)]
+    e = best.estimate
+    return [
+        *lines,
+        *fact("plan", pw.headline(best), width, "good"),
+        *fact("speed", pw.speed(best), width, "title"),
+        *fact("memory", pw.memory(best), width),
+        *fact("workload", words.workload_facts(e), width),
+        *fact("micro-batch", f"{e.workload.ubatch_tokens:,} tokens", width),
+        *fact("binds", f"decode: {e.decode.bound}; prefill: {e.prefill.bound}", width),
+        *fact("confidence", words.confidence_words(e.confidence), width),
+    ]
+
+
+def _commands(plan: Plan, width: int) -> list[Line]:
+    lines: list[Line] = []
+    for command in plan.best.commands if plan.best else ():
+        lines += [[(_label(command), "head")]]
+        for text in _text(command, width):
+            lines.append([(text, "")])
+    return lines
+
+
+def _label(command: Command) -> str:
+    what = {"measure": "to check the prediction", "file": f"the file {command.file}"}.get(
+        command.purpose, "to run it"
+    )
+    version = f" {command.version}" if command.version else ""
+    note = f" ({command.note})" if command.note else ""
+    return f"# {command.engine}{version}, {what}{note}"
+
+
+def _text(command: Command, width: int) -> list[str]:
+    if command.purpose == "file":
+        return command.text.rstrip("\n").split("\n")
+    return pw.fold(command.text, width)
+
+
+def _alternatives(plan: Plan, width: int) -> list[Line]:
+    if not plan.alternatives:
+        return []
+    rows = [
+        (
+            f"{c.estimate.quant} {c.estimate.placement.kind}",
+            f"{fmt_number(pw.decode_rate(c))} tok/s",
+            fmt_seconds(c.estimate.prefill_s.expected),
+            pw.vram(c),
+            c.lost_by,
+        )
+        for c in plan.alternatives
+    ]
+    return _grid("runners-up", ("decode", "first token", "VRAM", "lost by"), rows)
+
+
+def _grid(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Line]:
+    head: list[Span] = [(name, "head"), *((text, "dim") for text in header)]
+    body: list[list[Span]] = [[(row[0], ""), *((text, "") for text in row[1:])] for row in rows]
+    return grid([head, *body], "l" + "r" * (len(header) - 1) + "l", first=LABEL_WIDTH - 2)
+
+
+def _rows(name: str, rows: Sequence[Sequence[str]], width: int) -> list[Line]:
+    return facts(name, [": ".join((row[0], ", ".join(row[1:]))) for row in rows], width)
+
+
+def _rejected(plan: Plan, width: int) -> list[Line]:
+    texts = [f"{r.quant}, {r.placement}: {pw.rejection(r)}" for r in plan.rejected]
+    return facts("no plan", texts, width)
+
+
+# ── curves ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _curve(curve: Curve, screen: Screen, width: int) -> list[Line]:
+    head: list[Line] = [[(f"by {pw.AXES[curve.name]}", "head")]]
+    figure = _figure(curve, width) if screen.color else None
+    if figure is not None:
+        return [*head, *([(text, "")] for text in figure), *_knee(curve, width)]
+    points = pw.sampled(curve)
+    top = max((_height(curve, p) for p in points), default=0.0) or 1.0
+    rows: list[list[Span]] = [
+        [(t, "dim") for t in (f"{curve.name}", "decode", "first token", "VRAM", "", "")],
+        *(_point(curve, p, top) for p in points),
+    ]
+    return [*head, *grid(rows, "rrrrll"), *_knee(curve, width)]
+
+
+def _knee(curve: Curve, width: int) -> list[Line]:
+    if curve.knee is None:
+        return []
+    return [[(text, "dim")] for text in wrap(f"knee at {curve.knee:,}: {curve.why}", width)]
+
+
+def _height(curve: Curve, p: CurvePoint) -> float:
+    """What the bar shows: the prompt's speed for the micro-batch, decode for the rest."""
+    return (p.prefill_tokens_per_s if curve.name == "ubatch" else p.decode_tokens_per_s) or 0.0
+
+
+def _point(curve: Curve, p: CurvePoint, top: float) -> list[Span]:
+    marked = pw.mark(curve, p.x)
+    if not p.fits:
+        return [
+            (f"{p.x:,}", ""),
+            ("-", ""),
+            ("-", ""),
+            (fmt_bytes(p.vram_bytes), "bad"),
+            ("does not fit", "bad"),
+            (marked, ""),
+        ]
+    bar = "#" * max(1, round(_height(curve, p) / top * _BAR))
+    return [
+        (f"{p.x:,}", ""),
+        (f"{fmt_number(p.decode_tokens_per_s or 0.0)} tok/s", ""),
+        (fmt_seconds(p.ttft_s or 0.0), ""),
+        (fmt_bytes(p.vram_bytes), ""),
+        (bar, "weights"),
+        (marked, "good"),
+    ]
+
+
+def _figure(curve: Curve, width: int) -> list[str] | None:
+    """The curve drawn by plotille, where it is installed (extra ``plot``)."""
+    try:
+        import plotille
+    except ImportError:
+        return None
+    points = [p for p in curve.points if p.fits]
+    if len(points) < 3:
+        return None
+    figure = plotille.Figure()
+    figure.width, figure.height, figure.origin = max(30, width - 30), 10, False
+    figure.x_label, figure.y_label = curve.name, "tok/s"
+    figure.set_y_limits(min_=0.0)
+    figure.plot([float(p.x) for p in points], [_height(curve, p) for p in points])
+    if curve.knee is not None:
+        figure.axvline((curve.knee - points[0].x) / max(1, points[-1].x - points[0].x))
+    return str(figure.show()).split("\n")
+
+
+def _foot(plan: Plan, width: int) -> list[Line]:
+    return [
+        *fact("searched", f"{plan.n_candidates:,} candidates", width),
+        *facts("assumed", plan.assumptions, width),
+        *facts("not modelled", plan.not_modelled, width),
+    ]

@@ -1,0 +1,147 @@
+"""The wording that all renderers of a plan share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moeplan.domain.plan import Change, Choice, Curve, CurvePoint, MachineOffer, Plan, Rejected
+from moeplan.report import words
+from moeplan.units import GIB, fmt_bytes, fmt_number, fmt_seconds
+
+GOALS = {
+    "decode": "the fastest decode",
+    "ttft": "the earliest first token",
+    "request": "the shortest request",
+    "throughput": "the most tokens per second of all sequences",
+    "context": "the longest context",
+    "quality": "the widest weights above the speed floor",
+    "cheapest": "the cheapest machine",
+    "memory": "the least memory",
+}
+AXES = {
+    "cpu_moe": "MoE layers with experts in RAM (--n-cpu-moe)",
+    "gpu_layers": "layers on the GPU (-ngl)",
+    "context": "context in tokens, decoding at its end",
+    "batch": "sequences decoded together",
+    "ubatch": "prompt tokens per step (-ub)",
+}
+
+
+def title(plan: Plan) -> str:
+    """Model, machine and what is sought."""
+    if plan.best is None:
+        return f"No plan for {plan.request.base.model}: {GOALS[plan.request.objective]}"
+    e = plan.best.estimate
+    return f"{e.model.name} on {e.hardware.name}: {GOALS[plan.request.objective]}"
+
+
+def headline(choice: Choice) -> str:
+    """Quantisation, engine and placement."""
+    e = choice.estimate
+    return (
+        f"{e.quant} ({choice.bits_per_weight:.1f} bits per weight) with {e.workload.engine}, "
+        f"{words.placement_words(e.placement)}"
+    )
+
+
+def speed(choice: Choice) -> str:
+    """Decode with its range, and the first token."""
+    e = choice.estimate
+    r = e.decode_step_s.inverse(e.workload.n_sequences)
+    span = f"{fmt_number(r.low)} to {fmt_number(r.high)}, {e.level:.0%} interval"
+    text = f"decode {fmt_number(r.expected)} tok/s ({span})"
+    if e.workload.n_sequences > 1:
+        text += f", {fmt_number(1 / e.decode_step_s.expected)} a sequence"
+    return f"{text}; first token after {fmt_seconds(e.prefill_s.expected)}"
+
+
+def decode_rate(choice: Choice) -> float:
+    """Expected tokens per second of all sequences."""
+    return choice.estimate.workload.n_sequences / choice.estimate.decode_step_s.expected
+
+
+def memory(choice: Choice) -> str:
+    """How full each device is."""
+    groups = words.device_groups(choice.estimate.memory.devices)
+    return ", ".join(
+        f"{name} {fmt_bytes(d.total_bytes)} of {fmt_bytes(d.capacity_bytes)}"
+        for name, d in groups
+        if d.device != "disk"
+    )
+
+
+def vram(choice: Choice) -> str:
+    """Memory of the fullest GPU."""
+    gpus = [d.total_bytes for d in choice.estimate.memory.devices if d.device.startswith("gpu")]
+    return f"{max(gpus) / GIB:.1f} GiB" if gpus else "-"
+
+
+def rejection(r: Rejected) -> str:
+    """Why, with what it needs and what there is."""
+    if not r.device:
+        return r.reason
+    short = fmt_bytes(r.need_bytes - r.have_bytes)
+    return f"{fmt_bytes(r.need_bytes)} needed on {r.device}, {short} more than it has"
+
+
+def change_rows(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:
+    """(change, decode, first token, plan) of each."""
+    return [
+        (
+            c.what,
+            f"{fmt_number(c.decode_tokens_per_s)} tok/s"
+            + ("" if c.gain_frac is None else f" ({c.gain_frac:+.0%})"),
+            fmt_seconds(c.ttft_s),
+            f"{c.quant}, {c.placement}",
+        )
+        for c in changes
+    ]
+
+
+def machine_rows(machines: Sequence[MachineOffer]) -> list[tuple[str, str, str, str]]:
+    """(machine, price, decode, plan or why there is none) of each."""
+    rows = []
+    for m in machines:
+        price = "no price" if m.usd_per_hour is None else f"{m.usd_per_hour:.2f} USD/h"
+        if m.choice is None:
+            rows.append((m.hardware, price, "-", f"no plan: {m.why_not}"))
+        else:
+            rows.append((m.hardware, price, f"{fmt_number(decode_rate(m.choice))} tok/s", headline(m.choice)))
+    return rows
+
+
+def sampled(curve: Curve, most: int = 9) -> list[CurvePoint]:
+    """A few points that show the shape: both ends, the chosen one, the knee, and some between."""
+    n = len(curve.points)
+    keep = {round(i * (n - 1) / max(1, most - 1)) for i in range(most)}
+    marked = {curve.chosen, curve.knee}
+    return [p for i, p in enumerate(curve.points) if i in keep or p.x in marked]
+
+
+def mark(curve: Curve, x: int) -> str:
+    """``chosen``, ``knee`` or both."""
+    names = [name for name, at in (("chosen", curve.chosen), ("knee", curve.knee)) if at == x]
+    return " and ".join(names)
+
+
+def fold(command: str, width: int) -> list[str]:
+    """A command on lines of at most ``width`` columns where its options allow it, ready to paste."""
+    lines: list[str] = []
+    for part in _options(command):
+        if lines and len(lines[-1]) + 1 + len(part) + 2 <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part if not lines else f"  {part}")
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def _options(command: str) -> list[str]:
+    """An option with its value is one piece."""
+    pieces: list[str] = []
+    for word in command.split(" "):
+        new = not pieces or word.startswith("-") or (pieces[-1].startswith("-") and " " in pieces[-1])
+        if new:
+            pieces.append(word)
+        else:
+            pieces[-1] += f" {word}"
+    return pieces

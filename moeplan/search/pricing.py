@@ -1,0 +1,241 @@
+"""Memory and time of many layouts from few calls of the functions that `estimate` uses.
+
+Both are sums over layers plus a part that depends only on which kinds of layers are where (buffers, fixed
+times). So each kind of layer is priced once per pair of places, by the difference that one more such layer
+makes in `memory_report`, `decode_time` and `prefill_time`; the rest of a layout is taken from a full call for
+the first layout with the same kinds in the same places. Sums over runs are differences of prefix sums.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+from moeplan.domain.graph import LayerWeights, ModelGraph
+from moeplan.domain.result import MemoryReport
+from moeplan.domain.workload import Placement
+from moeplan.memory.report import memory_report
+from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.problem import Problem
+from moeplan.search.layout import RAM, Layout, to_placement
+
+
+class Priced(NamedTuple):
+    """Bytes that each device needs (the order of ``Table.devices``) and expected seconds of both phases."""
+
+    need_bytes: tuple[float, ...]
+    decode_s: float
+    prefill_s: float
+
+
+class _Option(NamedTuple):
+    """Prefix sums over the layers, all of them in one pair of places."""
+
+    bytes_by_device: tuple[tuple[int, list[float]], ...]
+    decode_s: list[float]
+    prefill_s: list[float]
+
+
+_Key = tuple[tuple[tuple[str, str, int], ...], int]
+"""Which blocks are in which places, and the kinds of layers with weights in RAM."""
+
+
+class Table:
+    """Prices of layouts of one problem. Times are asked for only where memory suffices."""
+
+    def __init__(self, problem: Problem, max_vram_bytes: int | None = None) -> None:
+        self.problem = problem
+        self.devices = (*(f"gpu{g}" for g in range(len(problem.hardware.gpus))), RAM)
+        self._index = {device: i for i, device in enumerate(self.devices)}
+        self._max_vram_bytes = max_vram_bytes
+        self._kinds, self._kind_of = _kinds(problem.graph)
+        self._options: dict[tuple[str, str], _Option] = {}
+        self._fixed_bytes: dict[_Key, list[float]] = {}
+        self._fixed_s: dict[_Key, tuple[float, float]] = {}
+        self._masks: dict[tuple[int, int], tuple[int, int]] = {}
+        self.capacity_bytes = self._capacities()
+
+    def need(self, layout: Layout) -> list[float]:
+        """Bytes that each device needs."""
+        key = self._key(layout)
+        fixed = self._fixed_bytes.get(key)
+        if fixed is None:
+            fixed = self._fixed_bytes[key] = self._beyond_layers(layout)
+        total = list(fixed)
+        for start, end, dense, experts in layout:
+            option = self._options.get((dense, experts)) or self._option(dense, experts)
+            for device, prefix in option.bytes_by_device:
+                total[device] += prefix[end] - prefix[start]
+        return total
+
+    def fits(self, need_bytes: list[float]) -> bool:
+        """Whether every device has that much."""
+        return all(need <= have for need, have in zip(need_bytes, self.capacity_bytes, strict=True))
+
+    def seconds(self, layout: Layout) -> tuple[float, float]:
+        """Expected seconds of one decode step and of the prompt."""
+        key = self._key(layout)
+        fixed = self._fixed_s.get(key)
+        if fixed is None:
+            fixed = self._fixed_s[key] = self._beside_layers(layout)
+        decode_s, prefill_s = fixed
+        for start, end, dense, experts in layout:
+            option = self._options.get((dense, experts)) or self._option(dense, experts)
+            decode_s += option.decode_s[end] - option.decode_s[start]
+            prefill_s += option.prefill_s[end] - option.prefill_s[start]
+        return decode_s, prefill_s
+
+    def price(self, layout: Layout) -> Priced | None:
+        """Memory and time of ``layout``; None where it does not fit."""
+        need = self.need(layout)
+        if not self.fits(need):
+            return None
+        return Priced(tuple(need), *self.seconds(layout))
+
+    def layer_bytes(self, dense: str, experts: str, start: int, end: int) -> dict[str, float]:
+        """Bytes that layers ``start`` to ``end`` in these places add to each device."""
+        option = self._option(dense, experts)
+        return {self.devices[d]: prefix[end] - prefix[start] for d, prefix in option.bytes_by_device}
+
+    def placement(self, layout: Layout) -> Placement:
+        """``layout`` as a placement."""
+        return to_placement(layout, self.problem.graph, self.problem.engine)
+
+    def exact(self, placement: Placement) -> Priced | None:
+        """Any placement, priced by the full functions; None where it does not fit."""
+        memory = exact_memory(self.problem, placement)
+        limits = dict(zip(self.devices, self.capacity_bytes, strict=True))
+        if not memory.fits or any(
+            d.total_bytes > limits.get(d.device, d.capacity_bytes) for d in memory.devices
+        ):
+            return None
+        need = {device.device: float(device.total_bytes) for device in memory.devices}
+        return Priced(
+            tuple(need.get(device, 0.0) for device in self.devices), *exact_seconds(self.problem, placement)
+        )
+
+    # ── one full call per kind of layout ─────────────────────────────────────────────────────────
+
+    def _key(self, layout: Layout) -> _Key:
+        """Layouts with equal keys have equal buffers and fixed times.
+
+        Buffers depend on the blocks a device runs; what is copied over from RAM on the types there.
+        """
+        runs, in_ram = [], 0
+        for start, end, dense, experts in layout:
+            blocks, kinds = self._masks.get((start, end)) or self._mask(start, end)
+            runs.append((dense, experts, blocks))
+            if experts == RAM:
+                in_ram |= kinds
+        return tuple(runs), in_ram
+
+    def _mask(self, start: int, end: int) -> tuple[int, int]:
+        """(blocks, kinds of layers) among ``start`` to ``end``, as bits."""
+        blocks = kinds = 0
+        for kind in self._kind_of[start:end]:
+            kinds |= 1 << kind
+            blocks |= 1 << self._kinds[kind].block
+        self._masks[start, end] = blocks, kinds
+        return blocks, kinds
+
+    def _beyond_layers(self, layout: Layout) -> list[float]:
+        need = [0.0] * len(self.devices)
+        for device in exact_memory(self.problem, self.placement(layout)).devices:
+            need[self._index[device.device]] += device.total_bytes
+        for start, end, dense, experts in layout:
+            for index, prefix in self._option(dense, experts).bytes_by_device:
+                need[index] -= prefix[end] - prefix[start]
+        return need
+
+    def _beside_layers(self, layout: Layout) -> tuple[float, float]:
+        decode_s, prefill_s = exact_seconds(self.problem, self.placement(layout))
+        for start, end, dense, experts in layout:
+            option = self._option(dense, experts)
+            decode_s -= option.decode_s[end] - option.decode_s[start]
+            prefill_s -= option.prefill_s[end] - option.prefill_s[start]
+        return decode_s, prefill_s
+
+    # ── one more layer of a kind ─────────────────────────────────────────────────────────────────
+
+    def _option(self, dense: str, experts: str) -> _Option:
+        option = self._options.get((dense, experts))
+        if option is not None:
+            return option
+        adds = [self._one_layer(weights, dense, experts) for weights in self._kinds]
+        devices = sorted({device for need, _, _ in adds for device in need})
+        option = _Option(
+            tuple(
+                (self._index[d], _prefix([adds[k][0].get(d, 0.0) for k in self._kind_of])) for d in devices
+            ),
+            _prefix([adds[k][1] for k in self._kind_of]),
+            _prefix([adds[k][2] for k in self._kind_of]),
+        )
+        self._options[dense, experts] = option
+        return option
+
+    def _one_layer(
+        self, weights: LayerWeights, dense: str, experts: str
+    ) -> tuple[dict[str, float], float, float]:
+        """What one more layer of this kind adds: bytes by device, seconds of decode and of prefill."""
+        gpu = dense if dense != RAM else "gpu0"
+        two, three = (self._probe(weights, dense, experts, n, gpu) for n in (2, 3))
+        before, after = (exact_memory(*probe) for probe in (two, three))
+        held = {d.device: _layer_parts(d) for d in before.devices}
+        grown = {d.device: _layer_parts(d) - held.get(d.device, 0) for d in after.devices}
+        (decode_2, prefill_2), (decode_3, prefill_3) = exact_seconds(*two), exact_seconds(*three)
+        added = {device: float(n) for device, n in grown.items() if n}
+        return added, decode_3 - decode_2, prefill_3 - prefill_2
+
+    def _probe(
+        self, weights: LayerWeights, dense: str, experts: str, n: int, gpu: str
+    ) -> tuple[Problem, Placement]:
+        from msgspec.structs import replace
+
+        graph = self.problem.graph
+        spec = replace(graph.spec, layout=(weights.block,) * n)
+        small = replace(graph, layers=(weights,) * n, spec=spec, tensors=())
+        experts = experts if weights.expert_bytes else dense
+        placement = Placement(
+            kind="layers" if dense == RAM else "gpu" if dense == experts else "experts",
+            dense_tiers=(dense,) * n,
+            expert_tiers=(experts,) * n,
+            embedding_tier=RAM,
+            head_tier=gpu,
+            gpu_layers=1 if dense == RAM else n + 1,
+            cpu_moe=n if dense != experts else 0,
+        )
+        return self.problem._replace(graph=small), placement
+
+    def _capacities(self) -> tuple[float, ...]:
+        from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
+
+        hardware, engine = self.problem.hardware, self.problem.engine
+        most = float("inf") if self._max_vram_bytes is None else self._max_vram_bytes
+        gpus = [min(most, gpu_capacity_bytes(gpu, hardware, engine)) for gpu in hardware.gpus]
+        return (*gpus, float(ram_capacity_bytes(hardware)))
+
+
+def exact_memory(problem: Problem, placement: Placement) -> MemoryReport:
+    """`memory_report` of ``placement``."""
+    return memory_report(problem.graph, problem.hardware, problem.workload, placement, problem.engine)
+
+
+def exact_seconds(problem: Problem, placement: Placement) -> tuple[float, float]:
+    """Expected seconds of a decode step and of the prompt, by `decode_time` and `prefill_time`."""
+    args = (problem.graph, problem.hardware, problem.workload, placement, problem.engine, problem.calibration)
+    return decode_time(*args).seconds, prefill_time(*args).seconds
+
+
+def _layer_parts(device: object) -> int:
+    return int(device.weights_bytes + device.kv_bytes + device.state_bytes)  # type: ignore[attr-defined]
+
+
+def _kinds(graph: ModelGraph) -> tuple[list[LayerWeights], list[int]]:
+    """Distinct layers, and the index of every layer's kind."""
+    index: dict[LayerWeights, int] = {}
+    kind_of = [index.setdefault(weights, len(index)) for weights in graph.layers]
+    return list(index), kind_of
+
+
+def _prefix(values: list[float]) -> list[float]:
+    return [0.0, *accumulate(values)]

@@ -44,9 +44,17 @@ def run_estimate(request: EstimateRequest, catalog: Catalog, ledger: Ledger = NU
 
 
 def solve(
-    problem: Problem, request: EstimateRequest, assumptions: list[str], ledger: Ledger = NULL_LEDGER
+    problem: Problem,
+    request: EstimateRequest,
+    assumptions: list[str],
+    ledger: Ledger = NULL_LEDGER,
+    *,
+    advise: bool = True,
 ) -> tuple[Problem, Estimate]:
     """(problem, estimate) of a resolved ``request``; with ``context="max"`` the problem gets its context."""
+    from msgspec.structs import replace
+
+    from moeplan.predict.capacity import MOST_SEQUENCES, context_curve, largest_batch, with_batch
     from moeplan.predict.estimate import choose_placement, largest_context, with_context
     from moeplan.predict.estimate import estimate as predict
 
@@ -62,9 +70,21 @@ def solve(
             f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})"
         )
         problem = problem._replace(workload=with_context(problem.workload, context or 256))
+    if request.batch == "max":
+        batch = largest_batch(problem, place)
+        assumptions.append(f"{batch or 1:,} sequences: as many as fit (at most {MOST_SEQUENCES:,})")
+        problem = with_batch(problem, batch or 1)
+    placement = place(problem)
     answer = predict(
-        problem, place(problem), level=request.level, assumptions=tuple(assumptions), ledger=ledger
+        problem,
+        placement,
+        level=request.level,
+        assumptions=tuple(assumptions),
+        ledger=ledger,
+        advise=advise,
     )
+    if "max" in (request.context, request.batch):
+        answer = replace(answer, context_curve=context_curve(problem, placement))
     return problem, answer
 
 

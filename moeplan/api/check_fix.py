@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_GPUS = 16
 # A context cut to less than this share of what was asked is another service, not a fix.
 LEAST_SHARE = 0.25
+# Where nobody asked for a length, any that serves a chat is a fix.
+LEAST_TOKENS = 2048
 _SMALLER = ("fp8", "awq-int4-g128")
 _SMALLER_GGUF = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 
@@ -36,7 +38,9 @@ def _memory_fixes(case: Case, budget: Budget, sizer: Sizer, sizing: Sizing | Non
     if budget.kind == "fits":
         asked = sized.estimate.workload.context_tokens
         longest = sizer.largest_context(sized)
-        if LEAST_SHARE * asked <= longest < asked:
+        stated = sizing is None or any(sizing.settings.get(m) for m in ("context", "context_total"))
+        least = LEAST_SHARE * asked if stated else LEAST_TOKENS
+        if least <= longest < asked:
             yield _context_words(longest, sized, sizing)
     yield from _that_pass(case, budget, sizer, _smaller_cache(sized, sizing))
     yield from _that_pass(case, budget, sizer, _more_gpus(sized, sizing))
@@ -62,8 +66,14 @@ def _that_pass(
     from moeplan.api.check_results import result_of
 
     for words, sized in sizer.tries(case.sized, changes):
-        trial = replace(case, sized=sized)
-        if sized.fits and result_of(trial, budget, sizer).verdict == "pass":
+        if budget.kind == "context":
+            holds = sizer.holds(sized, context=int(budget.limit))
+        elif budget.kind == "concurrency":
+            holds = sizer.holds(sized, n_sequences=int(budget.limit))
+        else:
+            trial = replace(case, sized=sized)
+            holds = sized.fits and result_of(trial, budget, sizer).verdict == "pass"
+        if holds:
             yield words
             return
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from moeplan.api.check_sizing import Sized, Sizer
     from moeplan.domain.result import DeviceMemory, Estimate
 
+DEFAULT_LEVEL = 0.8
+"""Of the interval where a budget names no confidence, as in `moeplan estimate`."""
 _PARTS = ("weights", "kv", "state", "compute", "output", "overhead")
 _WORDS = {"kv": "KV cache", "compute": "compute buffers", "output": "output", "overhead": "overhead"}
 
@@ -43,18 +45,14 @@ def result_of(case: Case, budget: Budget, sizer: Sizer, fix: str = "") -> CaseRe
         if case.impossible:
             verdict, near, reason = "fail", False, case.impossible
         elif verdict == "pass" and case.sized.estimate.placement.kind == "disk":
-            reason = _paging(case.sized.estimate)
+            near, reason = False, _paging(case.sized.estimate)
         elif verdict == "pass" and case.least_context > case.sized.estimate.workload.context_tokens:
             context = case.sized.estimate.workload.context_tokens
             verdict, reason = (
                 "fail",
                 f"only {context:,} tokens of context fit, {case.least_context:,} are the least",
             )
-    elif (
-        verdict != "fail"
-        and (case.impossible or not case.sized.fits)
-        and budget.kind in ("decode", "prefill", "ttft")
-    ):
+    elif budget.kind in ("decode", "prefill", "ttft") and (case.impossible or not case.sized.fits):
         verdict, near, reason = "fail", False, "it does not fit, so it reaches no speed at all"
     return CaseResult(
         id=f"{case.id}/{budget.kind}",
@@ -82,7 +80,7 @@ def _measure(case: Case, budget: Budget, sizer: Sizer) -> tuple[Amount, float, s
 
     sized = case.sized
     if budget.kind in ("fits", "memory"):
-        return _memory(sized, budget)
+        return _memory(sized, budget, sizer)
     if budget.kind == "context":
         return _point(sizer.largest_context(sized), "tokens"), budget.limit, "longest context that fits"
     if budget.kind == "concurrency":
@@ -92,12 +90,10 @@ def _measure(case: Case, budget: Budget, sizer: Sizer) -> tuple[Amount, float, s
             budget.limit,
             f"sequences of {context:,} tokens",
         )
-    request = sized.request
-    if isinstance(budget.confidence, float):
-        request = replace(request, level=budget.confidence)
-    if budget.kind == "ttft":
-        request = replace(request, batch=1)
-    estimate = sizer.size(request, sized.static_frac).estimate
+    if budget.kind == "ttft" and sized.problem.workload.n_sequences > 1:
+        sized = sizer.size(replace(sized.request, batch=1), sized.static_frac)
+    level = budget.confidence if isinstance(budget.confidence, float) else DEFAULT_LEVEL
+    estimate = sizer.at_level(sized, level)
     work = estimate.workload
     if budget.kind == "ttft":
         return _span(estimate.prefill_s, "s"), budget.limit, f"first token after {work.prompt_tokens:,}"
@@ -108,14 +104,41 @@ def _measure(case: Case, budget: Budget, sizer: Sizer) -> tuple[Amount, float, s
     return _span(rate, "tokens/s"), budget.limit, "prefill"
 
 
-def _memory(sized: Sized, budget: Budget) -> tuple[Amount, float, str]:
+def fills_gpus(sized: Sized) -> bool:
+    """Whether moeplan chose how much of the model the GPUs hold, which is then as much as fits."""
+    free = sized.request.gpu_layers is None and sized.request.cpu_moe is None
+    return free and sized.estimate.placement.kind in ("layers", "experts", "mixed", "disk")
+
+
+def _with_reserve(sized: Sized, budget: Budget, sizer: Sizer) -> tuple[Sized, Budget]:
+    """A split that leaves the budget's headroom free on the GPUs, and the budget without it."""
+    from msgspec.structs import replace
+
+    gpus = sized.estimate.hardware.gpus
+    reserve = max(
+        (budget.headroom_bytes + round(g.memory_bytes * budget.headroom_frac) for g in gpus), default=0
+    )
+    if budget.limit:
+        reserve = max(reserve, *(g.memory_bytes - int(budget.limit) for g in gpus))
+    if budget.kind != "memory" or reserve <= 0:
+        return sized, budget
+    reserve += sized.estimate.hardware.reserve_vram_bytes
+    machine = replace(sized.request.machine, reserve_vram_gib=f"{reserve}B")
+    return sizer.size(replace(sized.request, machine=machine)), budget
+
+
+def _memory(sized: Sized, budget: Budget, sizer: Sizer) -> tuple[Amount, float, str]:
     """The device with the least room, and what it may hold."""
     excess = pool_excess_bytes(sized.estimate, sized.static_frac)
     if sized.static_frac is not None and excess > 0 and budget.kind == "fits":
         gpu = sized.estimate.hardware.gpus[0]
         pool = int(gpu.memory_bytes * sized.static_frac)
         return _point(pool + excess, "bytes"), pool, "weights and cache on gpu0"
+    if fills_gpus(sized):
+        sized, budget = _with_reserve(sized, budget, sizer)
     devices = [d for d in sized.estimate.memory.devices if d.device != "disk"]
+    if fills_gpus(sized) and sized.estimate.fits:
+        devices = [d for d in devices if d.device == "ram"]  # the GPUs are full on purpose
     allowed = {d.device: _allowed(d, budget) for d in devices}
     tightest = min(devices, key=lambda d: (allowed[d.device] - d.total_bytes) / max(d.capacity_bytes, 1))
     return (
@@ -164,8 +187,8 @@ def _reason(budget: Budget, amount: Amount, limit: float, where: str, near: bool
         return f"{fmt_bytes(-room)} short on {device}: needs {need} of {have}{detail}"
     expected = shown(amount.expected, amount.unit)
     if amount.low != amount.high:
-        level = budget.confidence if isinstance(budget.confidence, float) else 0.8
-        low, high = (shown(v, amount.unit).split(" ")[0] for v in (amount.low, amount.high))
+        level = budget.confidence if isinstance(budget.confidence, float) else DEFAULT_LEVEL
+        low, high = (shown(v, amount.unit).removesuffix(" tokens/s") for v in (amount.low, amount.high))
         expected += f" ({low} to {high} at {level:.0%})" if budget.confidence != "expected" else ""
     return f"{where}: {expected}, budget {shown(limit, amount.unit)}"
 

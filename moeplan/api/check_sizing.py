@@ -61,63 +61,78 @@ class Sizer:
         if request not in self._sized:
             assumptions: list[str] = []
             problem = self.session.problem(request, assumptions)
-            self._sized[request] = Sized(request, *solve(problem, request, assumptions))
+            self._sized[request] = Sized(request, *solve(problem, request, assumptions, advise=False))
         return self._sized[request]._replace(static_frac=static_frac)
+
+    def at_level(self, sized: Sized, level: float) -> Estimate:
+        """The same answer with an interval of another level."""
+        from moeplan.predict.estimate import estimate
+
+        if level == sized.estimate.level:
+            return sized.estimate
+        return estimate(sized.problem, sized.estimate.placement, level=level, advise=False)
+
+    def holds(self, sized: Sized, *, context: int | None = None, n_sequences: int | None = None) -> bool:
+        """Whether it also fits with this context, or with so many sequences."""
+        from msgspec.structs import replace
+
+        from moeplan.predict.estimate import with_context
+
+        workload = sized.problem.workload
+        if context is not None:
+            workload = with_context(workload, context)
+        if n_sequences is not None:
+            workload = replace(workload, n_sequences=n_sequences)
+        return self.fits(sized, sized.problem._replace(workload=workload))
 
     def largest_context(self, sized: Sized) -> int:
         """Longest context of every sequence that fits in memory, up to the model's; 0 when none does."""
-        from moeplan.predict.estimate import with_context
-
         limit = max(sized.problem.graph.spec.context_tokens, sized.problem.workload.context_tokens)
 
-        def ok(blocks: int) -> bool:
-            workload = with_context(sized.problem.workload, min(limit, blocks * 256))
-            return self._fits(sized, sized.problem._replace(workload=workload))
-
-        return min(limit, 256 * _most(-(-limit // 256), ok))
+        blocks = _most(-(-limit // 256), lambda n: self.holds(sized, context=min(limit, n * 256)))
+        return min(limit, 256 * blocks)
 
     def most_sequences(self, sized: Sized) -> int:
         """Sequences of the request's context whose cache fits together; 0 when not even one does."""
-        from msgspec.structs import replace
+        return _most(MAX_SEQUENCES, lambda n: self.holds(sized, n_sequences=n))
 
-        def ok(n: int) -> bool:
-            workload = replace(sized.problem.workload, n_sequences=n)
-            return self._fits(sized, sized.problem._replace(workload=workload))
+    def fits(self, sized: Sized, problem: Problem) -> bool:
+        """Whether ``problem`` has a placement that fits without reading weights from disk again and again."""
+        from moeplan.predict.estimate import feasible
 
-        return _most(MAX_SEQUENCES, ok)
+        request = sized.request
+        placements = feasible(
+            problem, kind=request.placement, gpu_layers=request.gpu_layers, cpu_moe=request.cpu_moe
+        )
+        return any(p.kind != "disk" and self._in_pool(sized, problem, p) for p in placements)
 
-    def _fits(self, sized: Sized, problem: Problem) -> bool:
+    def _in_pool(self, sized: Sized, problem: Problem, placement: Placement) -> bool:
+        """SGLang's own limit: weights and cache together in their share of each GPU."""
+        if sized.static_frac is None:
+            return True
         from moeplan.memory.report import memory_report
 
-        placement = self._place(sized, problem)
-        if placement.kind == "disk":
-            return False
-        report = memory_report(problem.graph, problem.hardware, problem.workload, placement, problem.engine)
-        if sized.static_frac is None or not report.fits:
-            return report.fits
+        graph, hardware, workload, engine, _ = problem
+        report = memory_report(graph, hardware, workload, placement, engine)
         held = [
             d.weights_bytes + d.kv_bytes + d.state_bytes for d in report.devices if d.device.startswith("gpu")
         ]
-        room = [int(gpu.memory_bytes * sized.static_frac) for gpu in problem.hardware.gpus]
+        room = [int(gpu.memory_bytes * sized.static_frac) for gpu in hardware.gpus]
         return all(need <= have for need, have in zip(held, room, strict=False))
-
-    def _place(self, sized: Sized, problem: Problem) -> Placement:
-        from moeplan.predict.estimate import choose_placement
-
-        request = sized.request
-        return choose_placement(
-            problem, kind=request.placement, gpu_layers=request.gpu_layers, cpu_moe=request.cpu_moe
-        )
 
     def tries(
         self, sized: Sized, changes: Iterator[tuple[str, dict[str, Any]]]
     ) -> Iterator[tuple[str, Sized]]:
-        """(what was changed, the outcome) for every change that can be worked out at all."""
+        """(what was changed, the outcome) for every change with which it fits."""
         from msgspec.structs import replace
 
         for name, fields in changes:
+            request = replace(sized.request, **fields)
             try:
-                yield name, self.size(replace(sized.request, **fields), sized.static_frac)
+                if request.context == "max" or self.fits(
+                    sized._replace(request=request), self.session.problem(request, [])
+                ):
+                    yield name, self.size(request, sized.static_frac)
             except MoeplanError:
                 continue
 
@@ -126,12 +141,11 @@ def _most(limit: int, ok: Callable[[int], bool]) -> int:
     """Largest n in 1..limit for which ``ok``, which turns from True to False once; 0 if none."""
     if not ok(1):
         return 0
-    if ok(limit):
-        return limit
-    low, high = 1, 2
+    low, high = 1, min(64, limit)
     while high < limit and ok(high):
-        low, high = high, high * 2
-    high = min(high, limit)
+        low, high = high, min(high * 8, limit)
+    if high == limit and ok(limit):
+        return limit
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if ok(middle) else (low, middle)

@@ -128,14 +128,18 @@ def _more_vram(space: Space, request: PlanRequest) -> _Tried | None:
         hardware = with_vram(space.hardware, gib * GIB)
         return _first(replace(request, limits=freed), iter(_least_memory(space.variants(hardware=hardware))))
 
-    what = (
-        "memory"
-        if space.hardware.unified
-        else "VRAM on every GPU"
-        if len(space.hardware.gpus) > 1
-        else "VRAM"
-    )
-    return _least(attempt, f"GiB more {what}")
+    if most is not None:
+        found = _least(attempt, "")
+        gib = -(-(most + _amount(found) * GIB) // GIB) if found else 0
+        return found and found._replace(what=f"--max-vram-gib {gib} on such a GPU")
+    if space.hardware.unified:
+        return _least(attempt, "GiB more memory")
+    return _least(attempt, f"GiB more VRAM{' on every GPU' if len(space.hardware.gpus) > 1 else ''}")
+
+
+def _amount(tried: _Tried) -> int:
+    """The number that ``what`` starts with."""
+    return int(tried.what.split()[0])
 
 
 def _more_ram(space: Space, request: PlanRequest, *, narrower: bool = False) -> _Tried | None:

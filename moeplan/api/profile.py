@@ -50,8 +50,9 @@ def run_profile(
     from datetime import UTC, datetime
 
     from moeplan._version import __version__
-    from moeplan.calibrate.host import derive
+    from moeplan.calibrate.host import Kernels, derive
     from moeplan.measure.run import run_jobs
+    from moeplan.readers.cpu_kernels import read_cpu_kernels
 
     facts = local_facts()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
@@ -61,13 +62,14 @@ def run_profile(
     if not outcome.samples:
         raise MeasurementError("nothing could be measured: " + "; ".join(outcome.notes))
     notes = [*outcome.notes, *_remarks(outcome.samples)]
+    kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type]
     return HostCalibration(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
         mode=request.mode,
         host=facts,
         samples=outcome.samples,
-        coefficients=derive(outcome.samples, facts.isa),
+        coefficients=derive(outcome.samples, kernels),
         notes=tuple(notes),
     )
 
@@ -148,8 +150,10 @@ def _engine_jobs(request: ProfileRequest, catalog: Catalog, facts: HostFacts, fo
     threads = [t for t in thread_counts(usable_threads()) if t <= 2 or request.mode != "quick"]
     for label, write in _gguf_files(request, folder):
         for count in threads:
-            yield f"llama.cpp on {label}, {count} threads", 1.5, _engine_job(
-                request, catalog, engine, write, count
+            yield (
+                f"llama.cpp on {label}, {count} threads",
+                1.5,
+                _engine_job(request, catalog, engine, write, count),
             )
 
 
@@ -217,3 +221,40 @@ def _endpoint_jobs(request: ProfileRequest) -> Planned:
             return endpoint.measure(n, request.prompt_tokens, request.output_tokens)
 
         yield f"{endpoint.host}, {n} at once", 1.0, job
+
+
+def save(result: HostCalibration, output: str | None) -> Path:
+    """Write the calibration to ``output`` or to where other commands look for it; the path."""
+    from moeplan.readers.calibration_host import default_path, write_host_calibration
+
+    path = Path(output) if output is not None else default_path()
+    write_host_calibration(result, path)
+    return path
+
+
+_SHARED = ("id", "cpu_isa", "cores", "threads", "phase", "engine", "quant", "moe", "layers", "dense_bytes",
+           "expert_bytes", "experts", "active", "prompt_tokens", "output_tokens", "tokens_per_s",
+           "read_bytes_per_s", "load")  # fmt: skip
+
+
+def shared_rows(result: HostCalibration) -> str:
+    """Corpus rows (CSV) of the engine runs: shapes and speeds, no names of machine, user, model or file."""
+    import csv
+    import io
+
+    reads = {s.setup.get("threads"): s.median for s in result.samples if s.name == "read bandwidth"}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _SHARED, lineterminator="\n")
+    writer.writeheader()
+    runs = [s for s in result.samples if s.name in ("engine decode", "engine prefill")]
+    for i, sample in enumerate(runs):
+        setup = sample.setup
+        row = {key: setup.get(key, "") for key in _SHARED}
+        row |= {
+            "id": f"P{i + 1:04d}", "cpu_isa": "+".join(result.host.isa), "cores": result.host.cores,
+            "phase": sample.name.removeprefix("engine "), "moe": int(bool(setup.get("experts"))),
+            "tokens_per_s": f"{sample.median:.6g}", "read_bytes_per_s": f"{reads.get(setup['threads'], 0.0):.4g}",
+            "load": sample.load,
+        }  # fmt: skip
+        writer.writerow(row)
+    return text.getvalue()

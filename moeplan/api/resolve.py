@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeplan.domain.request import EstimateRequest
+from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.errors import SpecError
 
 if TYPE_CHECKING:
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from moeplan.domain.graph import ModelGraph
     from moeplan.domain.hardware import FoundMachine, HardwareSpec
     from moeplan.domain.model import ModelSpec
+    from moeplan.domain.profile import HostCalibration
     from moeplan.domain.quant import QuantTable
     from moeplan.engines.traits import EngineTraits
     from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
+    from moeplan.readers.hardware_parts import Parts
 
 
 class Session:
@@ -26,9 +28,12 @@ class Session:
         self.catalog = catalog
         self._calibration_path = calibration
         self._calibration: Calibration | None = None
+        self._measured: tuple[HostCalibration | None] | None = None
         self._quants: QuantTable | None = None
         self._sources: dict[str, Any] = {}
         self._graphs: dict[tuple[str, str, bool], ModelGraph] = {}
+        self._machines: dict[tuple[str | None, MachineFlags], HardwareSpec] = {}
+        self._parts: Parts | None = None
 
     @property
     def quants(self) -> QuantTable:
@@ -43,10 +48,12 @@ class Session:
     def calibration(self) -> Calibration:
         """The coefficients in force: the file asked for, else those that ship."""
         if self._calibration is None:
+            from moeplan.api.measured import is_measured_file
             from moeplan.readers.calibration import read_calibration
 
             path = self._calibration_path
-            self._calibration = read_calibration(None if path in (None, "none") else Path(str(path)))
+            shipped = path in (None, "none") or is_measured_file(path)
+            self._calibration = read_calibration(None if shipped else Path(str(path)))
         return self._calibration
 
     def use(self, calibration: Calibration) -> None:
@@ -90,7 +97,6 @@ class Session:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
         from moeplan.api.workload import build_workload
         from moeplan.predict.problem import Problem
-        from moeplan.readers.hardware import resolve_hardware
 
         if not 0 < request.level < 1:
             raise SpecError(f"--level must lie between 0 and 1, got {request.level}")
@@ -104,7 +110,7 @@ class Session:
         else:
             scheme = self.quants.find(quant)
             kind, quant_id = scheme.kind, scheme.id
-        hardware = resolve_hardware(request.hardware, request.machine, self.catalog, detect=_detect)
+        hardware = self._machine(request)
         engine = self._engine(request, kind, quant_id, hardware, assumptions)
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel" and request.tensor_parallel:
@@ -112,7 +118,28 @@ class Session:
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         assumptions.extend(hardware.assumptions)
-        return Problem(graph, hardware, workload, engine, self.calibration)
+        problem = Problem(graph, hardware, workload, engine, self.calibration)
+        return self._as_measured(problem, request, assumptions)
+
+    def _as_measured(self, problem: Problem, request: EstimateRequest, assumptions: list[str]) -> Problem:
+        """``problem`` with what `moeplan profile` measured here, where it is about this machine."""
+        from moeplan.api.measured import load_measured, with_measured
+
+        if self._measured is None:
+            self._measured = (load_measured(self._calibration_path, request, assumptions),)
+        host = self._measured[0]
+        return problem if host is None else with_measured(problem, host, assumptions)
+
+    def _machine(self, request: EstimateRequest) -> HardwareSpec:
+        """The machine of ``request``, put together once."""
+        from moeplan.readers.hardware import resolve_hardware
+        from moeplan.readers.hardware_parts import Parts
+
+        key = (request.hardware, request.machine)
+        if key not in self._machines:
+            self._parts = self._parts or Parts(self.catalog)
+            self._machines[key] = resolve_hardware(*key, self.catalog, detect=_detect, parts=self._parts)
+        return self._machines[key]
 
     def _engine(
         self,

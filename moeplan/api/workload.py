@@ -49,11 +49,9 @@ def build_workload(
             f"--depth + --prompt + --output-tokens ({request.depth_tokens + prompt + output:,}) "
             f"exceed the context of {context:,} tokens"
         )
-    if request.batch == "max":
-        raise SpecError("--batch max is not available yet; name the number of sequences")
     type_k, type_v = _kv_types(request.kv_type)
     ubatch = count(request.ubatch, engine.ubatch_tokens, "--ubatch", "micro-batch")
-    n_sequences = 1 if request.batch is None else count(request.batch, 1, "--batch", "")
+    n_sequences = 1 if request.batch in (None, "max") else count(int(request.batch), 1, "--batch", "")
     if defaults:
         assumptions.append(f"{', '.join(defaults)} tokens: defaults")
     return Workload(

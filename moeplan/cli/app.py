@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,6 +19,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         # Scripts ask for the version often; typer alone would cost them five times the interpreter.
         sys.stdout.write(f"moeplan {__version__}\n")
         sys.exit(0)
+    # Most of what is allocated at the start lives to the end: collect less often (4% of the CPU time).
+    gc.set_threshold(50_000, 20, 20)
     try:
         import typer.main
 

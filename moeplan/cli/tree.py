@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "Dense and MoE models side by side on one machine.",
     "textbook": "The simple formulas of articles, from bare numbers.",
     "check": "Budgets and deployment files against predictions, for CI.",
+    "profile": "Measure this machine: bandwidth, real forward passes, engines; writes a calibration.",
     "models": "The model catalog.",
     "hardware": "The hardware catalog, and this machine.",
     "quants": "The quantisations.",

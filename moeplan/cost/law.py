@@ -264,7 +264,9 @@ def _source(key: str, term: _Term, clock: _Clock) -> Source:
 
 
 def _badge(clock: _Clock, seconds: float) -> SourceKind:
-    kinds = [_source(k, t, clock).kind for k, t in clock.terms.items() if t.seconds >= 0.1 * seconds]
+    # Over many GPUs no term carries a tenth: then the largest ones speak for the sum.
+    share = min(0.1, max((t.seconds for t in clock.terms.values()), default=0.0) / seconds if seconds else 0.0)
+    kinds = [_source(k, t, clock).kind for k, t in clock.terms.items() if t.seconds >= share * seconds]
     return max(kinds, key=KINDS.index)
 
 

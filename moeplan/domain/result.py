@@ -41,6 +41,8 @@ class DeviceMemory(Value):
     output_bytes: int
     overhead_bytes: int
     capacity_bytes: int
+    margin_bytes: int = 0
+    """Kept free before it is said to fit, where the engine's memory is reasoned and not measured."""
 
     @property
     def total_bytes(self) -> int:
@@ -56,14 +58,38 @@ class DeviceMemory(Value):
 
     @property
     def headroom_bytes(self) -> int:
-        """Capacity left; negative when it does not fit."""
-        return self.capacity_bytes - self.total_bytes
+        """Capacity left beyond the margin; negative when it does not fit."""
+        return self.capacity_bytes - self.total_bytes - self.margin_bytes
+
+
+class Reservation(Value):
+    """What a serving engine takes at its start, whatever the load needs: the cache pool fills its share."""
+
+    device: str
+    reserved_bytes: int
+    kv_pool_bytes: int
+    kv_block_tokens: int
+    n_kv_blocks: int
+    kv_tokens: int
+    """Tokens of context the pool holds."""
+    concurrency: int
+    """Sequences of the asked context that it holds at once."""
+
+
+class CurvePoint(Value):
+    """Memory at one context: (device, total bytes) of every tier."""
+
+    context_tokens: int
+    device_bytes: tuple[tuple[str, int], ...]
+    fits: bool
 
 
 class MemoryReport(Value):
     """Memory of every tier that holds something."""
 
     devices: tuple[DeviceMemory, ...]
+    reservations: tuple[Reservation, ...] = ()
+    """One per GPU of a serving engine; the need stands in ``devices``."""
 
     @property
     def fits(self) -> bool:
@@ -123,3 +149,5 @@ class Estimate(Value):
     not_modelled: tuple[str, ...]
     assumptions: tuple[str, ...]
     explain: tuple[Term, ...]
+    context_curve: tuple[CurvePoint, ...] = ()
+    """Memory against context; filled when the largest context or batch was asked for."""

@@ -29,7 +29,7 @@ MAX_VALUE = 10**12
 
 def recognise(launch: Launch, tables: Iterable[EngineTable]) -> tuple[EngineTable, tuple[Word, ...]] | None:
     """The engine that ``launch`` starts, and its options; None when it is no engine of the tables."""
-    words = launch.argv
+    words = tuple(word for word in launch.argv if word != "-u")  # python -u
     tables = tuple(tables)
     if words and words[0] in _TALKERS:
         return None
@@ -119,8 +119,7 @@ def _starts_with(words: Sequence[Word], command: Sequence[str]) -> bool:
         return False
     first = words[0].rsplit("/", 1)[-1].removesuffix(".exe")
     if first.startswith("python") and command[0] == "python":
-        rest = [word for word in words[1:] if word != "-u"]
-        return [str(word) for word in rest[: len(command) - 1]] == list(command[1:])
+        return [str(word) for word in words[1 : len(command)]] == list(command[1:])
     same = first == command[0].rsplit("/", 1)[-1].removesuffix(".exe")
     return same and all(word == part for word, part in zip(words[1:], command[1:], strict=False))
 
@@ -177,7 +176,7 @@ def _takes_value(table: EngineTable, option: EngineOption | None, flag: str, fol
 
 
 def _environment(table: EngineTable, env: Mapping[str, Word]) -> Iterable[tuple[EngineOption, str, Word]]:
-    for option in dict.fromkeys(table.options.values()) if env else ():
+    for option in {id(option): option for option in table.options.values()}.values() if env else ():
         value = env.get(option.env) if option.env else None
         if value is None or value == "":
             continue
@@ -196,7 +195,7 @@ def _take(
 ) -> None:
     """Put one option's value where it belongs, or raise what is wrong with it."""
     place = value if value.line else word or value
-    if option.kind != "switch" and not value:
+    if option.kind not in ("switch", "on-off") and not value:
         raise SpecError(
             f"{flag} needs a value", path=path, line=place.line or None, column=place.column or None
         )
@@ -237,7 +236,7 @@ def _value(option: EngineOption, flag: str, value: Word, path: str, place: Word)
             hint=hint,
         )
 
-    if option.kind == "switch":
+    if option.kind == "switch" or (option.kind == "on-off" and not value):
         return True
     if "$" in value or "`" in value:
         raise wrong("a value", "only running the script would tell it; write the value out")

@@ -52,6 +52,9 @@ class EngineTraits(Value):
     """The mask of flash attention arrives in f32 and is cast to f16 on the device (2024 and 2025)."""
     reserves_embeddings: bool = True
     """Room for embeddings given instead of tokens is part of the graph (llama.cpp since 2025)."""
+    mixes_inputs: bool = False
+    """Tokens and embeddings may be mixed in one batch: two more copies of the
+    hidden state are reserved and never used again (builds of October 2026)."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
 

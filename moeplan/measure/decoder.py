@@ -7,12 +7,15 @@ with the same weights. Batch-1 decode of a MoE layer reads only the experts that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, ModelSpec, MoeFfn
 from moeplan.errors import NotModelled
 from moeplan.measure.device import import_torch
+
+
+_PARTS = ("gate", "up", "down")
 
 
 class Conventions(NamedTuple):
@@ -101,7 +104,7 @@ class Decoder:
         normed = self._norm(x, name + "ffn_norm.weight")
         if isinstance(block.ffn, MoeFfn):
             return x + self._moe(name, block.ffn, normed)
-        return x + self._mlp(normed, name + "ffn_gate.weight", name + "ffn_up.weight", name + "ffn_down.weight")
+        return x + self._mlp(normed, [f"{name}ffn_{part}.weight" for part in _PARTS])
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 
@@ -184,7 +187,8 @@ class Decoder:
 
     # ── feed-forward ─────────────────────────────────────────────────────────────────────────────
 
-    def _mlp(self, x: Any, gate: str, up: str, down: str, expert: int | None = None) -> Any:
+    def _mlp(self, x: Any, names: Sequence[str], expert: int | None = None) -> Any:
+        gate, up, down = names
         silu = self.torch.nn.functional.silu
         hidden = silu(self._matmul(x, gate, expert)) * self._matmul(x, up, expert)
         return self._matmul(hidden, down, expert)
@@ -193,18 +197,18 @@ class Decoder:
         """Each chosen expert sees only its own rows; those that nobody chose are not touched."""
         flat = x.reshape(-1, x.shape[-1])
         weight, chosen = self.route(name, ffn, flat)
-        names = [f"{name}ffn_{part}_exps.weight" for part in ("gate", "up", "down")]
+        names = [f"{name}ffn_{part}_exps.weight" for part in _PARTS]
         out = self.torch.zeros_like(flat)
         if len(flat) == 1:
             for slot, expert in enumerate(chosen[0].tolist()):
-                out = out + weight[0, slot] * self._mlp(flat, *names, expert)
+                out = out + weight[0, slot] * self._mlp(flat, names, expert)
         else:
             rows_of, slots_of = _rows_by_expert(self.torch, chosen)
             for expert, rows in rows_of.items():
-                part = self._mlp(flat[rows], *names, expert) * weight[rows, slots_of[expert], None]
+                part = self._mlp(flat[rows], names, expert) * weight[rows, slots_of[expert], None]
                 out = out.index_add(0, rows, part)
         if ffn.n_shared:
-            out = out + self._mlp(flat, *(f"{name}ffn_{part}_shexp.weight" for part in ("gate", "up", "down")))
+            out = out + self._mlp(flat, [f"{name}ffn_{part}_shexp.weight" for part in _PARTS])
         return out.view(x.shape)
 
     def route(self, name: str, ffn: MoeFfn, flat: Any) -> tuple[Any, Any]:
@@ -278,4 +282,6 @@ def _require_supported(block: Block) -> None:
     if block.n_norms != 2 or block.cross_attention is not None or block.encoder:
         odd.append("its norms or an encoder")
     if odd:
-        raise NotModelled(f"a reference run of block {block.name!r}", "the reference decoder lacks " + ", ".join(odd))
+        raise NotModelled(
+            f"a reference run of block {block.name!r}", "the reference decoder lacks " + ", ".join(odd)
+        )

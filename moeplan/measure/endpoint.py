@@ -6,6 +6,7 @@ what is not the protocol becomes a MeasurementError that says what came instead.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
@@ -68,7 +69,9 @@ class Endpoint:
                 raise self._error("lists no model under /v1/models") from None
         return self._model
 
-    def measure(self, concurrency: int, prompt_tokens: int, output_tokens: int, rounds: int = 3) -> list[Sample]:
+    def measure(
+        self, concurrency: int, prompt_tokens: int, output_tokens: int, rounds: int = 3
+    ) -> list[Sample]:
         """``rounds`` times ``concurrency`` requests at once. Raises MeasurementError."""
         model = self.model()
         replies: list[Reply] = []
@@ -122,7 +125,8 @@ class Endpoint:
             "cache_prompt": False,
         }  # fmt: skip
         started = time.perf_counter()
-        first_s, n_pieces, usage = 0.0, 0, {}
+        first_s, n_pieces = 0.0, 0
+        usage: Any = {}
         for event in self._events("/v1/completions", body):
             if event.get("usage"):
                 usage = event["usage"]
@@ -237,10 +241,8 @@ class _Call:
 
     def _expire(self) -> None:
         self.expired = True
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def _close(self) -> None:
         self.watchdog.cancel()

@@ -14,7 +14,9 @@ from typing import Any
 
 def run(request: dict[str, Any]) -> list[dict[str, float]]:
     """Timings of ``repeats`` prompts of random tokens, each followed by ``output_tokens`` of decode."""
-    import xllamacpp
+    from importlib import import_module
+
+    xllamacpp = import_module("xllamacpp")
 
     params = xllamacpp.CommonParams()
     params.model.path = request["model"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from moeplan.domain.profile import Sample
@@ -85,7 +87,9 @@ def read_bandwidth(device: Device, threads: int, budget_s: float) -> list[Sample
     for kernel, work in (("sum of int64", words.sum), ("max of fp32", floats.amax)):
         spans[kernel] = repeat(work, budget_s=budget_s / 2, sync=device.sync)
     setup = _setup(device, threads, bytes=n_bytes)
-    found = [rate_sample("read bandwidth", setup | {"kernel": k}, "B/s", n_bytes, s) for k, s in spans.items()]
+    found = [
+        rate_sample("read bandwidth", setup | {"kernel": k}, "B/s", n_bytes, s) for k, s in spans.items()
+    ]
     return [max(found, key=lambda sample: sample.median)]
 
 
@@ -99,7 +103,7 @@ def gemm(device: Device, threads: int, budget_s: float) -> list[Sample]:
         try:
             a, b = (torch.randn(size, size, device=device.name).to(kind) for _ in range(2))
             span = repeat(
-                lambda a=a, b=b: a @ b, budget_s=budget_s / len(cases), sync=device.sync, max_n=50
+                partial(torch.matmul, a, b), budget_s=budget_s / len(cases), sync=device.sync, max_n=50
             )
         except RuntimeError:  # a dtype that this device does not compute in
             continue
@@ -143,7 +147,7 @@ def attention(device: Device, threads: int, budget_s: float) -> list[Sample]:
         q = torch.randn(1, heads, rows, head_dim, device=device.name)
         k, v = (torch.randn(1, heads, depth, head_dim, device=device.name) for _ in range(2))
         span = repeat(
-            lambda q=q, k=k, v=v, rows=rows: attend(q, k, v, is_causal=rows > 1),
+            partial(attend, q, k, v, is_causal=rows > 1),
             budget_s=budget_s / 3,
             sync=device.sync,
         )
@@ -208,7 +212,7 @@ def copies(device: Device, threads: int, budget_s: float) -> list[Sample]:
         source = host.pin_memory() if kind == "pinned" else host
         for way, target, origin in (("to device", there, source), ("to host", source, there)):
             span = repeat(
-                lambda t=target, o=origin: t.copy_(o, non_blocking=True),
+                partial(target.copy_, origin, non_blocking=True),
                 budget_s=budget_s / 8,
                 sync=device.sync,
             )
@@ -237,7 +241,7 @@ def _peers(device: Device, there: Any) -> list[Sample]:
     torch, found = device.torch, []
     for other in range(1, torch.accelerator.device_count()):
         target = torch.empty_like(there, device=f"{device.name}:{other}")
-        span = repeat(lambda target=target: target.copy_(there, non_blocking=True), budget_s=0.5, sync=device.sync)
+        span = repeat(partial(target.copy_, there, non_blocking=True), budget_s=0.5, sync=device.sync)
         found.append(_copy_sample(device, f"to peer {other}", "device", there.numel(), span))
     return found
 
@@ -251,10 +255,10 @@ def last_cache_bytes() -> int:
     """The largest cache of the first core (Linux), else 0."""
     from moeplan.hw.probe import folders, read
 
-    from pathlib import Path
-
     sizes = [read(entry / "size") for entry in folders(Path("/sys/devices/system/cpu/cpu0/cache"), "index")]
-    return max((int(size[:-1]) * 1024 for size in sizes if size[:-1].isdigit() and size.endswith("K")), default=0)
+    return max(
+        (int(size[:-1]) * 1024 for size in sizes if size[:-1].isdigit() and size.endswith("K")), default=0
+    )
 
 
 def usable_threads() -> int:
@@ -262,4 +266,6 @@ def usable_threads() -> int:
     from moeplan.hw.detect import detect
 
     machine = detect()
-    return max(1, min(machine.cores, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 10**6))
+    return max(
+        1, min(machine.cores, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 10**6)
+    )

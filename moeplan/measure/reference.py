@@ -197,9 +197,7 @@ def layers_that_fit(spec: ModelSpec, device: Device, itemsize: int = 4) -> int:
     """The most layers of ``spec`` that the device may hold; MeasurementError when not even one fits."""
     tensors = build_tensors(spec)
     outside = sum(t.n_elements for t in tensors if t.layer < 0) * itemsize
-    layer = max(
-        sum(t.n_elements for t in tensors if t.layer == i) * itemsize for i in range(spec.n_layers)
-    )
+    layer = max(sum(t.n_elements for t in tensors if t.layer == i) * itemsize for i in range(spec.n_layers))
     n = int((device.budget_bytes - outside) // layer)
     if n < 1:
         raise MeasurementError(
@@ -209,7 +207,9 @@ def layers_that_fit(spec: ModelSpec, device: Device, itemsize: int = 4) -> int:
     return min(n, spec.n_layers)
 
 
-def jobs(device: Device, threads: int, *, full: bool = False, quick: bool = False) -> Iterator[tuple[str, float, Job]]:
+def jobs(
+    device: Device, threads: int, *, full: bool = False, quick: bool = False
+) -> Iterator[tuple[str, float, Job]]:
     """Dense and MoE decode and prefill; layers at two counts, so that the time per layer is checked."""
     decode = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
     more = [Run("decode", 1, 2048), Run("decode", 4, 128), Run("prefill", 1, 512)]
@@ -220,8 +220,10 @@ def jobs(device: Device, threads: int, *, full: bool = False, quick: bool = Fals
     for spec in shapes:
         yield f"forward passes of {spec.id}", 3.0, _job(spec, device, threads, runs)
     for spec in shapes[:2]:
-        yield f"twice the layers of {spec.id}", 1.0, _job(
-            replace(spec, layout=spec.layout * 2), device, threads, [Run("decode", 1, 128)]
+        yield (
+            f"twice the layers of {spec.id}",
+            1.0,
+            _job(replace(spec, layout=spec.layout * 2), device, threads, [Run("decode", 1, 128)]),
         )
 
 
@@ -230,7 +232,11 @@ def model_jobs(spec: ModelSpec, device: Device, threads: int) -> Iterator[tuple[
     fit = layers_that_fit(spec, device)
     runs = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
     for n in sorted({max(1, fit // 2), fit} if fit < spec.n_layers else {max(1, fit // 2), spec.n_layers}):
-        yield f"{n} of {spec.n_layers} layers of {spec.id}", 2.0, _job(with_layers(spec, n), device, threads, runs)
+        yield (
+            f"{n} of {spec.n_layers} layers of {spec.id}",
+            2.0,
+            _job(with_layers(spec, n), device, threads, runs),
+        )
 
 
 def _job(spec: ModelSpec, device: Device, threads: int, runs: list[Run]) -> Job:

@@ -53,10 +53,12 @@ def _read(path: str, n_bytes: int, budget_s: float) -> list[Sample]:
         buffer.close()
     finally:
         os.close(descriptor)
-    setup = {"bytes": n_bytes, "way": way}
+    setup: dict[str, str | int | float] = {"bytes": n_bytes, "way": way}
     load = meter.foreign_cores()
     return [
-        sample_of("storage read", setup | {"order": "sequential", "block": _BLOCK_BYTES}, "B/s", sequential, load),
+        sample_of(
+            "storage read", setup | {"order": "sequential", "block": _BLOCK_BYTES}, "B/s", sequential, load
+        ),
         sample_of("storage read", setup | {"order": "random", "block": _PAGE_BYTES}, "B/s", scattered, load),
     ]
 

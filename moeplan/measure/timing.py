@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from moeplan.domain.profile import Sample
@@ -44,9 +45,7 @@ def repeat(
     seconds: list[float] = []
     meter = CpuMeter()
     started = time.perf_counter()
-    while len(seconds) < least or (
-        len(seconds) < max_n and time.perf_counter() - started < budget_s
-    ):
+    while len(seconds) < least or (len(seconds) < max_n and time.perf_counter() - started < budget_s):
         seconds.append(_timed(work, wait, group))
     return Span(tuple(seconds), meter.foreign_cores())
 
@@ -137,7 +136,7 @@ class CpuMeter:
 
 def _busy_s() -> float | None:
     try:
-        with open("/proc/stat", "rb") as file:
+        with Path("/proc/stat").open("rb") as file:
             fields = file.readline().split()
     except OSError:
         return None

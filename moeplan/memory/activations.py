@@ -46,6 +46,7 @@ class Batch(NamedTuple):
     """Keys and values of all heads are rebuilt from the latent, for the whole cache at once."""
     cast_mask: bool = False
     spare_embeddings: bool = True
+    mixed_inputs: bool = False
 
 
 class Homes(NamedTuple):

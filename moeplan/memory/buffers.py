@@ -35,6 +35,7 @@ def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
         fused_up_gate=engine.fuses_up_gate,
         cast_mask=engine.casts_mask and workload.flash_attention,
         spare_embeddings=engine.reserves_embeddings,
+        mixed_inputs=engine.mixes_inputs,
         expand_latent=engine.expands_latent and workload.flash_attention,
     )
 

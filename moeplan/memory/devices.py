@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
-from moeplan.domain.model import Block, MoeFfn
+from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.activations import F32, Homes
@@ -17,6 +17,8 @@ def device_compute_bytes(
 ) -> int:
     """Compute buffer of ``tier``, the copies of host-resident matrices in it included."""
     on_gpus = sorted({t for t in placement.dense_tiers if t not in _HOST})
+    if tier == "ram" and on_gpus and not engine.gguf:
+        return 0  # inputs and outputs only
     if tier == "ram":
         return _host_bytes(graph, workload, placement, engine, alone=not on_gpus and not placement.streamed)
     blocks = graph.spec.layer_blocks()
@@ -84,7 +86,8 @@ def offloads(workload: Workload, graph: ModelGraph, engine: EngineTraits, *, den
         experts = [b.ffn for b in graph.spec.layer_blocks() if isinstance(b.ffn, MoeFfn)]
         if experts:
             least = least * experts[0].n_experts // experts[0].n_active
-    return workload.ubatch_tokens > least if engine.stream_scales_with_experts else workload.ubatch_tokens >= least
+    # ik_llama.cpp compares strictly: its logs at the threshold itself hold no copies.
+    return workload.ubatch_tokens >= least + engine.stream_scales_with_experts
 
 
 def _copies(
@@ -92,6 +95,8 @@ def _copies(
 ) -> tuple[int, int]:
     """(largest expert matrix, largest other matrix) in RAM that a pass copies to the GPU."""
     expert = other = 0
+    if not any(home in _HOST for home in (*placement.dense_tiers, *placement.expert_tiers)):
+        return 0, 0
     for tensor in graph.tensors:
         if tensor.layer < 0 or tensor.owner != "base":
             continue
@@ -105,10 +110,3 @@ def _copies(
     if not offloads(workload, graph, engine, dense=True):
         other = 0
     return expert, other
-
-
-def cpu_blocks(graph: ModelGraph, placement: Placement) -> tuple[Block, ...]:
-    """Kinds of layers of which the host holds anything."""
-    homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
-    kinds = {graph.spec.layout[i] for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST}
-    return tuple(graph.spec.blocks[k] for k in sorted(kinds))

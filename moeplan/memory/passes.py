@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from moeplan.domain.model import Block
+from moeplan.domain.model import Block, GqaAttention
 from moeplan.memory.activations import F32, Batch, Homes, Tape, attends, feed_forward, mixer
 from moeplan.memory.arena import Arena, Slot
 
@@ -96,8 +96,10 @@ class _Player:
         take = self.arena.take
         copies = max(1, work.input_copies)
         tokens = take(rows * F32) if work.input_copies == 0 else (0, 0)
+        mixes = work.input_copies == 0 and work.batch.mixed_inputs
+        given = self.full.act(work.hidden if mixes else 0)
         if work.input_copies == 0 and work.batch.spare_embeddings:
-            self.full.act(work.hidden)  # embeddings given instead of tokens: reserved, never used
+            self.full.act(work.hidden)  # embeddings instead of tokens: reserved, never used
         if work.host_inputs_only and work.host_copies > 1:
             copies = work.host_copies
         position = [take(rows * F32) for _ in range(copies)]
@@ -109,6 +111,10 @@ class _Player:
         picked = take(work.batch.outputs * F32)
         hidden = [self.full.act(work.hidden) for _ in range(copies if not work.holds_embedding else 1)]
         self.arena.drop(tokens)
+        if mixes:
+            looked_up = self.full.act(work.hidden)
+            self.full.act(work.hidden)  # the mixture: its only reader is a view that nobody reads
+            self.arena.drop(given, looked_up)
         if work.batch.cast_mask and work.layers:
             self._cast_masks(keep=copies > 1 or work.host_inputs_only)
         if copies > 1:
@@ -121,6 +127,10 @@ class _Player:
         rows, batch, take = self.work.batch.rows, self.work.batch, self.arena.take
         # Without flash attention V is stored transposed, element by element.
         width_v = 1 if batch.flash else max(1, _value_width(layer.block))
+        if isinstance(layer.block.mixer, GqaAttention):  # rotation matrices, kept to the end
+            head = layer.block.mixer
+            take(head.head_dim**2 * F32 * batch.rotate_k)
+            take(head.v_head_dim**2 * F32 * batch.rotate_v)
         mask = layer.cells * rows * (2 if batch.flash and not batch.cast_mask else F32)
         return [take(_INDEX_BYTES * rows), take(_INDEX_BYTES * rows * width_v), take(mask)]
 

@@ -18,6 +18,7 @@ from moeplan.memory.capacity import (
     ram_capacity_bytes,
 )
 from moeplan.memory.devices import device_compute_bytes
+from moeplan.memory.reserve import reservations, with_margin
 from moeplan.memory.repack import repacked_bytes
 from moeplan.provenance import NULL_LEDGER, Ledger, Source
 
@@ -68,7 +69,9 @@ def memory_report(
             device = _device(graph, hardware, workload, placement, engine, tier, copy, weights, kv, state)
             devices.append(device)
             _explain(device, engine, ledger)
-    return MemoryReport(devices=tuple(devices))
+    return MemoryReport(
+        devices=tuple(devices), reservations=reservations(graph, devices, workload, placement, engine)
+    )
 
 
 def _device(
@@ -98,7 +101,7 @@ def _device(
         gpu = hardware.gpus[(int(tier[3:]) + copy) % len(hardware.gpus)]
         capacity, name = gpu_capacity_bytes(gpu, hardware, engine), gpu.name
         overhead = gpu_overhead_bytes(gpu, engine)
-    return DeviceMemory(
+    device = DeviceMemory(
         device=f"gpu{int(tier[3:]) + copy}" if tier.startswith("gpu") else tier,
         name=name,
         weights_bytes=shard,
@@ -109,6 +112,7 @@ def _device(
         overhead_bytes=overhead,
         capacity_bytes=capacity,
     )
+    return device if tier == "disk" else with_margin(device, engine)
 
 
 def _explain(device: DeviceMemory, engine: EngineTraits, ledger: Ledger) -> None:

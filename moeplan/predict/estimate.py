@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
@@ -10,8 +10,9 @@ from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, Estimate, MemoryReport
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import ENGINES
-from moeplan.memory.capacity import HOST_PROCESS_BYTES
-from moeplan.memory.report import memory_report
+from moeplan.memory.capacity import HOST_PROCESS_BYTES, gpu_capacity_bytes
+from moeplan.memory.notes import memory_notes
+from moeplan.memory.report import memory_report, weights_by_tier
 from moeplan.predict.explain import explain_load, explain_model, explain_speed
 from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, ideal, time_range
 from moeplan.predict.phases import decode_time, prefill_time
@@ -42,6 +43,24 @@ def choose_placement(
     return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
 
 
+def feasible(
+    problem: Problem, *, kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None
+) -> Iterator[Placement]:
+    """The placements that fit, of which ``choose_placement`` takes the fastest; none when nothing fits."""
+    graph, hardware, _, engine, _ = problem
+    room = usable_ram_bytes(hardware) - _host_needs(problem)
+    asked = requested(
+        graph, hardware, engine, kind=kind, gpu_layers=gpu_layers, cpu_moe=cpu_moe, ram_for_weights_bytes=room
+    )
+    if asked is not None:
+        yield from (
+            p for p in [asked if kind is not None else _spilled(problem, asked, room)] if _fits(problem)(p)
+        )
+        return
+    found = candidates(graph, hardware, engine, _fits(problem), room)
+    yield from (p for p in found if kind is None or p.kind == kind)
+
+
 def _spilled(problem: Problem, asked: Placement, room: int) -> Placement:
     """``asked``, or with what RAM cannot hold left in a mapped file: what the engine would do."""
     graph, _, _, engine, _ = problem
@@ -59,8 +78,12 @@ def estimate(
     assumptions: tuple[str, ...] = (),
     not_modelled: tuple[str, ...] = (),
     ledger: Ledger = NULL_LEDGER,
+    advise: bool = True,
 ) -> Estimate:
-    """Memory, time and confidence of ``placement``. Raises NotModelled where a rate is unknown."""
+    """Memory, time and confidence of ``placement``. Raises NotModelled where a rate is unknown.
+
+    ``advise`` looks for a fix where it does not fit, which costs more than the rest.
+    """
     graph, hardware, workload, engine, calibration = problem
     explain_model(graph, ledger)
     memory = memory_report(graph, hardware, workload, placement, engine, ledger)
@@ -100,7 +123,7 @@ def estimate(
         placement=placement,
         memory=memory,
         fits=memory.fits,
-        fix="" if memory.fits else _fix(problem, memory),
+        fix="" if memory.fits or not advise else _fix(problem, memory),
         level=level,
         decode=decode,
         decode_step_s=decode_step_s,
@@ -175,7 +198,17 @@ def with_context(workload: Workload, context_tokens: int) -> Workload:
 
 def _fits(problem: Problem) -> Callable[[Placement], bool]:
     graph, hardware, workload, engine, _ = problem
-    return lambda placement: memory_report(graph, hardware, workload, placement, engine).fits
+    room = {"ram": usable_ram_bytes(hardware)}
+    room |= {f"gpu{i}": gpu_capacity_bytes(gpu, hardware, engine) for i, gpu in enumerate(hardware.gpus)}
+
+    def fits(placement: Placement) -> bool:
+        # Where the weights alone are too many, no buffer need be computed: half of a search's trials.
+        held = weights_by_tier(graph, placement)
+        if any(n // placement.tensor_parallel > room[tier] for tier, n in held.items() if tier in room):
+            return False
+        return memory_report(graph, hardware, workload, placement, engine).fits
+
+    return fits
 
 
 def _phase_seconds(phase: str, problem: Problem, placement: Placement) -> float:
@@ -215,6 +248,7 @@ def _fits_in_llama(problem: Problem) -> bool:
 def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     spec = problem.graph.spec
     notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
+    notes += memory_notes(problem.graph, problem.workload, placement, problem.engine)
     if any(block.cross_attention for block in spec.blocks):
         notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:

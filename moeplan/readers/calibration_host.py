@@ -111,7 +111,7 @@ def read_host_calibration(path: Path) -> HostCalibration:
     for name, c in wire.coefficients.items():
         if not (math.isfinite(c.value) and c.low <= c.value <= c.high):
             raise SpecError(f"coefficient {name}: expected low <= value <= high", path=str(path))
-    facts = msgspec.structs.asdict(wire.host)
+    facts: dict[str, Any] = msgspec.structs.asdict(wire.host)
     return HostCalibration(
         date=wire.date,
         version=wire.version,
@@ -151,7 +151,9 @@ def calibration_json(calibration: HostCalibration) -> dict[str, Any]:
 def dump_host_calibration(calibration: HostCalibration) -> str:
     """The YAML text: one line a sample and a coefficient (JSON is YAML)."""
     content = calibration_json(calibration)
-    lines = [f"{key}: {_flow(content[key])}" for key in ("schema", "date", "version", "mode", "host", "notes")]
+    lines = [
+        f"{key}: {_flow(content[key])}" for key in ("schema", "date", "version", "mode", "host", "notes")
+    ]
     lines.append("coefficients:" if content["coefficients"] else "coefficients: {}")
     lines += [f"  {name}: {_flow(value)}" for name, value in content["coefficients"].items()]
     lines.append("samples:" if content["samples"] else "samples: []")

@@ -19,6 +19,7 @@ MAX_NODES = 100_000
 MAX_DEPTH = 60
 MAX_DOCUMENTS = 500
 
+TEMPLATE_HELP = "a Helm template is not YAML: check what `helm template` prints, or the values file"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -64,7 +65,7 @@ def _broken(error: Any, path: str, text: str) -> SpecError:
         return SpecError(f"not valid YAML: {what}", path=path)
     snippet = lines[mark.line] if mark.line < len(lines) and len(lines[mark.line]) < 160 else None
     template = "{{" in text
-    help = "a Helm template is not YAML: check what `helm template` prints" if template else None
+    help = TEMPLATE_HELP if template else None
     return SpecError(
         f"not valid YAML: {what}",
         path=path,
@@ -97,9 +98,21 @@ class _Builder:
     def scalar(self, node: Any, line: int, column: int) -> Word | None:
         if node.style is None and node.value in _NULLS and node.tag != "tag:yaml.org,2002:str":
             return None
-        if node.style in ("|", ">"):
+        if node.style == ">":
+            return self.folded(node, line)
+        if node.style == "|":
             return Word(node.value, line + 1, self.indent(line + 1))
         return Word(node.value, line, column + (1 if node.style else 0))
+
+    def folded(self, node: Any, line: int) -> Word:
+        """A folded text with its line breaks as shell continuations, so that its words keep their lines."""
+        last = node.end_mark.line if node.end_mark.column == 0 else node.end_mark.line + 1
+        lines = [text.strip() for text in self.lines[line:last]]
+        while lines and not lines[-1]:
+            lines.pop()
+        plain = " ".join(lines) == node.value.strip()
+        text = " \\\n".join(text.removesuffix("\\").rstrip() for text in lines) if plain else node.value
+        return Word(text, line + 1, self.indent(line + 1))
 
     def indent(self, line: int) -> int:
         text = self.lines[line - 1] if line <= len(self.lines) else ""
@@ -112,7 +125,9 @@ class _Builder:
         for key_node, value_node in node.value:
             key = self.value(key_node, depth + 1)
             if isinstance(key, (dict, list)):
-                raise SpecError("a key must be text", path=self.path, line=line, column=column)
+                template = any("{{" in text for text in self.lines)
+                help = TEMPLATE_HELP if template else None
+                raise SpecError("a key must be text", path=self.path, line=line, column=column, help=help)
             value = self.value(value_node, depth + 1)
             if key == "<<" and key_node.tag == "tag:yaml.org,2002:merge":
                 merged += value if isinstance(value, list) else [value]

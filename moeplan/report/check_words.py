@@ -35,6 +35,7 @@ def headline(report: CheckReport) -> str:
     """``2 of 12 fail, 1 unsure, 3 near misses`` and the verdict of the whole."""
     n = len(report.results)
     parts = [f"{count} {what}" for what, count in _counts(report).items() if count]
+    parts = ["1 near miss" if part == "1 near misses" else part for part in parts]
     return f"{report.verdict}: {n} check{'s' if n != 1 else ''}" + (f", {', '.join(parts)}" if parts else "")
 
 

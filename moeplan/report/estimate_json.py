@@ -87,13 +87,39 @@ class DeviceJson(msgspec.Struct, kw_only=True):
     overhead_bytes: Count
     total_bytes: Count
     capacity_bytes: Count
+    margin_bytes: Count
+    """Kept free before it counts as fitting: the engine's memory is reasoned, not measured."""
     headroom_bytes: int
+
+
+class ReservationJson(msgspec.Struct, kw_only=True):
+    """What a serving engine takes at its start, and how much context its cache pool holds."""
+
+    device: str
+    reserved_bytes: Count
+    kv_pool_bytes: Count
+    kv_block_tokens: Count
+    n_kv_blocks: Count
+    kv_tokens: Count
+    concurrency: Count
+    """Sequences of the asked context held at once."""
+
+
+class CurvePointJson(msgspec.Struct, kw_only=True):
+    """Memory at one context, bytes by device."""
+
+    context_tokens: Count
+    device_bytes: dict[str, Count]
+    fits: bool
 
 
 class MemoryJson(msgspec.Struct, kw_only=True):
     """Every tier that holds something."""
 
     devices: list[DeviceJson]
+    reservations: list[ReservationJson]
+    context_curve: list[CurvePointJson]
+    """Filled with ``--context max`` or ``--batch max``."""
 
 
 class FlopsJson(msgspec.Struct, kw_only=True):
@@ -242,7 +268,7 @@ def estimate_json(e: Estimate) -> EstimateJson:
         ),
         fits=e.fits,
         fix=e.fix,
-        memory=MemoryJson(devices=[_device(device) for device in e.memory.devices]),
+        memory=_memory(e),
         flops=FlopsJson(
             prefill=gaps.number(e.flop_prefill, "flops.prefill"),
             decode_per_token=gaps.number(e.flop_decode_per_token, "flops.decode_per_token"),
@@ -281,6 +307,22 @@ def render(e: Estimate) -> str:
 def pretty(value: object) -> str:
     """Any wire value as indented JSON text ending in a newline."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _memory(e: Estimate) -> MemoryJson:
+    return MemoryJson(
+        devices=[_device(device) for device in e.memory.devices],
+        reservations=[
+            ReservationJson(**{name: getattr(r, name) for name in ReservationJson.__struct_fields__})
+            for r in e.memory.reservations
+        ],
+        context_curve=[
+            CurvePointJson(
+                context_tokens=p.context_tokens, device_bytes=dict(p.device_bytes), fits=p.fits
+            )
+            for p in e.context_curve
+        ],
+    )
 
 
 def _device(d: DeviceMemory) -> DeviceJson:

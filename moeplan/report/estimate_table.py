@@ -36,6 +36,7 @@ def estimate_lines(e: Estimate, screen: Screen) -> list[Line]:
     return join_blocks(
         _head(e, width),
         _memory(e, Screen(width=width, color=screen.color)),
+        _capacity(e, width),
         _speed(e) if e.fits else [],
         _facts(e, width),
     )
@@ -83,6 +84,8 @@ def _memory_grid(
         rows.append(row(name, "", [words.part_bytes(d, part) for d in shown], mark))
     rows.append(row("total", "head", [d.total_bytes for d in shown]))
     rows.append(row("capacity", "", [d.capacity_bytes for d in shown]))
+    if any(d.margin_bytes for d in devices):
+        rows.append(row("margin", "", [d.margin_bytes for d in shown]))
     rows.append(row("headroom", "", [d.headroom_bytes for d in shown]))
     return grid(rows, "ll" + "r" * len(groups), first=LABEL_WIDTH - 5)
 
@@ -129,6 +132,29 @@ def _bar(device: DeviceMemory, cells: int, screen: Screen) -> list[Span]:
         for (part, _), n in zip(words.PARTS, shares, strict=False)
     ]
     return [*spans, (_FREE * shares[-1], "free")]
+
+
+def _capacity(e: Estimate, width: int) -> list[Line]:
+    """What a serving engine reserves, and memory against context where it was asked for."""
+    lines: list[Line] = []
+    if e.memory.reservations:
+        r = e.memory.reservations[0]
+        text = (
+            f"{fmt_bytes(r.reserved_bytes)} a GPU, of which {fmt_bytes(r.kv_pool_bytes)} for the cache: "
+            f"{r.n_kv_blocks:,} blocks of {r.kv_block_tokens} tokens, "
+            f"{r.concurrency:,} sequences of {e.workload.context_tokens:,}"
+        )
+        lines += fact("reserved", text, width)
+    if e.context_curve:
+        names = [device for device, _ in e.context_curve[0].device_bytes]
+        rows: list[list[Span]] = [[("context", "head"), *((n, "head") for n in names), ("", "")]]
+        for point in e.context_curve:
+            style = "" if point.fits else "bad"
+            cells = [(fmt_bytes(size), style) for _, size in point.device_bytes]
+            mark = ("" if point.fits else "does not fit", style)
+            rows.append([(f"{point.context_tokens:,}", style), *cells, mark])
+        lines += grid(rows, "r" * (len(names) + 1) + "l", first=LABEL_WIDTH - 2)
+    return lines
 
 
 # ── speed ───────────────────────────────────────────────────────────────────────────────────────

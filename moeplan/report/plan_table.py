@@ -33,7 +33,7 @@ def _head(plan: Plan, width: int) -> list[Line]:
     lines: list[Line] = [[(text, "title")] for text in wrap(pw.title(plan), width)]
     best = plan.best
     if best is None:
-        lines += fact("fits", "no: nothing that the engines allow", width, "bad")
+        lines += fact("fits", pw.none_words(plan), width, "bad")
         lines += _rows("try", pw.change_rows(plan.changes), width)
         return lines if plan.changes else [*lines, *fact("try", "no single change was found", width)]
     e = best.estimate
@@ -78,7 +78,7 @@ def _alternatives(plan: Plan, width: int) -> list[Line]:
         return []
     rows = [
         (
-            f"{c.estimate.quant} {c.estimate.placement.kind}",
+            pw.short(c),
             f"{fmt_number(pw.decode_rate(c))} tok/s",
             fmt_seconds(c.estimate.prefill_s.expected),
             pw.vram(c),

@@ -44,6 +44,20 @@ def headline(choice: Choice) -> str:
     )
 
 
+def short(choice: Choice) -> str:
+    """Quantisation and kind of placement, in two words."""
+    e = choice.estimate
+    n = e.placement.tensor_parallel
+    return f"{e.quant} {e.placement.kind}" + (f" x{n}" if n > 1 else "")
+
+
+def none_words(plan: Plan) -> str:
+    """Why there is no plan."""
+    if any(not r.device for r in plan.rejected):
+        return "no plan keeps the limits"
+    return "no: every way to place it needs more memory than there is"
+
+
 def speed(choice: Choice) -> str:
     """Decode with its range, and the first token."""
     e = choice.estimate
@@ -126,22 +140,17 @@ def mark(curve: Curve, x: int) -> str:
 
 def fold(command: str, width: int) -> list[str]:
     """A command on lines of at most ``width`` columns where its options allow it, ready to paste."""
+    import shlex
+
     lines: list[str] = []
-    for part in _options(command):
-        if lines and len(lines[-1]) + 1 + len(part) + 2 <= width:
-            lines[-1] += f" {part}"
-        else:
-            lines.append(part if not lines else f"  {part}")
+    option: list[str] = []
+    for word in [*shlex.split(command), "-"]:
+        if option and (word.startswith("-") or len(option) == 2):
+            part = shlex.join(option)
+            if lines and len(lines[-1]) + len(part) + 3 <= width:
+                lines[-1] += f" {part}"
+            else:
+                lines.append(part if not lines else f"  {part}")
+            option = []
+        option.append(word)
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
-
-
-def _options(command: str) -> list[str]:
-    """An option with its value is one piece."""
-    pieces: list[str] = []
-    for word in command.split(" "):
-        new = not pieces or word.startswith("-") or (pieces[-1].startswith("-") and " " in pieces[-1])
-        if new:
-            pieces.append(word)
-        else:
-            pieces[-1] += f" {word}"
-    return pieces

@@ -23,7 +23,8 @@ class Run(NamedTuple):
 
 
 Layout = tuple[Run, ...]
-"""Runs of all layers in order, none empty; the last one is on a GPU, which holds the output head."""
+"""Runs of all layers in order, none empty. The output head is on the GPU of the last run, or on the first GPU
+where all layers are in RAM (-ngl 1)."""
 
 
 class Shape(NamedTuple):
@@ -99,7 +100,7 @@ def to_placement(layout: Layout, graph: ModelGraph, engine: EngineTraits) -> Pla
         dense_tiers=tuple(dense),
         expert_tiers=tuple(experts),
         embedding_tier=RAM if mapped or in_ram or away else "gpu0",
-        head_tier=layout[-1].dense,
+        head_tier=layout[-1].dense if layout[-1].dense != RAM else "gpu0",
         gpu_layers=shape.n_layers - in_ram + 1,
         cpu_moe=away,
     )

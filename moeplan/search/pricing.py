@@ -11,9 +11,9 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import NamedTuple
 
-from moeplan.domain.graph import LayerWeights, ModelGraph
+from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
 from moeplan.domain.result import MemoryReport
-from moeplan.domain.workload import Placement
+from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.problem import Problem
@@ -36,8 +36,16 @@ class _Option(NamedTuple):
     prefill_s: list[float]
 
 
-_Key = tuple[tuple[tuple[str, str, int], ...], int]
-"""Which blocks are in which places, and the kinds of layers with weights in RAM."""
+class _Common(NamedTuple):
+    """What the buffers of every device depend on."""
+
+    kind: PlacementKind
+    in_ram: int
+    """The sequence of sorts of the layers in RAM as a whole."""
+    whole: int
+    """Kinds of layers in RAM as a whole, as bits."""
+    away: int
+    """Kinds of layers with experts in RAM, as bits."""
 
 
 class Table:
@@ -50,23 +58,32 @@ class Table:
         self._max_vram_bytes = max_vram_bytes
         self._kinds, self._kind_of = _kinds(problem.graph)
         self._options: dict[tuple[str, str], _Option] = {}
-        self._fixed_bytes: dict[_Key, list[float]] = {}
-        self._fixed_s: dict[_Key, tuple[float, float]] = {}
-        self._masks: dict[tuple[int, int], tuple[int, int]] = {}
+        self._moe_kinds = sum(1 << k for k, weights in enumerate(self._kinds) if weights.expert_bytes)
+        self._buffers: dict[object, float] = {}
+        self._fixed_s: dict[object, tuple[float, float]] = {}
+        self._spans: dict[tuple[int, int], tuple[int, int]] = {}
+        self._sequences: dict[tuple[int, ...], int] = {}
         self.capacity_bytes = self._capacities()
+        self._slim = problem._replace(graph=_slim(problem.graph))
 
     def need(self, layout: Layout) -> list[float]:
         """Bytes that each device needs."""
-        key = self._key(layout)
-        fixed = self._fixed_bytes.get(key)
-        if fixed is None:
-            fixed = self._fixed_bytes[key] = self._beyond_layers(layout)
-        total = list(fixed)
+        keys = self._buffer_keys(layout)
+        buffers = self._buffers
+        if not all(key in buffers for key in keys):
+            self._play(layout, keys)
+        total = [0.0] * len(self.devices)
+        for key in keys:
+            total[key[0]] = buffers[key]
         for start, end, dense, experts in layout:
             option = self._options.get((dense, experts)) or self._option(dense, experts)
             for device, prefix in option.bytes_by_device:
                 total[device] += prefix[end] - prefix[start]
         return total
+
+    def kind(self, layout: Layout) -> PlacementKind:
+        """The kind of placement that ``layout`` is."""
+        return self._common(layout).kind
 
     def fits(self, need_bytes: list[float]) -> bool:
         """Whether every device has that much."""
@@ -74,7 +91,7 @@ class Table:
 
     def seconds(self, layout: Layout) -> tuple[float, float]:
         """Expected seconds of one decode step and of the prompt."""
-        key = self._key(layout)
+        key = (self.kind(layout), *((run[2], run[3]) for run in layout))
         fixed = self._fixed_s.get(key)
         if fixed is None:
             fixed = self._fixed_s[key] = self._beside_layers(layout)
@@ -114,38 +131,57 @@ class Table:
             tuple(need.get(device, 0.0) for device in self.devices), *exact_seconds(self.problem, placement)
         )
 
-    # ── one full call per kind of layout ─────────────────────────────────────────────────────────
+    # ── what a layout has beyond the sum over its layers ─────────────────────────────────────────
 
-    def _key(self, layout: Layout) -> _Key:
-        """Layouts with equal keys have equal buffers and fixed times.
-
-        Buffers depend on the blocks a device runs; what is copied over from RAM on the types there.
-        """
-        runs, in_ram = [], 0
+    def _common(self, layout: Layout) -> _Common:
+        in_ram, whole, away, hosted = -1, 0, 0, False
+        gpus = set()
         for start, end, dense, experts in layout:
-            blocks, kinds = self._masks.get((start, end)) or self._mask(start, end)
-            runs.append((dense, experts, blocks))
+            sequence, kinds = self._spans.get((start, end)) or self._span(start, end)
+            if dense == RAM:
+                in_ram, whole = sequence, kinds
+            else:
+                gpus.add(dense)
+                hosted = hosted or (experts == RAM and bool(kinds & self._moe_kinds))
             if experts == RAM:
-                in_ram |= kinds
-        return tuple(runs), in_ram
+                away |= kinds
+        if hosted:
+            kind: PlacementKind = "mixed" if in_ram >= 0 else "experts"
+        elif in_ram >= 0:
+            kind = "layers"
+        else:
+            kind = "gpu" if len(gpus) == 1 else "layer-split"
+        return _Common(kind, in_ram, whole, away)
 
-    def _mask(self, start: int, end: int) -> tuple[int, int]:
-        """(blocks, kinds of layers) among ``start`` to ``end``, as bits."""
-        blocks = kinds = 0
-        for kind in self._kind_of[start:end]:
-            kinds |= 1 << kind
-            blocks |= 1 << self._kinds[kind].block
-        self._masks[start, end] = blocks, kinds
-        return blocks, kinds
+    def _buffer_keys(self, layout: Layout) -> list[tuple[int, object, bool, _Common]]:
+        """One key per device that holds something; devices with equal keys have equal buffers.
 
-    def _beyond_layers(self, layout: Layout) -> list[float]:
+        Buffers depend on the sorts of layers a device runs one after the other, on what comes twice and what
+        comes last (memory/passes.py), on what is copied over from RAM, and on whether the head is there.
+        """
+        common = self._common(layout)
+        runs: dict[str, tuple[tuple[str, int], ...]] = {}
+        for start, end, dense, experts in layout:
+            runs[dense] = (*runs.get(dense, ()), (experts, self._spans[start, end][0]))
+        runs.pop(RAM, None)
+        head = layout[-1].dense if layout[-1].dense != RAM else "gpu0"
+        runs.setdefault(head, ())
+        keys: list[tuple[int, object, bool, _Common]] = [
+            (self._index[device], own, device == head, common) for device, own in runs.items()
+        ]
+        keys.append((self._index[RAM], (), False, common))
+        return keys
+
+    def _play(self, layout: Layout, keys: list[tuple[int, object, bool, _Common]]) -> None:
+        """Ask `memory_report` for this layout, and keep what is not the sum over its layers."""
         need = [0.0] * len(self.devices)
-        for device in exact_memory(self.problem, self.placement(layout)).devices:
+        for device in exact_memory(self._slim, self.placement(layout)).devices:
             need[self._index[device.device]] += device.total_bytes
         for start, end, dense, experts in layout:
             for index, prefix in self._option(dense, experts).bytes_by_device:
                 need[index] -= prefix[end] - prefix[start]
-        return need
+        for key in keys:
+            self._buffers[key] = need[key[0]]
 
     def _beside_layers(self, layout: Layout) -> tuple[float, float]:
         decode_s, prefill_s = exact_seconds(self.problem, self.placement(layout))
@@ -154,6 +190,21 @@ class Table:
             decode_s -= option.decode_s[end] - option.decode_s[start]
             prefill_s -= option.prefill_s[end] - option.prefill_s[start]
         return decode_s, prefill_s
+
+    def _span(self, start: int, end: int) -> tuple[int, int]:
+        """(number of the sequence of blocks, its repeats left out; kinds of layers as bits)."""
+        seen: dict[int, int] = {}
+        sequence, kinds = [], 0
+        for i in range(start, end):
+            kind = self._kind_of[i]
+            block = self._kinds[kind].block
+            seen[block] = seen.get(block, 0) + 1
+            if seen[block] <= 2 or i == end - 1:
+                sequence.append(block)
+            kinds |= 1 << kind
+        number = self._sequences.setdefault(tuple(sequence), len(self._sequences))
+        self._spans[start, end] = number, kinds
+        return number, kinds
 
     # ── one more layer of a kind ─────────────────────────────────────────────────────────────────
 
@@ -224,6 +275,18 @@ def exact_seconds(problem: Problem, placement: Placement) -> tuple[float, float]
     """Expected seconds of a decode step and of the prompt, by `decode_time` and `prefill_time`."""
     args = (problem.graph, problem.hardware, problem.workload, placement, problem.engine, problem.calibration)
     return decode_time(*args).seconds, prefill_time(*args).seconds
+
+
+def _slim(graph: ModelGraph) -> ModelGraph:
+    """``graph`` with the largest tensors of each layer alone: all that a device's buffers ask of them."""
+    from msgspec.structs import replace
+
+    largest: dict[tuple[int, bool], Tensor] = {}
+    for tensor in graph.tensors:
+        key = (tensor.layer, tensor.role in EXPERT_ROLES)
+        if tensor.owner == "base" and tensor.n_bytes > getattr(largest.get(key), "n_bytes", -1):
+            largest[key] = tensor
+    return replace(graph, tensors=tuple(largest.values()))
 
 
 def _layer_parts(device: object) -> int:

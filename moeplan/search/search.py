@@ -107,7 +107,7 @@ class _VariantSearch:
         self.search.n_candidates += 1
         table = self.table
         need = table.need(layout)
-        kind = kind_of(layout)
+        kind = table.kind(layout)
         over = 0.0
         for n, have in zip(need, table.capacity_bytes, strict=True):
             if n > have:
@@ -224,22 +224,6 @@ class _VariantSearch:
             room.append((table.capacity_bytes[g] - need[g] + taken, whole, hosted))
             start = end
         return room
-
-
-def kind_of(layout: Layout) -> PlacementKind:
-    """The kind of placement that ``layout`` is."""
-    in_ram = layout[0].dense == RAM
-    gpus = set()
-    away = False
-    for run in layout:
-        if run.dense != RAM:
-            gpus.add(run.dense)
-            away = away or run.experts == RAM
-    if away:
-        return "mixed" if in_ram else "experts"
-    if in_ram:
-        return "layers"
-    return "gpu" if len(gpus) == 1 else "layer-split"
 
 
 def describe(placement: Placement) -> str:

@@ -2,9 +2,8 @@
 
 Enumerating them all is out of reach (61 layers on 4 GPUs: 10^9), so the search climbs. A state says how many
 layers are in RAM, and on each GPU how many are whole and how many have their experts in RAM. From several
-starts it moves layers from one such slot to another, a few at a time, and takes the best move until none
-helps; then it tries two moves at once, the second making room for the first. Checked against a MILP in
-tests/crosscheck.
+starts it moves layers from one such slot to another, a few at a time, as long as that helps; then it tries
+two moves at once, the second making room for the first. Checked against a MILP in tests/crosscheck.
 """
 
 from __future__ import annotations
@@ -70,21 +69,18 @@ class Climber:
         return several_gpus(self._n, state[0], ends, state[1::2])
 
     def _climb(self, state: State) -> State:
-        while True:
-            best = min(self._moves(state), key=self._rank, default=state)
-            if self._rank(best) >= self._rank(state):
-                return state
-            state = best
-
-    def _moves(self, state: State) -> Iterator[State]:
-        """Layers from one slot to another; at least one layer stays on a GPU."""
-        for source in self._slots:
-            for target in self._slots:
-                if source == target:
-                    continue
-                for step in STEPS:
-                    if step <= state[source] and (target or self._n - state[0] > step):
-                        yield _moved(state, source, target, step)
+        """Each move as long as it helps, until a round of all moves brings nothing."""
+        moves = [(a, b, n) for a in self._slots for b in self._slots if a != b for n in STEPS]
+        since_better, i = 0, 0
+        while since_better < len(moves):
+            source, target, step = moves[i % len(moves)]
+            i, since_better = i + 1, since_better + 1
+            while step <= state[source] and (target or self._n - state[0] > step):
+                moved = _moved(state, source, target, step)
+                if self._rank(moved) >= self._rank(state):
+                    break
+                state, since_better = moved, 0
+        return state
 
     def _pairs(self, state: State) -> Iterator[State]:
         """One layer into a GPU, and one of that GPU out of it or to its cheaper slot."""
@@ -106,7 +102,7 @@ class Climber:
     # ── where to start ───────────────────────────────────────────────────────────────────────────
 
     def _starts(self) -> Iterator[State]:
-        """Shares in proportion to memory, and the GPUs filled one after the other, from either end."""
+        """Shares in proportion to memory, the GPUs filled one after the other from either end, each alone."""
         free = [max(0.0, room[0]) for room in self._room]
         total = sum(free) or 1.0
         yield self._fitted([self._n * f / total for f in free])
@@ -114,6 +110,10 @@ class Climber:
             yield self._filled(range(self._n_gpus), whole=False)
         for order in (range(self._n_gpus), range(self._n_gpus - 1, -1, -1)):
             yield self._filled(order, whole=True)
+        for g in range(self._n_gpus):  # one GPU alone needs smaller buffers than several
+            yield self._fitted([self._n if g == other else 0 for other in range(self._n_gpus)])
+            if self._leaves:
+                yield self._filled((g,), whole=True)
 
     def _fitted(self, shares: Sequence[float]) -> State:
         """``shares`` of the layers, as many whole as fit, the others with hosted experts."""

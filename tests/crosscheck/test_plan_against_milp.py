@@ -30,17 +30,17 @@ def milp_decode_s(table: Table) -> float:
     Whole layers in RAM are the first ones, as llama.cpp has it: one program for each number of them.
     """
     n = shape_of(table.problem.graph).n_layers
-    return min(_program(table, in_ram) for in_ram in range(n))
+    return min(_program(table, in_ram, hosts=hosts) for in_ram in range(n) for hosts in (False, True))
 
 
-def _program(table: Table, in_ram: int) -> float:
+def _program(table: Table, in_ram: int, *, hosts: bool) -> float:
     """Least decode time with the first ``in_ram`` layers in RAM; infinite when nothing fits.
 
-    Buffers and fixed times are those of a layout with layers on every GPU and hosted experts on each.
+    Buffers and fixed times are those of a layout with layers on every GPU, and with ``hosts`` experts in RAM.
     """
     n, n_gpus = shape_of(table.problem.graph).n_layers, len(table.problem.hardware.gpus)
     ends = [in_ram + (n - in_ram) * (g + 1) // n_gpus for g in range(n_gpus)]
-    everywhere = several_gpus(n, in_ram, ends, [1] * n_gpus)
+    everywhere = several_gpus(n, in_ram, ends, [int(hosts)] * n_gpus)
     fixed_bytes, fixed_s = table.need(everywhere), table.seconds(everywhere)[0]
     for run in everywhere[1:] if in_ram else everywhere:
         option = table._option(run.dense, run.experts)
@@ -55,7 +55,7 @@ def _program(table: Table, in_ram: int) -> float:
     for kind, count in Counter(table._kind_of[in_ram:]).items():
         first = table._kind_of.index(kind)
         variables = []
-        for dense, experts in [(g, g) for g in gpus] + [(g, RAM) for g in gpus]:
+        for dense, experts in [(g, g) for g in gpus] + [(g, RAM) for g in gpus if hosts]:
             if dense != experts and not table._kinds[kind].expert_bytes:
                 continue
             x = model.addVariable(lb=0, ub=count, type=highspy.HighsVarType.kInteger)

@@ -1,0 +1,83 @@
+"""Predictions on this machine from what `moeplan profile` measured on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moeplan.domain.request import EstimateRequest, MachineFlags
+from moeplan.errors import MoeplanError, SpecError
+from moeplan.readers.paths import user_configs
+
+if TYPE_CHECKING:
+    from moeplan.domain.profile import HostCalibration
+    from moeplan.predict.problem import Problem
+
+
+def is_measured_file(option: str | None) -> bool:
+    """Whether ``--calibration`` names a file of `moeplan profile` (not a set of shipped coefficients)."""
+    if option in (None, "none"):
+        return False
+    from moeplan.readers.calibration_host import is_host_calibration
+
+    return is_host_calibration(Path(str(option)))
+
+
+def is_local(request: EstimateRequest) -> bool:
+    """Whether the request is about this machine as it is."""
+    return request.hardware in (None, "local") and request.machine == MachineFlags()
+
+
+def load_measured(
+    option: str | None, request: EstimateRequest, assumptions: list[str]
+) -> HostCalibration | None:
+    """The calibration of this machine for ``request``: the file asked for, else the user's own.
+
+    A file that was asked for and does not belong here is refused (SpecError); the user's own is left
+    out with a word in ``assumptions``.
+    """
+    path = user_configs() / "calibration" / "this-machine.yaml"
+    if option is None:
+        if not is_local(request) or not path.exists():
+            return None
+        try:
+            return _checked(path)
+        except MoeplanError as error:
+            assumptions.append(f"calibration of this machine not used: {error}")
+            return None
+    if not is_measured_file(option):
+        return None
+    if not is_local(request):
+        raise SpecError(
+            "a calibration measured on one machine holds for it alone, not for --hardware or its options",
+            path=option,
+            hint="leave --hardware out, or --calibration",
+        )
+    return _checked(Path(str(option)))
+
+
+def _checked(path: Path) -> HostCalibration:
+    from moeplan.api.profile import local_facts
+    from moeplan.readers.calibration_host import read_host_calibration, require_same_host
+
+    host = read_host_calibration(path)
+    require_same_host(host, local_facts(), str(path))
+    return host
+
+
+def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str]) -> Problem:
+    """``problem`` with this machine's measured bandwidths and rates."""
+    from moeplan.calibrate.host import Target, main_type, measured_machine, overlay
+    from moeplan.cost.rates import best_isa
+
+    hardware = measured_machine(problem.hardware, host)
+    cores = hardware.host.cpu.cores
+    target = Target(
+        engine=problem.engine.id,
+        quant=main_type(problem.graph),
+        isa=best_isa(hardware.host.cpu),
+        threads=min(problem.workload.threads or cores, cores),
+        has_gpu=bool(hardware.gpus),
+    )
+    assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
+    return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

@@ -1,0 +1,357 @@
+"""From what `moeplan profile` measured to coefficients, and from those to the cost law on this machine.
+
+Pure: samples in, coefficients out. An engine that was run gives its own rates; one that was not is
+predicted from the machine's bandwidth and fp32 rate and what its kernels reach of them elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from moeplan.cost.coverage import expected_experts
+from moeplan.domain.calibration import Calibration, Coefficient
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import MoeFfn
+from moeplan.domain.profile import HostCalibration, HostCoefficient, Sample
+from moeplan.provenance import Source
+
+
+class Kernels(NamedTuple):
+    """What an engine's CPU kernels reach, as shares of one thread's fp32 matrix product rate.
+
+    ``rates[what][type]`` with what of decode, prefill, experts-decode, experts-prefill: FLOP/s per
+    FLOP/s of the product, beyond the time of reading the weights. The fixed parts of a decode step are
+    given in FLOP, so that a faster core does them faster.
+    """
+
+    engine: str
+    rates: Mapping[str, Mapping[str, float]]
+    layer_flop: float
+    moe_layer_flop: float
+    """On top of ``layer_flop`` where a layer routes."""
+    step_flop: float
+    source: str
+
+
+# ── samples -> coefficients ─────────────────────────────────────────────────────────────────────
+
+
+def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[str, HostCoefficient]:
+    """Every coefficient that ``samples`` support, by name; engines not measured come from ``kernels``."""
+    found: dict[str, HostCoefficient] = {}
+    for sample in samples:
+        threads = sample.setup.get("threads", 0)
+        where = f"t{threads}" if threads else str(sample.setup.get("device", ""))
+        if sample.name == "read bandwidth":
+            found[f"read.{where}.bytes_per_s"] = _coefficient(sample)
+        elif sample.name == "copy" and "way" in sample.setup:
+            name = f"copy.{sample.setup['way']}.{sample.setup['memory']}.bytes_per_s".replace(" ", "-")
+            found[name.replace(",", "")] = _coefficient(sample)
+        elif sample.name == "storage read":
+            found[f"storage.{sample.setup['order']}.bytes_per_s"] = _coefficient(sample)
+        elif sample.name in ("launch latency", "launch and sync latency"):
+            found[f"{sample.name.replace(' ', '-')}.{where}.s"] = _coefficient(sample)
+    for dtype in ("float32", "bfloat16", "float16"):
+        _best_of(found, samples, "matrix product", dtype, f"product.{dtype}", "flop_per_s")
+        _best_of(found, samples, "matrix times row", dtype, f"row.{dtype}", "bytes_per_s")
+    for table in kernels:
+        found |= _from_kernels(table, found)
+    found |= _from_engine(samples, found)
+    return found
+
+
+def _coefficient(sample: Sample, note: str = "") -> HostCoefficient:
+    """The median, or what the undisturbed repeats reached where other programs were in the way."""
+    is_rate = sample.unit.endswith("/s")
+    value = sample.median if sample.stable else (sample.high if is_rate else sample.low)
+    note = note or ("" if sample.stable else "not steady: the better tenth of the repeats")
+    return HostCoefficient(
+        value=value, low=sample.low, high=sample.high, unit=sample.unit, n=sample.n, note=note
+    )
+
+
+def _best_of(
+    found: dict[str, HostCoefficient],
+    samples: Sequence[Sample],
+    name: str,
+    dtype: str,
+    prefix: str,
+    unit: str,
+) -> None:
+    """Of several sizes the quickest, by number of threads."""
+    for sample in samples:
+        if sample.name == name and sample.setup.get("dtype") == dtype:
+            threads = sample.setup.get("threads", 0)
+            where = f"t{threads}" if threads else str(sample.setup.get("device"))
+            key = f"{prefix}.{where}.{unit}"
+            mine = _coefficient(sample)
+            if key not in found or mine.value > found[key].value:
+                found[key] = mine
+
+
+def _from_kernels(table: Kernels, found: Mapping[str, HostCoefficient]) -> dict[str, HostCoefficient]:
+    """An engine's rates on this machine from its kernels' shares of the fp32 product rate."""
+    base = found.get("product.float32.t1.flop_per_s")
+    if base is None:
+        return {}
+    made: dict[str, HostCoefficient] = {}
+
+    def put(name: str, factor: float, unit: str, *, over: bool = False) -> None:
+        ends = sorted(factor / x if over else factor * x for x in (base.low, base.high, base.value))
+        value = factor / base.value if over else factor * base.value
+        made[f"{table.engine}.{name}"] = HostCoefficient(
+            value=value, low=ends[0], high=ends[-1], unit=unit, n=base.n, note=table.source
+        )
+
+    for what, rates in table.rates.items():
+        for qtype, share in rates.items():
+            put(f"{qtype}.{what}.flop_per_s", share, "FLOP/s")
+    put("layer.s", table.layer_flop, "s", over=True)
+    put("moe-layer.s", table.moe_layer_flop, "s", over=True)
+    put("step.s", table.step_flop, "s", over=True)
+    return made
+
+
+def _from_engine(
+    samples: Sequence[Sample], found: Mapping[str, HostCoefficient]
+) -> dict[str, HostCoefficient]:
+    """Rates of an engine that was run: what is left of its time after reading and the fixed parts."""
+    rates: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.name in ("engine decode", "engine prefill") and "dense_elements" in sample.setup:
+            named = _implied_rate(sample, found)
+            if named is not None:
+                rates.setdefault(named[0], []).append(named[1])
+    made = {}
+    for name, values in rates.items():
+        ordered = sorted(values)
+        made[name] = HostCoefficient(
+            value=ordered[len(ordered) // 2], low=ordered[0], high=ordered[-1], unit="FLOP/s",
+            n=len(ordered), note="from the engine's own runs",
+        )  # fmt: skip
+    return made
+
+
+def _implied_rate(sample: Sample, found: Mapping[str, HostCoefficient]) -> tuple[str, float] | None:
+    """(coefficient, FLOP/s per thread) that explains one run; None where reading explains all of it."""
+    get = {key: float(value) for key, value in sample.setup.items() if not isinstance(value, str)}
+    engine, quant = sample.setup["engine"], sample.setup["quant"]
+    phase = sample.name.removeprefix("engine ")
+    threads = get["threads"]
+    bandwidth = found.get(f"read.t{threads:.0f}.bytes_per_s")
+    if bandwidth is None:
+        return None
+    rows = 1.0 if phase == "decode" else get["prompt_tokens"]
+    touched = (
+        expected_experts(int(get["experts"]), int(get["active"]), rows) / get["experts"]
+        if get["experts"]
+        else 0.0
+    )
+    n_bytes = get["dense_bytes"] + get["head_bytes"] + get["expert_bytes"] * touched
+    rate = sample.best if not sample.stable else sample.median
+    left_s = rows / rate - n_bytes / bandwidth.value - _fixed_s(str(engine), get, found) / threads
+    dense_flop = 2.0 * (get["dense_elements"] * rows + get["head_elements"])
+    expert_flop = (
+        2.0 * get["expert_elements"] * rows * (get["active"] / get["experts"] if get["experts"] else 0.0)
+    )
+    name, flop = f"{engine}.{quant}.{phase}.flop_per_s", dense_flop
+    if expert_flop:
+        known = found.get(name)
+        left_s -= dense_flop / (known.value * threads) if known else 0.0
+        name, flop = f"{engine}.{quant}.experts-{phase}.flop_per_s", expert_flop
+    # less than a tenth of the time cannot be told from the noise of the other parts
+    return (name, flop / (left_s * threads)) if left_s > 0.1 * rows / rate else None
+
+
+def _fixed_s(engine: str, get: Mapping[str, float], found: Mapping[str, HostCoefficient]) -> float:
+    per = {name: found[f"{engine}.{name}"].value for name in _FIXED if f"{engine}.{name}" in found}
+    return (
+        get["layers"] * per.get("layer.s", 0.0)
+        + get["moe_layers"] * per.get("moe-layer.s", 0.0)
+        + per.get("step.s", 0.0)
+    )
+
+
+_FIXED = ("layer.s", "moe-layer.s", "step.s")
+
+
+def work_facts(name: str, graph: ModelGraph) -> dict[str, str | int | float]:
+    """What decides an engine's time on a file, as a sample's setup holds it."""
+    ffn = next((b.ffn for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)), None)
+    dense = sum(w.dense_bytes for w in graph.layers)
+    return {
+        "model": name,
+        "quant": main_type(graph),
+        "layers": len(graph.layers),
+        "moe_layers": sum(1 for w in graph.layers if w.expert_elements),
+        "dense_bytes": dense,
+        "dense_elements": sum(w.dense_elements for w in graph.layers),
+        "expert_bytes": sum(w.expert_bytes for w in graph.layers),
+        "expert_elements": sum(w.expert_elements for w in graph.layers),
+        "experts": ffn.n_experts if ffn else 0,
+        "active": ffn.n_active if ffn else 0,
+        "head_bytes": graph.head_bytes,
+        "head_elements": graph.head_elements,
+    }
+
+
+def main_type(graph: ModelGraph) -> str:
+    """The type that most bytes of the layers are in."""
+    totals: dict[str, int] = {}
+    for weights in graph.layers:
+        for qtype, n_bytes in weights.bytes_by_qtype:
+            totals[qtype] = totals.get(qtype, 0) + n_bytes
+    return max(totals, key=lambda qtype: totals[qtype], default=graph.quant)
+
+
+# ── coefficients -> the cost law ────────────────────────────────────────────────────────────────
+
+# What the law multiplies on a CPU beside the names set below; one here, since what is measured is the whole
+# rate. By kind of coefficient, as `cost.rates.host_rates` names them; the last kind counts on GPUs too.
+_NEUTRAL = {
+    "bandwidth": (
+        "local.ram.measured.bandwidth", "local.engine.{engine}.ram_bandwidth", "local.ram.sockets.bandwidth",
+    ),
+    "compute": (
+        "local.engine.{engine}.cpu_compute", "local.quants.{any}.cpu_compute",
+        "local.quant.{quant}.cpu_compute", "local.cpu.decode.compute", "local.cpu.experts.compute",
+    ),
+    "cpu time": ("local.engine.{engine}.cpu_layer_time",),
+    "time": ("local.engine.{engine}.layer_time", "local.engine.{engine}.moe.layer_time"),
+}  # fmt: skip
+
+
+def measured_machine(hardware: HardwareSpec, host: HostCalibration) -> HardwareSpec:
+    """``hardware`` with the bandwidths that were measured on it, in place of those of the catalog."""
+    read = _widest_read(host)
+    storage = host.coefficients.get("storage.sequential.bytes_per_s")
+    machine = hardware.host
+    if read is not None:
+        machine = replace(machine, ram_bytes_per_s=read.value, ram_basis="measured")
+    if storage is not None:
+        scattered = host.coefficients.get("storage.random.bytes_per_s")
+        disk = replace(
+            machine.storage,
+            id="measured",
+            name="disk of this machine",
+            read_bytes_per_s=storage.value,
+            random_read_bytes_per_s=scattered.value if scattered else None,
+            sources=(_source(host, storage),),
+        )
+        machine = replace(machine, storage=disk)
+    return replace(hardware, host=machine)
+
+
+def _widest_read(host: HostCalibration) -> HostCoefficient | None:
+    counts = [n for n in range(1, 1025) if f"read.t{n}.bytes_per_s" in host.coefficients]
+    return host.coefficients[f"read.t{counts[-1]}.bytes_per_s"] if counts else None
+
+
+class Target(NamedTuple):
+    """What is predicted: coefficients differ by each of these."""
+
+    engine: str
+    quant: str
+    """Type that most of the weights are in."""
+    isa: str
+    """The instruction set that decides, as the law names it."""
+    threads: int
+    has_gpu: bool
+
+
+def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
+    """``calibration`` with what was measured on this machine in place of what holds for machines like it.
+
+    What was not measured keeps its shipped value. With a GPU only the CPU's own names change.
+    """
+    draft = _Draft(calibration, host, target)
+    draft.set_bandwidth()
+    draft.set_rates()
+    draft.set_fixed()
+    if not draft.changed:
+        return calibration
+    return replace(calibration, id=f"{calibration.id} + this machine", coefficients=draft.coefficients)
+
+
+class _Draft:
+    """Coefficients while they are being replaced."""
+
+    def __init__(self, calibration: Calibration, host: HostCalibration, target: Target) -> None:
+        self.coefficients = dict(calibration.coefficients)
+        self.host, self.target, self.changed = host, target, False
+
+    def set_bandwidth(self) -> None:
+        """Of the threads in use, relative to all (what ``measured_machine`` states)."""
+        widest = _widest_read(self.host)
+        read = self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
+        if read is not None and widest is not None:
+            self._put("local.ram.bandwidth", replace(read, unit="1"), read.value / widest.value)
+            self._neutralise("bandwidth")
+
+    def set_rates(self) -> None:
+        """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
+        rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in _RATES}
+        base, decode = rates["prefill"], rates["decode"]
+        if base is None or decode is None:
+            return
+        self._put(f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value)
+        self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
+        for phase, dense in (("decode", decode), ("prefill", base)):
+            experts = rates[f"experts-{phase}"]
+            if experts is not None:
+                self._put(
+                    f"host.experts.{phase}.compute", replace(experts, unit="1"), experts.value / dense.value
+                )
+        self._neutralise("compute")
+
+    def set_fixed(self) -> None:
+        """Fixed work is spread over the threads; the law's factor for MoE applies to half a layer."""
+        layer, moe, step = (self._own(name) for name in _FIXED)
+        if layer is None or not layer.value:
+            return
+        self._put("local.cpu.layer_s", layer, layer.value / self.target.threads)
+        self._neutralise("cpu time")
+        if self.target.has_gpu:
+            return
+        self._neutralise("time")
+        if moe is not None:
+            self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
+        if step is not None:
+            self._put("local.step_s", step, step.value / self.target.threads)
+
+    def _own(self, name: str) -> HostCoefficient | None:
+        return self.host.coefficients.get(f"{self.target.engine}.{name}")
+
+    def _put(self, name: str, c: HostCoefficient, value: float) -> None:
+        self.coefficients[name] = Coefficient(
+            value=value, unit=c.unit, source=_source(self.host, c), n_setups=c.n
+        )
+        self.changed = True
+
+    def _neutralise(self, kind: str) -> None:
+        part = Source(
+            "measured",
+            f"moeplan profile on this machine, {self.host.date}",
+            self.host.date[:10],
+            "in the rate measured",
+        )
+        for template in _NEUTRAL[kind]:
+            name = template.format(engine=self.target.engine, quant=self.target.quant, any="*")
+            head, _, tail = name.partition("*")
+            for known in [
+                n
+                for n in self.coefficients
+                if n == name or (tail and n.startswith(head) and n.endswith(tail))
+            ]:
+                self.coefficients[known] = replace(self.coefficients[known], value=1.0, source=part)
+
+
+_RATES = ("decode", "prefill", "experts-decode", "experts-prefill")
+
+
+def _source(host: HostCalibration, c: HostCoefficient) -> Source:
+    return Source("measured", f"moeplan profile on this machine, {host.date}", host.date[:10], c.note)

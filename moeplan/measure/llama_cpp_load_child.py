@@ -1,0 +1,57 @@
+"""Loads a GGUF file through xllamacpp in a process of its own; what it logs tells the buffers' sizes.
+
+``python -m moeplan.measure.llama_cpp_load_child`` reads one line of JSON settings on stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+_FLASH = {True: "LLAMA_FLASH_ATTN_TYPE_ENABLED", False: "LLAMA_FLASH_ATTN_TYPE_DISABLED"}
+
+
+def parameters(settings: dict[str, Any]) -> Any:
+    """``settings`` (the fields of LoadSettings) as xllamacpp's parameters."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = settings["model"]
+    params.n_ctx = settings["context_tokens"]
+    params.n_batch = settings["batch_tokens"]
+    params.n_ubatch = settings["ubatch_tokens"]
+    params.n_parallel = settings["n_sequences"]
+    params.kv_unified = settings["kv_unified"]
+    params.swa_full = settings["swa_full"]
+    params.no_extra_bufts = not settings["repack"]
+    kinds = xllamacpp.ggml_type
+    params.cache_type_k = getattr(kinds, "GGML_TYPE_" + settings["kv_type_k"].upper())
+    params.cache_type_v = getattr(kinds, "GGML_TYPE_" + settings["kv_type_v"].upper())
+    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, _FLASH[settings["flash_attention"]])
+    modes = xllamacpp.llama_load_mode
+    params.load_mode = modes.LLAMA_LOAD_MODE_MMAP if settings["mmap"] else modes.LLAMA_LOAD_MODE_NONE
+    params.n_gpu_layers = settings["gpu_layers"]
+    params.verbosity = 5
+    params.warmup = False
+    params.fit_params = False
+    params.cache_ram_mib = 0
+    params.port = 0
+    return params
+
+
+def main() -> None:
+    """Load, then wait to be ended: the parent reads the log and this process's memory meanwhile."""
+    import xllamacpp
+
+    settings = json.loads(sys.stdin.readline())
+    server = xllamacpp.Server(parameters(settings))
+    os.write(2, b"moeplan: loaded\n")
+    sys.stdin.read()
+    del server
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Traps of memory said aloud: what loads larger than its name says, and what no formula here covers."""
+
+from __future__ import annotations
+
+from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.units import fmt_bytes
+
+_BF16_BYTES = 2
+
+
+def memory_notes(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
+) -> tuple[str, ...]:
+    """One line for each trap that this model, quantisation and engine run into."""
+    notes = []
+    if extra := fused_experts_bytes(graph):
+        notes.append(
+            "bitsandbytes leaves experts that are stored as one fused tensor in 16 bit (transformers 5): "
+            f"then {fmt_bytes(extra)} more"
+        )
+    if graph.quant.startswith("fp8") and engine.family == "server":
+        notes.append("fp8 scales are counted per block of the checkpoint; other recipes differ by under 1%")
+    if engine.id == "vllm" and graph.quant == "mxfp4":
+        notes.append(
+            "vLLM rearranges MXFP4 experts at loading: gpt-oss-120b was reported at 64-66 GiB of weights, "
+            "above its files"
+        )
+    if graph.spec.tied_embeddings and placement.head_tier != placement.embedding_tier:
+        notes.append(f"the tied embedding is held twice ({fmt_bytes(graph.embedding_bytes)} more)")
+    if vision := sum(part.params for part in graph.spec.parts if part.kind in ("vision", "projector")):
+        notes.append(
+            f"a vision tower, if loaded: {fmt_bytes(vision * _BF16_BYTES)} in 16 bit and its activations"
+        )
+    if engine.gguf and workload.output_rows is None:
+        notes.append("llama-server reserves fewer logits than the other programs, whose buffer is given")
+    return tuple(notes)
+
+
+def fused_experts_bytes(graph: ModelGraph) -> int:
+    """What experts in 16 bit take beyond their quantised size, where bitsandbytes would not touch them."""
+    if not graph.quant.startswith("bnb-"):
+        return 0
+    experts = [t for t in graph.tensors if t.role in EXPERT_ROLES and t.owner == "base"]
+    return sum(t.n_elements * _BF16_BYTES - t.n_bytes for t in experts)

@@ -1,0 +1,290 @@
+"""Layouts, their prices, patterns and commands: each against an independent way to get the same."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+
+import pytest
+from msgspec.structs import replace
+
+from moeplan.domain.plan import Curve, CurvePoint, Limits
+from moeplan.engines.traits import find_engine
+from moeplan.memory.report import memory_report
+from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.placement import on_cpu, split
+from moeplan.predict.problem import Problem
+from moeplan.readers.engine_tables import EngineTables
+from moeplan.report import plan_words
+from moeplan.search.candidates import tensor_parallel_degrees
+from moeplan.search.commands import commands
+from moeplan.search.curves import elbow
+from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
+from moeplan.search.objective import broken, score
+from moeplan.search.overrides import device_map, n_cpu_moe, one_of, tensor_overrides, tensor_split
+from moeplan.search.pricing import Table
+from moeplan.search.search import Search, Variant
+from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
+
+LLAMA = find_engine("llama.cpp")
+MOE = graph_of(moe_spec(n_layers=6, n_dense=1), "q4_k_m")
+
+
+def problem(n_gpus: int = 1, graph: object = MOE, **changes: object) -> Problem:
+    box = machine(tuple(gpu(8) for _ in range(n_gpus)))
+    return Problem(graph, box, workload(**changes), LLAMA, calibration())  # type: ignore[arg-type]
+
+
+# ── layouts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("in_ram", "until"), [(0, 0), (0, 3), (2, 2), (2, 5), (1, 6)])
+def test_a_layout_is_the_placement_that_estimate_makes(in_ram: int, until: int) -> None:
+    p = problem()
+    # layer 0 is dense; cpu_moe counts MoE layers, those in RAM as a whole included
+    moe = max(0, until - 1) if until > in_ram else 0
+    expected = split(MOE, p.hardware, LLAMA, 7 - in_ram, moe)
+    made = to_placement(one_gpu(6, in_ram, until), MOE, LLAMA)
+    assert replace(made, kind=expected.kind) == expected
+    assert made.kind == expected.kind
+
+
+def test_layers_over_gpus_are_consecutive() -> None:
+    layout = several_gpus(6, 1, (3, 6), (1, 0))
+    placement = to_placement(layout, MOE, LLAMA)
+    assert placement.dense_tiers == ("ram", "gpu0", "gpu0", "gpu1", "gpu1", "gpu1")
+    assert placement.expert_tiers == ("ram", "ram", "gpu0", "gpu1", "gpu1", "gpu1")
+    assert (placement.kind, placement.gpu_layers, placement.cpu_moe, placement.head_tier) == (
+        "mixed",
+        6,
+        1,
+        "gpu1",
+    )
+
+
+# ── prices: one code path ────────────────────────────────────────────────────────────────────────
+
+
+def random_layouts(n_gpus: int, n: int = 60) -> list[tuple]:  # type: ignore[type-arg]
+    rng, layouts = random.Random(7), []
+    while len(layouts) < n:
+        if n_gpus == 1:
+            in_ram = rng.randrange(6)
+            layouts.append(
+                rng.choice([one_gpu(6, in_ram, rng.randrange(in_ram, 7)), hosted_last(6, rng.randrange(7))])
+            )
+        else:
+            cuts = sorted(rng.randrange(6) for _ in range(n_gpus))
+            ends = (*cuts[1:], 6)
+            layout = several_gpus(6, cuts[0], ends, [rng.randrange(7) for _ in range(n_gpus)])
+            layouts.append(layout)
+    return layouts
+
+
+@pytest.mark.parametrize("n_gpus", [1, 3])
+@pytest.mark.parametrize("prompt", [16, 1024])
+def test_prices_are_those_of_the_full_functions(n_gpus: int, prompt: int) -> None:
+    p = problem(n_gpus, prompt_tokens=prompt)
+    table = Table(p)
+    for layout in random_layouts(n_gpus):
+        placement = table.placement(layout)
+        memory = memory_report(p.graph, p.hardware, p.workload, placement, LLAMA)
+        exact = {d.device: d.total_bytes for d in memory.devices}
+        need = dict(zip(table.devices, table.need(layout), strict=True))
+        assert {d: round(n) for d, n in need.items() if n} == {d: n for d, n in exact.items() if n}
+        args = (p.graph, p.hardware, p.workload, placement, LLAMA, p.calibration)
+        assert table.seconds(layout) == pytest.approx(
+            (decode_time(*args).seconds, prefill_time(*args).seconds), rel=1e-9
+        )
+
+
+def test_a_limit_on_vram_counts() -> None:
+    layout = one_gpu(6, 0, 0)
+    need = Table(problem()).need(layout)[0]
+    assert Table(problem(), round(need)).price(layout) is not None
+    assert Table(problem(), round(need) - 1).price(layout) is None
+
+
+# ── what wins ────────────────────────────────────────────────────────────────────────────────────
+
+
+def split_wins(sync_s: float) -> str:
+    """The kind of the best plan where a layer with hosted experts costs ``sync_s`` of waiting."""
+    coefficients = calibration()
+    sync = replace(coefficients.coefficients["local.cpu_moe_layer_s"], value=sync_s)
+    coefficients = replace(
+        coefficients, coefficients={**coefficients.coefficients, "local.cpu_moe_layer_s": sync}
+    )
+    graph = graph_of(moe_spec(n_layers=12, n_experts=32, n_active=4, expert=1024))
+    need = Table(problem(graph=graph)).need(one_gpu(12, 0, 0))[0]
+    box = machine((replace(gpu(8), memory_bytes=round(need * 0.75)),))
+    search = Search("decode", Limits())
+    search.run([Variant(Problem(graph, box, workload(), LLAMA, coefficients), 16.0)])
+    assert search.best is not None
+    return search.best.placement.kind
+
+
+def test_whole_layers_win_where_hosted_experts_wait_too_long() -> None:
+    # Reported for Qwen3-30B-A3B on a 12 GB card: 29.4 tok/s by whole layers, 26.6 by experts. A layer moved as
+    # a whole reads its attention in RAM too; hosted experts wait for the GPU and back. Which is more decides.
+    assert split_wins(0.0) == "experts"
+    assert split_wins(5e-3) == "layers"
+
+
+def test_near_misses_say_what_is_missing() -> None:
+    need = Table(problem()).need(one_gpu(6, 0, 0))[0]
+    box = machine((replace(gpu(8), memory_bytes=round(need) - 1),))
+    search = Search("decode", Limits())
+    search.run([Variant(problem()._replace(hardware=box), 5.0)])
+    missed = next(r for r in search.missed if r.kind == "gpu")
+    assert (missed.need_bytes - missed.have_bytes, missed.device) == (1, "gpu0")
+
+
+def test_limits_of_speed() -> None:
+    limits = Limits(min_tokens_per_s=10.0, max_ttft_s=1.0)
+    assert broken(limits, 0.1, 1.0) is None
+    assert broken(limits, 0.1001, 1.0) == "too slow"
+    assert broken(limits, 0.1, 1.001) == "too late"
+
+
+def test_scores_put_the_objective_first() -> None:
+    w = workload(output_tokens=100, n_sequences=4, context_tokens=4096)
+
+    def first(objective: str) -> float:
+        return score(objective, w, 5.0, 0.5, 2.0, 7.0)[0]  # type: ignore[arg-type]
+
+    names = ("decode", "ttft", "request", "throughput", "context", "quality", "memory")
+    assert [first(name) for name in names] == [0.5, 2.0, 52.0, 0.125, -4096, -5.0, 7.0]
+
+
+def test_tensor_parallel_degrees_divide_heads_and_experts() -> None:
+    # 8 query heads, 2 KV heads (replicated above 2), experts of width 96: 3 divides 96 but not 8
+    graph = graph_of(moe_spec(expert=96))
+    assert tensor_parallel_degrees(graph, 8) == [1, 2, 4, 8]
+    assert tensor_parallel_degrees(graph_of(moe_spec(expert=12)), 8) == [1, 2, 4]
+
+
+# ── patterns ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_of_matches_exactly_its_numbers() -> None:
+    rng = random.Random(3)
+    for _ in range(50):
+        chosen = {n for n in range(130) if rng.random() < rng.random()}
+        if chosen:
+            pattern = re.compile(f"({one_of(tuple(chosen))})")
+            assert {n for n in range(130) if pattern.fullmatch(str(n))} == chosen
+
+
+def test_n_cpu_moe_counts_layers_from_the_first() -> None:
+    # layer 0 is dense, so that the experts of layers 1 and 2 need --n-cpu-moe 3
+    assert n_cpu_moe(MOE, to_placement(one_gpu(6, 0, 3), MOE, LLAMA)) == 3
+    assert n_cpu_moe(MOE, to_placement(one_gpu(6, 0, 0), MOE, LLAMA)) == 0
+    assert n_cpu_moe(MOE, to_placement(one_gpu(6, 2, 4), MOE, LLAMA)) == 4
+    # the last layers cannot be said by a number
+    last = to_placement(hosted_last(6, 4), MOE, LLAMA)
+    assert n_cpu_moe(MOE, last) is None
+    assert tensor_overrides(last) == (r"blk\.([4-5])\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU",)
+
+
+def test_tensor_split_counts_the_output_layer() -> None:
+    placement = to_placement(several_gpus(6, 1, (3, 6), (0, 0)), MOE, LLAMA)
+    assert tensor_split(placement, 2) == (2, 4)
+    assert sum(tensor_split(placement, 2)) == placement.gpu_layers
+
+
+def test_device_map_names_every_module() -> None:
+    assert device_map(MOE, split(MOE, problem().hardware, LLAMA, 5, 0)) == {
+        "model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "cpu", "model.layers.2": 0,
+        "model.layers.3": 0, "model.layers.4": 0, "model.layers.5": 0, "model.norm": 0, "model.rotary_emb": 0,
+        "lm_head": 0,
+    }  # fmt: skip
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def texts(p: Problem, placement: object) -> dict[tuple[str, str], str]:
+    made = commands(p, placement, EngineTables().get, "m.gguf")  # type: ignore[arg-type]
+    return {(c.engine, c.purpose): c.text for c in made}
+
+
+def test_llama_commands_say_the_placement() -> None:
+    p = problem(n_sequences=2, kv_type_k="q8_0", kv_type_v="q8_0", ubatch_tokens=4096)
+    found = texts(p, to_placement(one_gpu(6, 0, 3), MOE, LLAMA))
+    words = shlex.split(found["llama.cpp", "serve"])
+    assert words[0] == "llama-server"
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert options == {
+        "--model": "m.gguf", "--ctx-size": "8192", "--parallel": "2", "--gpu-layers": "7", "--n-cpu-moe": "3",
+        "--ubatch-size": "4096", "--batch-size": "4096", "--flash-attn": "on", "--cache-type-k": "q8_0",
+        "--cache-type-v": "q8_0",
+    }  # fmt: skip
+    assert "--n-prompt 512 --n-gen 128" in found["llama.cpp", "measure"]
+    assert "--override-tensor" in found["ik_llama.cpp", "serve"]
+    # Ollama and LM Studio cannot be told of hosted experts
+    assert ("ollama", "file") not in found
+
+
+def test_a_modelfile_where_no_expert_moves() -> None:
+    found = texts(problem(), split(MOE, problem().hardware, LLAMA, 4, 0))
+    assert "PARAMETER num_gpu 4\n" in found["ollama", "file"]
+    assert "--gpu 0.667" in found["lm-studio", "serve"]
+    assert "--gpu off" in texts(problem(), on_cpu(MOE))["lm-studio", "serve"]
+
+
+def test_several_gpus_are_split_by_counts() -> None:
+    placement = to_placement(several_gpus(6, 0, (2, 6), (1, 1)), MOE, LLAMA)
+    found = texts(problem(2), placement)
+    assert "--tensor-split 2,5" in found["llama.cpp", "serve"]
+    assert "--tensor-split 2/5" in found["llama.cpp", "measure"]
+
+
+def test_folded_commands_still_parse() -> None:
+    words = [
+        "python",
+        "-m",
+        "server",
+        "--model",
+        "a b.gguf",
+        "--gpu-layers",
+        "37",
+        "-ot",
+        r"blk\.(1|2)=CPU",
+        "-f",
+    ]
+    lines = plan_words.fold(shlex.join(words), 30)
+    assert len(lines) > 2
+    assert all(len(line) <= 30 for line in lines)
+    # the shell drops a backslash with the line end behind it
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == words
+
+
+# ── curves ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_elbow_is_farthest_above_the_chord() -> None:
+    # chord from (0, 0) to (10, 10): heights above it are 0.6 - 0.2 at x = 2 and 0.8 - 0.6 at x = 6
+    assert elbow([(0, 0.0), (2, 6.0), (6, 8.0), (10, 10.0)]) == 2
+    assert elbow([(0, 0.0), (5, 4.0), (10, 10.0)]) is None
+    assert elbow([(0, 0.0), (10, 10.0)]) is None
+
+
+def test_a_sample_keeps_ends_knee_and_choice() -> None:
+    points = tuple(
+        CurvePoint(
+            x=x, fits=True, decode_tokens_per_s=1.0, prefill_tokens_per_s=1.0, ttft_s=1.0, vram_bytes=1
+        )
+        for x in range(61)
+    )
+    curve = Curve(name="cpu_moe", points=points, chosen=23, knee=22)
+    shown = [p.x for p in plan_words.sampled(curve)]
+    assert {0, 22, 23, 60} <= set(shown)
+    assert len(shown) <= 11
+
+
+def test_dense_models_have_no_experts_to_host() -> None:
+    dense = graph_of(dense_spec())
+    p = problem(graph=dense)
+    assert tensor_overrides(split(dense, p.hardware, LLAMA, 3, 0)) == ()

@@ -25,6 +25,7 @@ format: ## put the code in its shape
 
 bench: ## CPU time of a command against the bare interpreter
 	$(BIN)/python tests/benchmarks/cold_start.py --check
+	$(BIN)/python tests/benchmarks/plan_speed.py --check
 
 docs: ## renew docs/cli.md and the JSON Schemas from the program
 	$(BIN)/python -m moeplan.cli.docs --write

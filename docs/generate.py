@@ -9,6 +9,7 @@ A fenced block under ``<!-- output: COMMAND -->`` holds what COMMAND prints; the
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import model_accuracy
 import yaml
 
 import moeplan
+from moeplan.readers.corpus import SpeedRow, read_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- (output|table): (.+?) -->\n)(```text\n.*?```|.*?<!-- end -->)", re.DOTALL)
@@ -140,10 +142,54 @@ def _residuals() -> str:
     return "\n".join(lines)
 
 
+def _sweeps() -> str:
+    """Settings that people swept, with the one moeplan ranks first and what that choice costs."""
+    from moeplan.api.resolve import Session
+    from moeplan.api.validate import predict_rows
+    from moeplan.readers.catalog import Catalog
+
+    path = ROOT / "docs/data/sweeps.csv"
+    with path.open(encoding="utf-8") as file:
+        group_of = {line["id"]: line["setup_group"] for line in csv.DictReader(file)}
+    predicted, skipped = predict_rows(read_speed(path), Session(Catalog()))
+    assert not skipped, skipped
+    speed = {p.row.id: p.n_tokens / p.time.seconds for p in predicted}
+    sweeps: dict[str, list[SpeedRow]] = {}
+    for p in predicted:
+        sweeps.setdefault(group_of[p.row.id], []).append(p.row)
+    lines = [
+        "| model, machine, phase | settings measured, best first (tok/s) | moeplan's choice | regret | grade |",
+        "|---|---|---|---|---|",
+    ]
+    for rows in sweeps.values():
+        best = max(rows, key=lambda row: row.tokens_per_s)
+        chosen = max(rows, key=lambda row: speed[row.id])
+        shown = ", ".join(
+            f"{_setting(row)} {row.tokens_per_s:.4g}"
+            for row in sorted(rows, key=lambda row: -row.tokens_per_s)
+        )
+        regret = 1 - chosen.tokens_per_s / best.tokens_per_s
+        lines.append(
+            f"| {rows[0].model} {rows[0].quant}, {rows[0].gpu}, {rows[0].phase} | {shown} | {_setting(chosen)} "
+            f"| {regret:.1%} | {'/'.join(sorted({row.grade for row in rows}))} |"
+        )
+    return "\n".join(lines)
+
+
+def _setting(row: SpeedRow) -> str:
+    """``-ngl 32 -ncmoe 40`` as people write it."""
+    layers, moe = row.gpu_layers, row.cpu_moe
+    if row.placement in ("gpu", "cpu"):
+        return f"all on the {row.placement.upper()}"
+    parts = ([f"-ngl {layers}"] if layers is not None else []) + ([f"-ncmoe {moe}"] if moe else [])
+    return "`" + " ".join(parts) + "`"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "scenarios": _scenarios,
     "kv-per-token": _kv_per_token,
     "residuals": _residuals,
+    "sweeps": _sweeps,
     **model_accuracy.TABLES,
 }
 

@@ -12,8 +12,10 @@ from moeplan._version import __version__
 if TYPE_CHECKING:
     from moeplan.api import estimate
     from moeplan.api.compare import compare
+    from moeplan.api.plan import plan
     from moeplan.api.textbook import textbook
     from moeplan.domain.comparison import Comparison
+    from moeplan.domain.plan import Plan
     from moeplan.domain.result import Estimate
     from moeplan.domain.textbook import Textbook
     from moeplan.errors import MoeplanError
@@ -22,10 +24,12 @@ __all__ = [
     "Comparison",
     "Estimate",
     "MoeplanError",
+    "Plan",
     "Textbook",
     "__version__",
     "compare",
     "estimate",
+    "plan",
     "textbook",
 ]
 
@@ -35,6 +39,8 @@ _HOMES = {
     "estimate": "moeplan.api",
     "Estimate": "moeplan.domain.result",
     "MoeplanError": "moeplan.errors",
+    "plan": "moeplan.api.plan",
+    "Plan": "moeplan.domain.plan",
     "textbook": "moeplan.api.textbook",
     "Textbook": "moeplan.domain.textbook",
 }

@@ -75,7 +75,7 @@ def fmt_si(value: float, unit: str, digits: int = 3) -> str:
     if value == 0:
         return f"0 {unit}"
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
+        if abs(value) >= size * (1 - 0.5 * 10.0**-digits):  # what rounds to 1,000 G is 1.00 T
             return f"{fmt_number(value / size, digits)} {prefix}{unit}"
     return f"{fmt_number(value, digits)} {unit}"
 
@@ -104,6 +104,6 @@ def fmt_seconds(seconds: float) -> str:
 def fmt_params(n: float) -> str:
     """A parameter count as people write it: ``'46.7B'``, ``'135M'``."""
     for suffix, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(n) >= size:
+        if abs(n) >= 0.9995 * size:  # what rounds to 1,000M is 1.00B
             return f"{fmt_number(n / size, 3)}{suffix}"
     return str(round(n))

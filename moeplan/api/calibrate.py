@@ -2,108 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from msgspec.structs import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from moeplan.api.resolve import Session
-from moeplan.api.validate import Predicted, phase_time, predict_rows
-from moeplan.calibrate.fit import RESIDUAL_LEVELS, Sample, fit, residuals
-from moeplan.calibrate.stages import GIVEN, STAGES, RowKind
-from moeplan.cost.rates import device_class
+from moeplan.api.validate import Skipped, Traced, trace_rows, trace_runs
+from moeplan.calibrate.priors import ALWAYS, prior
+from moeplan.calibrate.system import Sample, names_of
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
+from moeplan.errors import SpecError
 from moeplan.predict.estimate import residual_regime
 from moeplan.provenance import Source
-from moeplan.readers.corpus import SpeedRow, read_serving, read_speed
+from moeplan.readers.calibration import write_calibration
+from moeplan.readers.corpus import SpeedRow, is_serving, read_serving, read_speed
+from moeplan.readers.engine_runs import read_engine_runs
+from moeplan.validate.rows import regime_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Grade C rows are flagged by their collector (paging, speculative decoding suspected): never fitted.
 GRADES = ("A", "B")
 MAX_SERVING_CONCURRENCY = 16
+# The processor of engine runs (a folder with models.json and speed.csv), as the catalog calls it.
+RUNS_CPU = "xeon-cascade-lake-gcp"
+RUNS_SOURCE = "engine runs"
 
 
-def read_rows(speed: Path | None, serving: Path | None) -> list[SpeedRow]:
-    """The rows of both kinds of corpus that may inform a fit."""
-    rows = [row for row in read_speed(speed) if row.grade in GRADES] if speed else []
-    if serving:
-        rows += [
-            row
-            for row in read_serving(serving)
-            if row.grade in GRADES and row.batch <= MAX_SERVING_CONCURRENCY
-        ]
-    return rows
+class Fit(NamedTuple):
+    """A calibration and how well its law predicts rows of which the fit saw no source or no device."""
+
+    calibration: Calibration
+    samples: list[Sample]
+    traced: list[Traced]
+    in_sample: list[float]
+    by_source: list[float]
+    by_device: list[float]
+    skipped: list[Skipped]
 
 
-def fit_calibration(rows: Sequence[SpeedRow], session: Session, *, id: str, date: str) -> Calibration:
-    """Coefficients and residuals from ``rows``. Deterministic."""
-    start = Calibration(id=id, date=date, coefficients=GIVEN, residuals={}, sources=())
-    session.use(start)
-    predicted, _ = predict_rows(rows, session)
-    samples = _Samples(predicted, start)
-    values = {name: coefficient.value for name, coefficient in GIVEN.items()}
-    coefficients = dict(GIVEN)
-    for stage in STAGES:
-        picked = [s for s, kind in zip(samples.samples, samples.kinds, strict=True) if stage.uses(kind)]
-        if not picked:
-            continue
-        values = fit(picked, values, stage.free)
-        setups = {(s.regime, s.setup) for s in picked}
-        note = f"{stage.name}: {len(setups)} setups, {len({s.source for s in picked})} sources"
-        for name in stage.free:
-            values[name] = float(f"{values[name]:.4g}")
-            source = Source("fitted", "published speeds (docs/corpus.md), grade A and B", date, note)
-            unit = GIVEN[name].unit
-            coefficients[name] = Coefficient(
-                value=values[name], unit=unit, source=source, n_setups=len(setups)
+def read_traced(paths: Sequence[Path], session: Session) -> tuple[list[Traced], list[Skipped]]:
+    """Rows of speed and serving files, and of folders that hold them or engine runs; others are refused."""
+    rows: list[SpeedRow] = []
+    runs: list[Traced] = []
+    for path in (found for given in paths for found in _files(given)):
+        if path.is_dir():
+            runs += trace_runs(read_engine_runs(path, cpu=RUNS_CPU, source=RUNS_SOURCE), session)
+        else:
+            rows += read_serving(path) if is_serving(path) else read_speed(path)
+    usable = [r for r in rows if r.grade in GRADES and not _loaded(r)]
+    traced, skipped = trace_rows(usable, session)
+    return traced + runs, skipped
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / "models.json").is_file():
+        return [path]
+    files = [p for pattern in ("speed*.csv", "serving*.csv") for p in sorted(path.glob(pattern))]
+    files += [p.parent for p in sorted(path.glob("*/models.json"))]
+    if not files:
+        raise SpecError("no speed*.csv, serving*.csv or engine runs here", path=str(path))
+    return files
+
+
+def _loaded(row: SpeedRow) -> bool:
+    """Servers under load queue and schedule, which is not the time of a step."""
+    return row.metric != "tokens_per_s" and row.batch > MAX_SERVING_CONCURRENCY
+
+
+def fit_calibration(
+    paths: Sequence[Path], session: Session, *, id: str, date: str, held_out: bool = True
+) -> Fit:
+    """Coefficients from the rows of ``paths``, and intervals from rows left out. Deterministic."""
+    from moeplan.calibrate import fit as solver
+    from moeplan.calibrate.spread import RESIDUAL_LEVELS, spreads
+    from moeplan.calibrate.system import System
+
+    session.use(start_calibration(date))
+    traced, skipped = read_traced(paths, session)
+    samples = [_sample(t) for t in traced]
+    if not samples:
+        raise SpecError("no row of the corpus can be predicted, so there is nothing to fit")
+    in_sample, by_source, by_device = ([0.0] * len(samples) for _ in range(3))
+    coefficients: dict[str, Coefficient] = {}
+    for family in sorted({t.problem.engine.family for t in traced}):  # they share no coefficient
+        mine = [i for i, t in enumerate(traced) if t.problem.engine.family == family]
+        part = [samples[i] for i in mine]
+        marks = names_of(part)
+        names = list(marks)
+        system = System(part, names)
+        fitted = solver.fit(part, system, names)
+        coefficients |= _coefficients(names, fitted, marks, date)
+        inside = [float(v) for v in system.measured - system.log_times(fitted)]
+        outside = inside, inside
+        if held_out:
+            outside = (
+                solver.held_out(part, system, names, fitted, lambda s: s.source),
+                solver.held_out(part, system, names, fitted, lambda s: s.device),
             )
-    ref = "measured over predicted time of the fitted rows, one value per setup, in sample"
-    spread = Source("fitted", ref, date)
-    return Calibration(
+        for i, errors in zip(mine, zip(inside, *outside, strict=True), strict=True):
+            in_sample[i], by_source[i], by_device[i] = errors
+    ways = "sources left out, then of devices left out" if held_out else "the fitted rows"
+    spread = Source("fitted", f"log(measured / predicted) of {ways}; one value per setup", date)
+    calibration = Calibration(
         id=id,
         date=date,
-        coefficients=coefficients,
+        coefficients=dict(sorted({**start_calibration(date).coefficients, **coefficients}.items())),
         residuals={
-            regime: Residuals(
-                n_setups=n, n_sources=m, levels=RESIDUAL_LEVELS, log_ratios=quantiles, source=spread
-            )
-            for regime, (n, m, quantiles) in residuals(samples.samples, values).items()
+            regime: Residuals(n_setups=n, n_sources=m, levels=RESIDUAL_LEVELS, log_ratios=q, source=spread)
+            for regime, (n, m, q) in spreads(samples, (by_source, by_device)).items()
         },
         sources=(spread,),
     )
+    return Fit(calibration, samples, traced, in_sample, by_source, by_device, skipped)
 
 
-class _Samples:
-    """Rows as functions of the coefficients; one Calibration value is built per set of them."""
+def _sample(traced: Traced) -> Sample:
+    row, hardware = traced.row, traced.problem.hardware
+    own = row.source_family == RUNS_SOURCE
+    regime = f"{'runs-' if own else ''}{regime_of(row)}"
+    spread = ""
+    if row.phase != "request" or traced.problem.engine.family != "server":
+        # In a request to an eager engine the answer is nearly all of the time; elsewhere the prompt counts.
+        phase = "decode" if row.phase == "request" else row.phase
+        spread = residual_regime(phase, traced.problem, traced.placement)
+    device = row.gpu or f"cpu:{hardware.host.cpu.id}"
+    return Sample(
+        id=row.id,
+        setup=row.setup,
+        source=row.source_family,
+        device=device,
+        regime=regime,
+        spread="" if own else spread,
+        date=row.date,
+        measured_s=traced.measured_s,
+        ops=traced.ops,
+        sweep=own or row.metric != "tokens_per_s",
+    )
 
-    def __init__(self, predicted: Sequence[Predicted], start: Calibration) -> None:
-        self._start = start
-        self._cached: tuple[Mapping[str, float], Calibration] | None = None
-        self.samples = [self._sample(p) for p in predicted]
-        self.kinds = [
-            RowKind(
-                p.row.phase,
-                p.placement.kind,
-                device_class(p.problem.hardware.gpus[0], p.problem.engine.family)
-                if p.problem.hardware.gpus
-                else "cpu",
-                "moe" if p.problem.graph.spec.is_moe else "dense",
-                p.problem.engine.family,
-            )
-            for p in predicted
-        ]
 
-    def _sample(self, p: Predicted) -> Sample:
-        def seconds(values: Mapping[str, float]) -> float:
-            problem = p.problem._replace(calibration=self._calibration(values))
-            return phase_time(p.row.phase, problem, p.placement).seconds
+def _coefficients(
+    names: Sequence[str],
+    fitted: NDArray[np.float64],
+    marks: dict[str, set[tuple[str, str, str]]],
+    date: str,
+) -> dict[str, Coefficient]:
+    import math
 
-        regime = residual_regime(p.row.phase, p.problem, p.placement)
-        return Sample(p.row.setup, p.row.source_family, regime, p.n_tokens / p.row.tokens_per_s, seconds)
+    coefficients = {}
+    for name, value in zip(names, fitted, strict=True):
+        known = prior(name)
+        dates = sorted({d for _, _, d in marks[name] if d})
+        note = f"start {known.value:g} ({known.why}), log spread {known.spread:g}"
+        coefficients[name] = Coefficient(
+            value=float(f"{math.exp(float(value)):.4g}"),
+            unit=known.unit,
+            source=Source("fitted", "published speeds (docs/corpus.md), grade A and B", date, note),
+            n_setups=len({setup for setup, _, _ in marks[name]}),
+            n_sources=len({source for _, source, _ in marks[name]}),
+            dates=f"{dates[0]}..{dates[-1]}" if dates else "",
+        )
+    return coefficients
 
-    def _calibration(self, values: Mapping[str, float]) -> Calibration:
-        if self._cached is None or self._cached[0] is not values:
-            coefficients = {
-                name: replace(c, value=values[name]) for name, c in self._start.coefficients.items()
-            }
-            self._cached = (values, replace(self._start, coefficients=coefficients))
-        return self._cached[1]
+
+def start_calibration(date: str) -> Calibration:
+    """The coefficients that every calibration has, at their starts: what no row speaks of keeps them."""
+    coefficients = {}
+    for name in ALWAYS:
+        known = prior(name)
+        source = Source("assumed", known.why, date, "no row speaks of it")
+        coefficients[name] = Coefficient(value=known.value, unit=known.unit, source=source)
+    return Calibration(id="start", date=date, coefficients=coefficients, residuals={}, sources=())
+
+
+NOTES = "few terms with physical meaning; factors of architectures, engines and types held near one"
+
+
+def save_fit(fit: Fit, path: Path) -> None:
+    """Write the calibration as YAML, and its JSON copy beside it. Raises SpecError."""
+    try:
+        write_calibration(path, fit.calibration, NOTES)
+    except OSError as error:
+        raise SpecError(f"--output: cannot be written: {error.strerror}", path=str(path)) from None

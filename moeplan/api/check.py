@@ -135,7 +135,7 @@ class Checker:
                     result = replace(result, fix=fix_for(case, budget, self.sizer, sizing))
             except MoeplanError as error:
                 raise placed(error, budget.file or case.file, budget.line or case.line, case.id) from None
-            if self.options.explain:
+            if self.options.explain and budget.kind == "fits":
                 result = replace(result, explain=self.explanation(case))
             yield result
 

@@ -37,7 +37,7 @@ workloads:
   short: {context: 8192, prompt: 512, output: 128}
 budgets:
   memory: {headroom: 5%}
-  decode: {min_tokens_per_s: 10}
+  decode: {min_tokens_per_s: 10, confidence: expected}
 """
 
 

@@ -140,12 +140,12 @@ def _memory(sized: Sized, budget: Budget, sizer: Sizer) -> tuple[Amount, float, 
     if fills_gpus(sized) and sized.estimate.fits:
         devices = [d for d in devices if d.device == "ram"]  # the GPUs are full on purpose
     allowed = {d.device: _allowed(d, budget) for d in devices}
-    tightest = min(devices, key=lambda d: (allowed[d.device] - d.total_bytes) / max(d.capacity_bytes, 1))
-    return (
-        _point(tightest.total_bytes, "bytes"),
-        allowed[tightest.device],
-        f"{tightest.device} {_shares(tightest)}",
+    tightest = min(
+        devices, key=lambda d: (allowed[d.device] - d.total_bytes - d.margin_bytes) / max(d.capacity_bytes, 1)
     )
+    need = float(tightest.total_bytes)
+    amount = Amount(low=need, expected=need, high=need + tightest.margin_bytes, unit="bytes")
+    return amount, allowed[tightest.device], f"{tightest.device} {_shares(tightest)}"
 
 
 def _allowed(device: DeviceMemory, budget: Budget) -> int:
@@ -180,8 +180,11 @@ def _reason(budget: Budget, amount: Amount, limit: float, where: str, near: bool
         device, _, parts = where.partition(" (")
         room = limit - amount.expected
         if room >= 0:
-            share = f"{room / limit:.1%}" if limit else "0%"
-            return f"{fmt_bytes(room)} left on {device}" + (f", only {share}" if near else "")
+            share = f", only {room / limit:.1%}" if near and limit else ""
+            if limit < amount.high:
+                kept = fmt_bytes(amount.high - amount.low)
+                share += f": less than the {kept} that the engine may need beyond what is predicted"
+            return f"{fmt_bytes(room)} left on {device}{share}"
         need, have = fmt_bytes(amount.expected), fmt_bytes(limit)
         detail = f" ({parts}" if parts else ""
         return f"{fmt_bytes(-room)} short on {device}: needs {need} of {have}{detail}"

@@ -28,8 +28,9 @@ class Sized(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether every device has room, and SGLang's pool too."""
-        return self.estimate.fits and pool_excess_bytes(self.estimate, self.static_frac) <= 0
+        """Whether every device has room, and SGLang's pool too; no margin is kept here."""
+        room = all(d.total_bytes <= d.capacity_bytes for d in self.estimate.memory.devices)
+        return room and pool_excess_bytes(self.estimate, self.static_frac) <= 0
 
 
 def pool_excess_bytes(estimate: Estimate, static_frac: float | None) -> int:

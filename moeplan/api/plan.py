@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeplan.api.plan_space import Space
-from moeplan.domain.plan import Choice, MachineOffer, Plan, PlanRequest
+from moeplan.domain.plan import Choice, Limits, MachineOffer, Objective, Plan, PlanRequest
 from moeplan.errors import SpecError
 from moeplan.search.commands import commands
 from moeplan.search.curves import curves
@@ -20,6 +21,51 @@ if TYPE_CHECKING:
 N_REJECTED = 6
 KINDS_FIRST = 3
 """Runners-up that show another kind of placement come before those that differ in the quantisation."""
+
+
+def plan(
+    model: str,
+    hardware: str | Sequence[str] | None = None,
+    *,
+    objective: Objective = "decode",
+    max_vram_gib: str | float | None = None,
+    min_tps: float | None = None,
+    min_context: int | None = None,
+    min_quant: str | None = None,
+    max_ttft_ms: float | None = None,
+    what_if: str = "",
+    configs: Any = None,
+    **options: Any,
+) -> Plan:
+    """The best way to run ``model`` on ``hardware``, or on the best of several machines.
+
+    ``options`` are those of ``moeplan.estimate`` but the placement (``quant``, ``engine``, ``context``,
+    ``ram_gib`` ...). Raises a MoeplanError; where nothing fits, ``best`` is None and ``changes`` help.
+
+    >>> moeplan.plan("gpt-oss-120b", gpu="rtx-3090", ram_gib=128, context=32768)  # doctest: +SKIP
+    """
+    from moeplan.api import _request
+    from moeplan.readers.catalog import Catalog
+    from moeplan.units import parse_bytes
+
+    for name in ("placement", "gpu_layers", "cpu_moe", "tensor_parallel"):
+        if options.get(name) is not None:
+            raise SpecError(f"plan has no option {name!r}: it chooses that")
+    machines = (hardware,) if isinstance(hardware, str) else tuple(hardware or ())
+    request = PlanRequest(
+        base=_request(model, machines[0] if len(machines) == 1 else None, options),
+        objective=objective,
+        limits=Limits(
+            max_vram_bytes=None if max_vram_gib is None else parse_bytes(max_vram_gib, "gib", "max_vram_gib"),
+            min_tokens_per_s=min_tps,
+            min_context_tokens=min_context,
+            min_quant=min_quant,
+            max_ttft_s=None if max_ttft_ms is None else max_ttft_ms / 1e3,
+        ),
+        hardware=machines,
+        what_if=what_if,
+    )
+    return run_plan(request, Catalog(configs))
 
 
 def run_plan(request: PlanRequest, catalog: Catalog) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
@@ -61,9 +61,17 @@ def _least_memory(variants: Iterable[Variant]) -> list[Variant]:
     return [min(every, key=size)] if every else []
 
 
-def _first(request: PlanRequest, variants: Iterator[Variant]) -> Found | None:
-    search = Search(request.objective, request.limits)
-    search.run(variants)
+def _first(request: PlanRequest, variants: Iterable[Variant]) -> Found | None:
+    """The best of ``variants``; when the least of them does not fit, the others are not tried."""
+    every = list(variants)
+    limits = request.limits
+    if limits.min_tokens_per_s is None and limits.max_ttft_s is None:
+        least = Search(request.objective, limits)
+        least.run(_least_memory(every))
+        if least.best is None or len(every) == 1:
+            return least.best
+    search = Search(request.objective, limits)
+    search.run(every)
     return search.best
 
 
@@ -90,7 +98,7 @@ def _narrower(space: Space, request: PlanRequest) -> _Tried | None:
     allowed = {variant.problem.graph.quant for variant in space.variants()}
     others = [v for v in space.variants(narrower=True) if v.problem.graph.quant not in allowed]
     for variant in sorted(others, key=lambda v: -v.bits):
-        found = _first(request, iter([variant]))
+        found = _first(request, [variant])
         if found is not None:
             quant = found.problem.graph.quant
             return _Tried(f"--min-quant {quant} ({variant.bits:.1f} bits per weight)", found)
@@ -126,7 +134,7 @@ def _more_vram(space: Space, request: PlanRequest) -> _Tried | None:
     def attempt(gib: int) -> Found | None:
         freed = replace(limits, max_vram_bytes=None if most is None else most + gib * GIB)
         hardware = with_vram(space.hardware, gib * GIB)
-        return _first(replace(request, limits=freed), iter(_least_memory(space.variants(hardware=hardware))))
+        return _first(replace(request, limits=freed), _least_memory(space.variants(hardware=hardware)))
 
     if most is not None:
         found = _least(attempt, "")
@@ -149,7 +157,7 @@ def _more_ram(space: Space, request: PlanRequest, *, narrower: bool = False) -> 
     def attempt(gib: int) -> Found | None:
         host = space.hardware.host
         hardware = replace(space.hardware, host=replace(host, ram_bytes=host.ram_bytes + gib * GIB))
-        return _first(request, iter(_least_memory(space.variants(hardware=hardware, narrower=narrower))))
+        return _first(request, _least_memory(space.variants(hardware=hardware, narrower=narrower)))
 
     return _least(attempt, "GiB more RAM")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moeplan.domain.hardware import FoundMachine, HardwareSpec
     from moeplan.domain.model import ModelSpec
     from moeplan.domain.profile import HostCalibration
+    from moeplan.domain.model import ModelSpec
     from moeplan.domain.quant import QuantTable
     from moeplan.engines.traits import EngineTraits
     from moeplan.predict.problem import Problem
@@ -93,6 +94,39 @@ class Session:
         tensors = assign_types(source.spec, build_tensors(source.spec), quant, self.quants, gguf=gguf)
         return summarise(source.spec, quant, tensors, "rules")
 
+    def resized(self, graph: ModelGraph, file_bytes: float) -> ModelGraph:
+        """``graph`` as large as its file is stated to be, when that is believable.
+
+        Within 1% the two differ by header and rounding; beyond a factor of 1.6 the file is another one.
+        """
+        ratio = file_bytes / graph.weights_bytes
+        if abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6:
+            return graph
+        key = (graph.spec.id, f"{graph.quant}@{file_bytes:.0f}", graph.origin == "rules")
+        if key not in self._graphs:
+            from moeplan.graph.resize import resized
+
+            self._graphs[key] = resized(graph, file_bytes)
+        return self._graphs[key]
+
+    def run_problem(self, request: EstimateRequest, spec: ModelSpec) -> Problem:
+        """The problem of a model that is in no catalog, on a machine that is."""
+        from moeplan.api.workload import build_workload
+        from moeplan.engines.traits import find_engine
+        from moeplan.graph.inventory import build_tensors, summarise
+        from moeplan.graph.quantise import assign_types
+        from moeplan.predict.problem import Problem
+        from moeplan.readers.hardware import resolve_hardware
+
+        engine, quant = find_engine(request.engine or "llama.cpp"), self.quants.find(request.quant or "f16").id
+        key = (f"run:{spec.id}", quant, engine.gguf)
+        if key not in self._graphs:
+            tensors = assign_types(spec, build_tensors(spec), quant, self.quants, gguf=engine.gguf)
+            self._graphs[key] = summarise(spec, quant, tensors, "rules")
+        hardware = resolve_hardware(None, request.machine, self.catalog, detect=_detect)
+        workload = build_workload(request, spec, engine, [])
+        return Problem(self._graphs[key], hardware, workload, engine, self.calibration)
+
     def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
         from moeplan.api.workload import build_workload
@@ -113,8 +147,8 @@ class Session:
         hardware = self._machine(request)
         engine = self._engine(request, kind, quant_id, hardware, assumptions)
         engine = _adjusted(engine, request)
-        if engine.multi_gpu == "tensor-parallel" and request.tensor_parallel:
-            hardware = _first_gpus(hardware, request.tensor_parallel)
+        if engine.multi_gpu == "tensor-parallel":
+            hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         assumptions.extend(hardware.assumptions)
@@ -170,6 +204,35 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
             raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
+
+
+def _sharded(
+    hardware: HardwareSpec,
+    spec: ModelSpec,
+    engine: EngineTraits,
+    asked: int | None,
+    assumptions: list[str],
+) -> HardwareSpec:
+    """``hardware`` with the GPUs that tensor parallelism uses: as many as divide the attention heads.
+
+    Serving engines refuse any other number (vLLM, config/model.py, verify_with_parallel_config).
+    """
+    from moeplan.domain.model import GqaAttention, MlaAttention
+
+    mixers = [block.mixer for block in spec.blocks]
+    heads = {mixer.n_heads for mixer in mixers if isinstance(mixer, GqaAttention | MlaAttention)}
+    found = len(hardware.gpus) if asked is None else asked
+    if found < 2 or not heads or not any(n % found for n in heads):
+        return hardware if asked is None else _first_gpus(hardware, asked)
+    fitting = next(n for n in range(found, 0, -1) if not any(count % n for count in heads))
+    counts = " and ".join(str(n) for n in sorted(heads))
+    if asked is not None:
+        raise SpecError(
+            f"--tp {asked}: {engine.id} cannot share {counts} attention heads among {asked} GPUs",
+            hint=f"--tp {fitting}",
+        )
+    assumptions.append(f"{fitting} of {found} GPUs used: {found} do not divide {counts} attention heads")
+    return _first_gpus(hardware, fitting)
 
 
 def _first_gpus(hardware: HardwareSpec, n: int) -> HardwareSpec:

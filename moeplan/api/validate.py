@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from moeplan.api.resolve import Session
-from moeplan.domain.result import PhaseTime
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Op
+from moeplan.cost.timing import time_of
+from moeplan.domain.calibration import Calibration
+from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
 from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
-from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, time_range
-from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.interval import closest, stretch_of, time_range
+from moeplan.predict.phases import decode_step, prefill_step
+from moeplan.predict.placement import on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.readers.corpus import SpeedRow
+from moeplan.readers.engine_runs import EngineRun
+from moeplan.units import GIB
 from moeplan.validate.rows import regime_of, request_of
 from moeplan.validate.score import Scored
 
@@ -25,65 +34,133 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Predicted(NamedTuple):
-    """The pieces of one prediction of a corpus row, for scoring and for fitting."""
+class Traced(NamedTuple):
+    """One corpus row with the operations its time is made of."""
 
     row: SpeedRow
     problem: Problem
     placement: Placement
-    time: PhaseTime
+    ops: tuple[Op, ...]
     n_tokens: int
 
+    @property
+    def measured_s(self) -> float:
+        """The time the row's speed stands for."""
+        return self.n_tokens / self.row.tokens_per_s
 
-def predict_rows(rows: Iterable[SpeedRow], session: Session) -> tuple[list[Predicted], list[Skipped]]:
-    """Predictions of all rows that can be predicted; the others with their reason."""
-    predicted, skipped = [], []
+
+def trace_rows(rows: Iterable[SpeedRow], session: Session) -> tuple[list[Traced], list[Skipped]]:
+    """All rows that can be predicted; the others with their reason."""
+    traced, skipped = [], []
     for row in rows:
         try:
-            predicted.append(predict_row(row, session))
+            traced.append(trace_row(row, session))
         except MoeplanError as error:
             skipped.append(Skipped(row.id, str(error)))
-    return predicted, skipped
+    return traced, skipped
 
 
-def predict_row(row: SpeedRow, session: Session) -> Predicted:
-    """The expected time of the phase that ``row`` measured. Raises a MoeplanError."""
-    request = request_of(row)
+def trace_row(row: SpeedRow, session: Session) -> Traced:
+    """The operations of what ``row`` measured. Raises a MoeplanError."""
+    request = request_of(row, _cpu_of(row, session))
     problem = session.problem(request, [])
-    placement = choose_placement(
+    problem = problem._replace(workload=replace(problem.workload, engine_date=row.date))
+    if row.file_gib:
+        problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
+    placement = _placed(problem, request)
+    ops, n_tokens = phase_ops(row.phase, problem, placement)
+    return Traced(row, problem, placement, tuple(ops), n_tokens)
+
+
+def _placed(problem: Problem, request: EstimateRequest) -> Placement:
+    """Where the row says its weights were; what does not fit on paper ran all the same."""
+    graph, hardware, _, engine, _ = problem
+    asked = requested(
+        graph,
+        hardware,
+        engine,
+        kind=request.placement,
+        gpu_layers=request.gpu_layers,
+        cpu_moe=request.cpu_moe,
+        ram_for_weights_bytes=usable_ram_bytes(hardware),
+    )
+    if asked is not None:
+        return asked
+    return choose_placement(
         problem, kind=request.placement, gpu_layers=request.gpu_layers, cpu_moe=request.cpu_moe
     )
-    time = phase_time(row.phase, problem, placement)
-    tokens = problem.workload.n_sequences * (1 if row.phase == "decode" else problem.workload.prompt_tokens)
-    return Predicted(row, problem, placement, time, tokens)
 
 
-def phase_time(phase: str, problem: Problem, placement: Placement) -> PhaseTime:
-    """Expected time of a decode step or of a whole prefill."""
-    timer = decode_time if phase == "decode" else prefill_time
-    return timer(
-        problem.graph, problem.hardware, problem.workload, placement, problem.engine, problem.calibration
-    )
+def trace_runs(runs: Iterable[EngineRun], session: Session) -> list[Traced]:
+    """Rows of a machine's own engine runs, whose models are in no catalog."""
+    traced = []
+    for run in runs:
+        row = run.row
+        problem = session.run_problem(request_of(row, row.cpu), run.spec)
+        placement = on_cpu(problem.graph)
+        ops, n_tokens = phase_ops(row.phase, problem, placement)
+        traced.append(Traced(row, problem, placement, tuple(ops), n_tokens))
+    return traced
 
 
-def score(predicted: Iterable[Predicted], session: Session, level: float) -> list[Scored]:
-    """Speeds beside the measured ones, with the range moeplan would have printed."""
+def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[Op], int]:
+    """(operations, tokens produced) of a decode step, a whole prefill, or a request with both."""
+    graph, hardware, work, engine, _ = problem
+    if phase == "decode":
+        ops, _, _ = step_ops(graph, hardware, work, placement, engine, decode_step(work))
+        return ops, work.n_sequences
+    step, n_steps = prefill_step(work)
+    ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
+    prefill = [op.times(n_steps) for op in ops]
+    if phase == "prefill":
+        return prefill, work.n_sequences * work.prompt_tokens
+    ops, _, _ = step_ops(graph, hardware, work, placement, engine, decode_step(work))
+    return [*prefill, *(op.times(work.output_tokens) for op in ops)], work.n_sequences * work.output_tokens
+
+
+def _cpu_of(row: SpeedRow, session: Session) -> str:
+    """The catalog's name of the processor, from its id or from what the source calls it."""
+    if row.cpu or not row.cpu_raw:
+        return row.cpu
+    from moeplan.readers.hardware_parts import cpu_names
+
+    names = cpu_names(row.cpu_raw)
+    return next((n for n in names if session.catalog.resolve("hardware/cpu", n) is not None), "")
+
+
+def score_speed(
+    rows: Iterable[SpeedRow], session: Session, level: float
+) -> tuple[list[Scored], list[Skipped]]:
+    """Every row beside its prediction, with the range moeplan prints; what cannot be predicted, with why."""
     scored = []
-    for row, problem, placement, time, tokens in predicted:
-        regime = residual_regime(row.phase, problem, placement)
-        _, residuals, stand_in = closest(session.calibration, regime)
-        stretch = EXTRAPOLATION_STRETCH if stand_in else 1.0
-        span = time_range(time.seconds, residuals, level, stretch=stretch).inverse(tokens)
-        scored.append(
-            Scored(
-                id=row.id,
-                setup=row.setup,
-                source_family=row.source_family,
-                regime=regime_of(row),
-                measured=row.tokens_per_s,
-                predicted=span.expected,
-                low=span.low,
-                high=span.high,
-            )
-        )
-    return scored
+    traced, skipped = trace_rows(rows, session)
+    for item in traced:
+        try:
+            scored.append(score_row(item, session.calibration, level))
+        except MoeplanError as error:
+            skipped.append(Skipped(item.row.id, str(error)))
+    return scored, skipped
+
+
+def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
+    """One row in the unit of its metric."""
+    row, problem = item.row, item.problem
+    time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
+    phase = "decode" if row.phase == "request" else row.phase
+    _, residuals, stand_in = closest(calibration, residual_regime(phase, problem, item.placement))
+    stretch = stretch_of(time, stand_in=stand_in)
+    span = time_range(time.seconds, residuals, level, stretch=stretch)
+    if row.metric == "tpot_ms":
+        low, predicted, high = (1000.0 * s for s in (span.low, span.expected, span.high))
+    else:
+        low, predicted, high = (item.n_tokens / s for s in (span.high, span.expected, span.low))
+    return Scored(
+        id=row.id,
+        setup=row.setup,
+        source_family=row.source_family,
+        regime=regime_of(row),
+        measured=row.value,
+        predicted=predicted,
+        low=low,
+        high=high,
+    )

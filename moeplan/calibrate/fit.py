@@ -1,112 +1,132 @@
-"""Fit the few coefficients of the cost law: least absolute log error, one value per setup.
+"""Fit the coefficients of the cost law: least absolute log error per setup, held near their priors.
 
-Plain coordinate descent over multiplicative steps: the law is not linear in its coefficients, there are about
-twenty of them, and the same input always gives the same file. Few terms with a physical meaning, so that a
-fit in seconds on a laptop is enough and over-fitting has little room.
+Gauss-Newton on logarithms with weights 1 / |residual| (least absolute deviation), a quadratic pull of each
+coefficient towards its prior, and damping. A few hundred coefficients and two thousand rows take a second,
+so that every group of rows can be left out in turn.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-# Steps tried around the current value, coarse to fine.
-_STEPS = (1.6, 1.25, 1.1, 1.04, 1.015)
+from moeplan.calibrate.priors import prior
+from moeplan.calibrate.system import Sample, System
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+# Typical absolute log error of a setup: weighs rows against priors. Chosen by held-out error.
+_ERROR = 0.08
+# Below this a residual counts as quadratic, so that the weights stay finite.
+_SMOOTH = 0.03
 # One wildly wrong setup (paging, a mislabelled row) must not steer a coefficient.
-_MAX_LOG_ERROR = math.log(4.0)
-RESIDUAL_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-MIN_SETUPS_PER_REGIME = 8
-
-
-class Sample(NamedTuple):
-    """One measured row: ``seconds`` predicts its time under given coefficients."""
-
-    setup: str
-    source: str
-    regime: str
-    measured_s: float
-    seconds: Callable[[Mapping[str, float]], float]
-
-
-class Bounds(NamedTuple):
-    """Where a coefficient may lie: an efficiency never above what its physics allows."""
-
-    low: float
-    high: float
+_OUTLIER, _OUTLIER_WEIGHT = math.log(4.0), 0.1
+# How much less the many setups of one source count. Chosen by held-out error (docs/design/003-speed-law.md):
+# local rows come from many sources, serving rows and engine runs each from a handful with hundreds of setups.
+_CROWDING, _CROWDING_SWEEPS = 0.25, 1.0
+_MAX_STEP = 0.7
+_ROUNDS = 25
 
 
 def fit(
-    samples: Sequence[Sample], start: Mapping[str, float], free: Mapping[str, Bounds], rounds: int = 3
-) -> dict[str, float]:
-    """The coefficients among ``free`` that minimise the mean absolute log error over setups."""
-    values = dict(start)
-    best = loss(samples, values)
+    samples: Sequence[Sample],
+    system: System,
+    names: Sequence[str],
+    *,
+    keep: Callable[[Sample], bool] = lambda _: True,
+    start: Floats | None = None,
+    rounds: int = _ROUNDS,
+) -> Floats:
+    """Logarithms of the coefficients that fit the rows that ``keep`` picks."""
+    import numpy as np
+
+    centre = np.log([prior(name).value for name in names])
+    pull = 1.0 / np.square([prior(name).spread for name in names])
+    weights = setup_weights(samples, keep)
+    values = centre.copy() if start is None else start.copy()
+    damping = 1e-3
+    predicted, slopes = system.with_slopes(values)
+    best = _loss(system.measured - predicted, weights, values - centre, pull)
     for _ in range(rounds):
-        before = best
-        for step in _STEPS:
-            for name, bounds in free.items():
-                for factor in (step, 1 / step):
-                    while bounds.low <= values[name] * factor <= bounds.high:
-                        trial = values | {name: values[name] * factor}
-                        error = loss(samples, trial)
-                        if error >= best - 1e-9:
-                            break
-                        values, best = trial, error
-        if before - best < 1e-4:
+        residual = system.measured - predicted
+        size = np.sqrt(residual**2 + _SMOOTH**2)
+        factor = weights / _ERROR / size * np.where(size > _OUTLIER, _OUTLIER_WEIGHT, 1.0)
+        curvature = (slopes * factor[:, None]).T @ slopes + np.diag(pull)
+        slope = slopes.T @ (factor * residual) - (values - centre) * pull
+        for _ in range(6):
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
+            trial = values + np.clip(step, -_MAX_STEP, _MAX_STEP)
+            loss = _loss(system.measured - system.log_times(trial), weights, trial - centre, pull)
+            if loss < best:
+                break
+            damping = max(damping, 1e-4) * 5
+        else:
+            break
+        gain, values, best, damping = best - loss, trial, loss, damping / 4
+        predicted, slopes = system.with_slopes(values)
+        if gain < 1e-4 * abs(best) + 1e-3:
             break
     return values
 
 
-def loss(samples: Sequence[Sample], values: Mapping[str, float]) -> float:
-    """Mean over setups of the absolute log error of their median row."""
-    return sum(min(_MAX_LOG_ERROR, abs(v)) for v in _setup_errors(samples, values).values()) / max(
-        1, len({(s.regime, s.setup) for s in samples})
+def setup_weights(samples: Sequence[Sample], keep: Callable[[Sample], bool]) -> Floats:
+    """One for every setup that is kept, shared by its rows; less where a source has many in one regime.
+
+    A source's twentieth setup says little that its first ten did not: a source counts as its number of
+    setups to the power 1 - crowding.
+    """
+    import numpy as np
+
+    rows = Counter((s.regime, s.setup) for s in samples)
+    setups: dict[tuple[str, str], set[str]] = {}
+    for s in samples:
+        if keep(s):
+            setups.setdefault((s.regime, s.source), set()).add(s.setup)
+    return np.array(
+        [
+            len(setups[s.regime, s.source]) ** -(_CROWDING_SWEEPS if s.sweep else _CROWDING)
+            / rows[s.regime, s.setup]
+            if keep(s)
+            else 0.0
+            for s in samples
+        ]
     )
 
 
-def residuals(
-    samples: Sequence[Sample], values: Mapping[str, float]
-) -> dict[str, tuple[int, int, tuple[float, ...]]]:
-    """(setups, sources, quantiles of log(measured/predicted)) of every regime with enough setups.
-
-    ``phase/*/arch`` and ``phase/*/*`` pool the rest. Quantiles are those of n + 1 exchangeable values
-    (the conformal correction), so that few setups give a wider range.
-    """
-    errors = _setup_errors(samples, values)
-    pools: dict[str, list[float]] = defaultdict(list)
-    sources: dict[str, set[str]] = defaultdict(set)
-    by_setup = {(s.regime, s.setup): s.source for s in samples}
-    for (regime, setup), error in errors.items():
-        phase, _, arch = regime.split("/")
-        for key in (regime, f"{phase}/*/{arch}", f"{phase}/*/*"):
-            pools[key].append(error)
-            sources[key].add(by_setup[regime, setup])
-    return {
-        key: (len(pool), len(sources[key]), tuple(conformal_quantile(pool, q) for q in RESIDUAL_LEVELS))
-        for key, pool in sorted(pools.items())
-        if len(pool) >= MIN_SETUPS_PER_REGIME or "*" in key
-    }
+def held_out(
+    samples: Sequence[Sample],
+    system: System,
+    names: Sequence[str],
+    fitted: Floats,
+    group: Callable[[Sample], str],
+) -> list[float]:
+    """log(measured / predicted) of every row by a fit that has seen no row of its group."""
+    residuals = [0.0] * len(samples)
+    groups = [group(s) for s in samples]
+    for left_out in sorted(set(groups)):
+        others = partial(_is_outside, group, left_out)
+        values = fit(samples, system, names, keep=others, start=fitted, rounds=8)
+        errors = system.measured - system.log_times(values)
+        for i, name in enumerate(groups):
+            if name == left_out:
+                residuals[i] = float(errors[i])
+    return residuals
 
 
-def conformal_quantile(values: Sequence[float], level: float) -> float:
-    """The quantile of n values whose coverage holds for one more: index level x (n + 1), clipped."""
-    ordered = sorted(values)
-    position = min(max(level * (len(ordered) + 1) - 1, 0.0), len(ordered) - 1.0)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+def _is_outside(group: Callable[[Sample], str], left_out: str, sample: Sample) -> bool:
+    return group(sample) != left_out
 
 
-def _setup_errors(samples: Sequence[Sample], values: Mapping[str, float]) -> dict[tuple[str, str], float]:
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.regime, sample.setup].append(math.log(sample.measured_s / sample.seconds(values)))
-    return {key: _median(errors) for key, errors in groups.items()}
+def _loss(residual: Floats, weights: Floats, offset: Floats, pull: Floats) -> float:
+    import numpy as np
 
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    size = np.sqrt(residual**2 + _SMOOTH**2)
+    capped = np.minimum(size, _OUTLIER + _OUTLIER_WEIGHT * (size - _OUTLIER))
+    return float((weights * capped).sum() / _ERROR + 0.5 * (offset**2 * pull).sum())

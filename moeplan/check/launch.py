@@ -168,6 +168,7 @@ class _Builder:
                 f"the file asks for {given} GPUs, the machine has {self.n_machine_gpus}",
                 self.launch.gpus_line,
             )
+            stated = self.n_machine_gpus
         if self.llama:
             return self.llama_gpus(stated), None
         wanted = self.value("tensor_parallel")
@@ -180,6 +181,7 @@ class _Builder:
             self.refuse(
                 f"{flag} {wanted} needs {wanted} GPUs, and it gets {gets}", self.line("tensor_parallel")
             )
+            wanted = max(stated, 1)
         elif stated is not None and stated > wanted:
             self.notes.append(f"uses {wanted} of the {stated} GPUs it gets ({self.flag('tensor_parallel')})")
         return wanted, wanted

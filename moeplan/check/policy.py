@@ -22,19 +22,24 @@ def judge(budget: Budget, amount: Amount, limit: float) -> tuple[Verdict, bool]:
     """(verdict, near) of ``amount`` against ``limit``.
 
     Without a confidence the whole interval must lie on the good side, and one that straddles the limit is
-    unsure. With a confidence its worse end decides, and "expected" compares the expected value.
+    unsure. With a confidence its worse end decides, and "expected" compares the expected value. Near is what
+    the end that decides lies close to its limit.
     """
     sign = -1.0 if is_at_most(budget.kind) else 1.0
     low, high = sorted((sign * amount.low, sign * amount.high))
     bound = sign * limit
-    near = limit > 0 and abs(amount.expected - limit) <= NEAR_FRAC * limit
     if budget.confidence == "expected":
-        return ("pass" if sign * amount.expected >= bound else "fail"), near
+        low = high = sign * amount.expected
     if low >= bound:
-        return "pass", near
-    if high < bound or budget.confidence is not None:
-        return "fail", near
-    return "unsure", near
+        return "pass", _is_near(low, bound)
+    if high < bound:
+        return "fail", _is_near(high, bound)
+    verdict: Verdict = "unsure" if budget.confidence is None else "fail"
+    return verdict, _is_near(sign * amount.expected, bound)
+
+
+def _is_near(value: float, bound: float) -> bool:
+    return bound != 0 and abs(value - bound) <= NEAR_FRAC * abs(bound)
 
 
 def blocks(result: CaseResult, unsure: Literal["fail", "warn"], *, against_baseline: bool) -> bool:

@@ -66,6 +66,8 @@ def estimate(
     level: opt.Level = "0.8",
     explain: opt.Explain = False,
     plot: opt.Plot = None,
+    verify_with_engine: opt.Verify = False,
+    engine_binary: opt.EngineBinary = None,
     format: opt.Format = "table",
     output: opt.Output = None,
     configs: opt.Configs = None,
@@ -81,7 +83,14 @@ def estimate(
     from moeplan.provenance import NULL_LEDGER, Ledger
 
     ledger = Ledger() if explain else NULL_LEDGER
-    result = run_estimate(request, opt.open_catalog(configs), ledger)
+    catalog = opt.open_catalog(configs)
+    result = run_estimate(request, catalog, ledger)
+    if verify_with_engine or engine_binary is not None:
+        from msgspec.structs import replace
+
+        from moeplan.api.verify_memory import verify
+
+        result = replace(result, engine_check=verify(request, catalog, binary=engine_binary))
     if plot is not None:
         from moeplan.cli.output import write_file
         from moeplan.report import estimate_svg

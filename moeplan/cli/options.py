@@ -136,6 +136,18 @@ Plot = Annotated[
     typer.Option("--plot", metavar="FILE.svg", help="Also draw memory and time as a picture."),
 ]
 
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify-with-engine",
+        help="Load the .gguf file in a real llama.cpp and print what it allocates beside the prediction.",
+    ),
+]
+EngineBinary = Annotated[
+    str | None,
+    typer.Option("--engine-binary", metavar="FILE", help="llama-server to verify with, else xllamacpp."),
+]
+
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -19,6 +19,8 @@ COMMANDS = {
     "textbook": "The simple formulas of articles, from bare numbers.",
     "check": "Budgets and deployment files against predictions, for CI.",
     "profile": "Measure this machine: bandwidth, real forward passes, engines; writes a calibration.",
+    "validate": "Predictions against measurements.",
+    "calibrate": "Coefficients from a corpus.",
     "models": "The model catalog.",
     "hardware": "The hardware catalog, and this machine.",
     "quants": "The quantisations.",

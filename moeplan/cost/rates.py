@@ -1,10 +1,15 @@
-"""Effective speeds of a tier: catalog rates times the coefficients of the calibration that apply."""
+"""Data-sheet rates of a tier, and the names of the coefficients that turn them into real ones.
+
+Names go from the general to the particular: a class of devices, an architecture, an engine, a
+quantisation, a kind of operation. What is particular multiplies what is general.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
-from moeplan.domain.calibration import Calibration, Coefficient
+from moeplan.cost.ops import OVERLAP, SUM, Names
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -14,53 +19,102 @@ ISA_ORDER = ("amx", "avx512", "avx2", "neon")
 
 
 class Rates(NamedTuple):
-    """Speeds one tier reaches. ``overlaps``: bytes and FLOPs of one operation run side by side."""
+    """One tier: rates as on paper, and the coefficients of weights, experts and cache on it."""
 
-    weights_bytes_per_s: float
-    cache_bytes_per_s: float
-    dense_flop_per_s: float
-    expert_flop_per_s: float
-    overlaps: bool
+    bytes_per_s: float
+    flop_per_s: float
+    score_flop_per_s: float
+    """Of attention, which computes in 16 bits whatever the weights are."""
+    watts: float | None
+    """Board power where known, of all GPUs together."""
+    drawing: Names
+    norm: float
+    weights: tuple[Names, Names]
+    """Names for (moving, computing)."""
+    experts: tuple[Names, Names]
+    cache: tuple[Names, Names]
+    fixed: Names
+    """Of the fixed time of one layer."""
     inputs: dict[str, object]
-    coefficients: tuple[Coefficient, ...]
-
-    def seconds(self, n_bytes: float, flop: float, *, experts: bool) -> float:
-        """Time of reading ``n_bytes`` of weights and computing ``flop``."""
-        moving = n_bytes / self.weights_bytes_per_s
-        computing = flop / (self.expert_flop_per_s if experts else self.dense_flop_per_s)
-        return max(moving, computing) if self.overlaps else moving + computing
-
-    def cache_seconds(self, n_bytes: float, flop: float) -> float:
-        """Time of attention: reading ``n_bytes`` of cache, computing ``flop`` of scores and values."""
-        moving, computing = n_bytes / self.cache_bytes_per_s, flop / self.dense_flop_per_s
-        return max(moving, computing) if self.overlaps else moving + computing
 
 
-def gpu_rates(gpu: GpuSpec, engine: EngineTraits, calibration: Calibration, n_shards: int = 1) -> Rates:
-    """Rates of one GPU, or of ``n_shards`` working on the same operation under tensor parallelism."""
-    family = engine.family
-    kind = device_class(gpu, family)
-    bandwidth = calibration.coefficients[f"{family}.{kind}.weights_efficiency"]
-    dense = calibration.coefficients[f"{family}.{kind}.dense_flop_efficiency"]
-    experts = calibration.coefficients[f"{family}.{kind}.expert_flop_efficiency"]
-    peak = peak_flop_per_s(gpu)
-    weights = gpu.bandwidth_bytes_per_s * bandwidth.value * n_shards
+def gpu_rates(
+    gpu: GpuSpec, engine: EngineTraits, era: str, quant: str, n_shards: int = 1, *, vector: bool = False
+) -> Rates:
+    """Rates of one GPU, or of ``n_shards`` working on the same operation under tensor parallelism.
+
+    ``vector``: matrix-vector kernels, which unpack and multiply on the FP32 units while they read.
+    """
+    family, kind = engine.family, device_class(gpu, engine.family)
+    place = f"{family}.{kind}"
+    architecture = f"{place}.{_generation(gpu)}"
+    run = f"{family}.engine.{engine.id}"
+    dated = f"{run}{era}"
+    stored, group = f"{family}.quant.{quant}", f"{family}.quants.{quant_group(quant)}"
+    moving: Names = (
+        f"{family}.bandwidth",
+        f"{place}.bandwidth",
+        f"{architecture}.bandwidth",
+        f"{run}.bandwidth",
+    )
+    unit, peak = _unit(gpu, engine, quant, vector=vector)
+    vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
+    computing: Names = (f"{family}.{unit}", f"{place}.{unit}", f"{architecture}.{unit}", f"{run}.{unit}")
+    if era:
+        moving, computing = (*moving, f"{dated}.bandwidth"), (*computing, f"{dated}.{unit}")
+    moving += (f"{family}.shards.bandwidth",) * _doublings(n_shards)
+    weights = ((*moving, f"{stored}.bandwidth"), (*computing, f"{group}.{unit}", f"{stored}.{unit}"))
+    experts = (f"{family}.experts.{unit}", f"{place}.experts.{unit}", f"{run}.experts.{unit}")
+    scores = "vector" if vector else "compute"
+    attention = (
+        f"{family}.attention.{scores}",
+        f"{place}.attention.{scores}",
+        f"{architecture}.attention.{scores}",
+    )
     return Rates(
-        weights_bytes_per_s=weights,
-        cache_bytes_per_s=weights,
-        dense_flop_per_s=peak * dense.value * n_shards,
-        expert_flop_per_s=peak * experts.value * n_shards,
-        overlaps=True,
+        bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
+        flop_per_s=peak * n_shards,
+        score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
+        watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
+        drawing=(
+            f"{family}.flop_per_joule",
+            f"{architecture}.flop_per_joule",
+            f"{family}.{unit}.flop_per_joule",
+        ),
+        norm=SUM if vector else OVERLAP,
+        weights=weights,
+        experts=((*weights[0], f"{family}.experts.bandwidth"), (*weights[1], *experts)),
+        cache=(
+            (*moving, f"{family}.cache.bandwidth", f"{place}.cache.bandwidth", f"{run}.cache.bandwidth"),
+            (*attention, f"{run}.attention.{scores}"),
+        ),
+        fixed=(f"{family}.layer_s", f"{place}.layer_time", f"{architecture}.layer_time", f"{run}.layer_time")
+        + ((f"{dated}.layer_time",) if era else ()),
         inputs={
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
-            "weights_efficiency": bandwidth.value,
-            "peak_flop_per_s": peak,
-            "dense_flop_efficiency": dense.value,
-            "expert_flop_efficiency": experts.value,
+            f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
-        coefficients=(bandwidth, dense, experts),
     )
+
+
+def _unit(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> tuple[str, float]:
+    """(which arithmetic units multiply the weights, their peak).
+
+    llama.cpp multiplies quantised blocks as 8-bit integers (ggml-cuda mmq); servers compute in the type
+    of the weights where the GPU has it.
+    """
+    peaks = gpu.peak_flop_per_s
+    if vector and "fp32" in peaks:
+        return "vector", peaks["fp32"]
+    plain = peak_flop_per_s(gpu)
+    if engine.gguf and quant_group(quant) != "plain" and "int8" in peaks and gpu.vendor != "intel":
+        return "int8", max(peaks["int8"], plain)
+    if engine.gguf:
+        return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
+    if quant == "fp8" or quant.startswith("nvfp4"):
+        return "compute", max(plain, peaks.get("fp8", 0.0))
+    return "compute", plain
 
 
 def device_class(gpu: GpuSpec, family: str) -> str:
@@ -78,33 +132,83 @@ def peak_flop_per_s(gpu: GpuSpec) -> float:
     return max(rates)
 
 
-def host_rates(hardware: HardwareSpec, threads: int | None, calibration: Calibration) -> Rates:
-    """Rates of the CPU on weights in RAM."""
+def host_rates(
+    hardware: HardwareSpec, threads: int | None, engine: EngineTraits, era: str, quant: str, *, decode: bool
+) -> Rates:
+    """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
     host = hardware.host
-    bandwidth = calibration.coefficients["local.ram.weights_efficiency"]
-    cache = calibration.coefficients["local.ram.cache_efficiency"]
-    per_core = calibration.coefficients[f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"]
-    experts = calibration.coefficients["local.cpu.expert_flop_efficiency"]
+    run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
+    group = f"local.quants.{quant_group(quant)}"
+    sockets = ("local.ram.sockets.bandwidth",) * _doublings(host.cpu.sockets)
+    moving = (
+        "local.ram.bandwidth",
+        f"local.ram.{host.ram_basis}.bandwidth",
+        f"{run}.ram_bandwidth",
+        *sockets,
+    )
     cores = min(threads, host.cpu.cores) if threads else host.cpu.cores
-    dense_flop_per_s = per_core.value * cores
+    per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
+    # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
+    step = "decode" if decode else "prefill"
+    phase = ("local.cpu.decode.compute", "host.decode.compute") if decode else ("host.prefill.compute",)
+    dated = (f"{run}{era}.cpu_compute",) if era else ()
+    computing = (
+        per_core,
+        f"{run}.cpu_compute",
+        f"{group}.cpu_compute",
+        f"{stored}.cpu_compute",
+        *phase,
+        *dated,
+    )
     return Rates(
-        weights_bytes_per_s=host.ram_bytes_per_s * bandwidth.value,
-        cache_bytes_per_s=host.ram_bytes_per_s * cache.value,
-        dense_flop_per_s=dense_flop_per_s,
-        expert_flop_per_s=dense_flop_per_s * experts.value,
-        overlaps=False,
-        inputs={
-            "ram_bytes_per_s": host.ram_bytes_per_s,
-            "weights_efficiency": bandwidth.value,
-            "cache_efficiency": cache.value,
-            "n_cores": cores,
-            "flop_per_s_per_core": per_core.value,
-            "expert_flop_efficiency": experts.value,
-        },
-        coefficients=(bandwidth, cache, per_core, experts),
+        bytes_per_s=host.ram_bytes_per_s,
+        flop_per_s=float(cores),
+        score_flop_per_s=float(cores),
+        watts=None,
+        drawing=(),
+        norm=SUM,
+        weights=(moving, computing),
+        experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
+        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, "local.cpu.attention.compute")),
+        fixed=("local.cpu.layer_s", f"{run}.cpu_layer_time"),
+        inputs={"ram_bytes_per_s": host.ram_bytes_per_s, "n_cores": cores},
     )
 
 
 def best_isa(cpu: CpuSpec) -> str:
     """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
     return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
+
+
+def quant_group(quant: str) -> str:
+    """Types that are unpacked alike: plain, block scales, super-blocks, look-up tables, other 4-bit."""
+    if quant in ("f16", "bf16", "f32"):
+        return "plain"
+    if quant.startswith("iq"):
+        return "table"
+    if quant.endswith("_k"):
+        return "super-block"
+    if quant[:1] == "q" and quant[1:2].isdigit():
+        return "block"
+    return "other"
+
+
+def engine_era(date: str) -> str:
+    """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later."""
+    year = date[:4]
+    return f".{year}" if year in ("2023", "2024") else ""
+
+
+def _doublings(n: int) -> int:
+    return round(math.log2(n)) if n > 1 else 0
+
+
+def _generation(gpu: GpuSpec) -> str:
+    """The architecture; Apple's by chip generation (m1 ... m5), which its catalog ids start with."""
+    if gpu.vendor == "apple":
+        return gpu.id.removeprefix("apple-")[:2]
+    return _slug(gpu.architecture)
+
+
+def _slug(text: str) -> str:
+    return text.casefold().replace(" ", "-") or "unknown"

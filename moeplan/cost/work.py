@@ -57,13 +57,52 @@ class LayerWork(NamedTuple):
     attention_flop: float
 
 
+class _Kinds(NamedTuple):
+    """The layers of one graph by equality: what is the same for every placement."""
+
+    layers: tuple[LayerWeights, ...]
+    kind_of: tuple[int, ...]
+    """For each layer the index of the first one that equals it."""
+    main_type: str
+
+
 def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, ...]:
     """Layers grouped by (block, weights, tiers), in order of first appearance."""
-    counts: dict[tuple[LayerWeights, str, str], int] = {}
-    for key in zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True):
+    counts: dict[tuple[int, str, str], int] = {}
+    kinds = _kinds(graph).kind_of
+    for key in zip(kinds, placement.dense_tiers, placement.expert_tiers, strict=True):
         counts[key] = counts.get(key, 0) + 1
-    blocks = graph.spec.blocks
-    return tuple(LayerGroup(blocks[w.block], w, dense, expert, n) for (w, dense, expert), n in counts.items())
+    blocks, layers = graph.spec.blocks, graph.layers
+    return tuple(
+        LayerGroup(blocks[layers[kind].block], layers[kind], dense, expert, n)
+        for (kind, dense, expert), n in counts.items()
+    )
+
+
+def main_type(graph: ModelGraph) -> str:
+    """The storage type that most bytes of the layers have; row-interleaved variants count as their type."""
+    return _kinds(graph).main_type
+
+
+_KEPT = 8
+_recent: list[_Kinds] = []
+
+
+def _kinds(graph: ModelGraph) -> _Kinds:
+    """Kept for the last few graphs: a search prices thousands of placements of one."""
+    for kinds in _recent:
+        if kinds.layers is graph.layers:
+            return kinds
+    first: dict[LayerWeights, int] = {}
+    kind_of = tuple(first.setdefault(weights, i) for i, weights in enumerate(graph.layers))
+    sums: dict[str, int] = {}
+    for weights in graph.layers:
+        for qtype, n_bytes in weights.bytes_by_qtype:
+            sums[qtype] = sums.get(qtype, 0) + n_bytes
+    name = max(sums, key=lambda qtype: sums[qtype], default="unknown")
+    _recent.insert(0, _Kinds(graph.layers, kind_of, name[:-3] if name.endswith("_r4") else name))
+    del _recent[_KEPT:]
+    return _recent[0]
 
 
 def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Workload) -> LayerWork:

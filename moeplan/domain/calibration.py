@@ -17,6 +17,9 @@ class Coefficient(Value):
     unit: str
     source: Source
     n_setups: int = 0
+    n_sources: int = 0
+    dates: str = ""
+    """Of the measurements it stands on, first..last; empty where none states one."""
 
 
 class Residuals(Value):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from moeplan.domain.calibration import Badge
 from moeplan.domain.graph import ParamCounts
 from moeplan.domain.hardware import HardwareSpec
@@ -84,6 +86,14 @@ class CurvePoint(Value):
     fits: bool
 
 
+class BufferCheck(NamedTuple):
+    """One buffer as predicted and as a real engine allocated it."""
+
+    name: str
+    predicted_bytes: int
+    allocated_bytes: int
+
+
 class MemoryReport(Value):
     """Memory of every tier that holds something."""
 
@@ -109,6 +119,10 @@ class PhaseTime(Value):
     """Worst source among the terms that carry at least a tenth of the time."""
     flop: float
     bytes_read: float
+    unseen: tuple[str, ...] = ()
+    """Coefficients of terms that matter which no measurement informed: an architecture, engine or type."""
+    assumed_s: float = 0.0
+    """Seconds that rest on an assumed RAM bandwidth."""
 
 
 class Confidence(Value):
@@ -151,3 +165,5 @@ class Estimate(Value):
     explain: tuple[Term, ...]
     context_curve: tuple[CurvePoint, ...] = ()
     """Memory against context; filled when the largest context or batch was asked for."""
+    engine_check: tuple[BufferCheck, ...] = ()
+    """Filled by the live check (`--verify-with-engine`)."""

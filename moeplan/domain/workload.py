@@ -29,6 +29,8 @@ class Workload(Value):
     threads: int | None = None
     depth_tokens: int = 0
     """Tokens already in the cache before the prompt."""
+    engine_date: str = ""
+    """When the engine was built, as YYYY or YYYY-MM; empty for a current build."""
     output_rows: int | None = None
     """Rows of a micro-batch whose logits are reserved; None: all of them. llama-server reserves one a
     sequence, other programs one a token."""

@@ -214,7 +214,7 @@ def _take(
         return
     if option.repeats and option.means in found:
         setting = f"{found[option.means].value},{setting}"
-    found[option.means] = Setting(value=setting, flag=flag, word=word or place)
+    found[option.means] = Setting(value=setting, flag=flag, word=place)
 
 
 def _at_most(value: str, limit: float) -> bool:

@@ -166,9 +166,10 @@ ENGINES = _build()
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "llama.cpp (vulkan)": "llama.cpp", "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
-    "text-generation-inference": "tgi", "lmstudio": "lm-studio", "trtllm": "tensorrt-llm", "trt-llm": "tensorrt-llm",
+    "text-generation-inference": "tgi", "lmstudio": "lm-studio", "trtllm": "tensorrt-llm",
+    "trt-llm": "tensorrt-llm",
     "hf": "transformers", "hf transformers": "transformers", "accelerate": "transformers",
-    "hf accelerate (naive)": "transformers", "exllama": "exllamav2", "mlx-lm": "mlx",
+    "hf accelerate (naive)": "transformers", "litgpt": "transformers", "exllama": "exllamav2", "mlx-lm": "mlx",
     "ktransformers kt-kernel + sglang": "ktransformers",
 }  # fmt: skip
 
@@ -177,6 +178,11 @@ def find_engine(name: str) -> EngineTraits:
     """The traits of engine ``name`` (case ignored, common spellings accepted). Raises UnknownName."""
     key = name.strip().casefold()
     engine = ENGINES.get(_ALIASES.get(key, key))
+    if engine is None and " " in key:
+        # "vLLM 0.21", "llama.cpp b8125": a version behind the name
+        word, version = key.rsplit(" ", 1)
+        if version.lstrip("bv")[:1].isdigit():
+            return find_engine(word)
     if engine is None:
         raise UnknownName("engine", name, nearest(name, ENGINES))
     return engine

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 _FLASH = {True: "LLAMA_FLASH_ATTN_TYPE_ENABLED", False: "LLAMA_FLASH_ATTN_TYPE_DISABLED"}
@@ -15,8 +16,7 @@ _FLASH = {True: "LLAMA_FLASH_ATTN_TYPE_ENABLED", False: "LLAMA_FLASH_ATTN_TYPE_D
 
 def parameters(settings: dict[str, Any]) -> Any:
     """``settings`` (the fields of LoadSettings) as xllamacpp's parameters."""
-    import xllamacpp
-
+    xllamacpp = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = settings["model"]
     params.n_ctx = settings["context_tokens"]
@@ -43,10 +43,8 @@ def parameters(settings: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Load, then wait to be ended: the parent reads the log and this process's memory meanwhile."""
-    import xllamacpp
-
     settings = json.loads(sys.stdin.readline())
-    server = xllamacpp.Server(parameters(settings))
+    server = import_module("xllamacpp").Server(parameters(settings))
     os.write(2, b"moeplan: loaded\n")
     sys.stdin.read()
     del server

@@ -72,15 +72,12 @@ def load(settings: LoadSettings, *, binary: str | None = None, timeout_s: float 
                 )
         except OSError as error:
             raise MeasurementError(f"cannot start {command[0]}: {error}") from error
-        assert process.stdin is not None
-        with process.stdin as stdin:
-            try:
-                stdin.write(text)
-                stdin.flush()
-                peak = _wait(process, path, timeout_s)
-            finally:
-                process.kill()
-                process.wait()
+        try:
+            _tell(process, text)
+            peak = _wait(process, path, timeout_s)
+        finally:
+            process.kill()
+            process.communicate()
         return parse_log(_read(path), peak)
 
 
@@ -138,6 +135,15 @@ def _command(settings: LoadSettings, binary: str | None) -> tuple[list[str], str
         *([] if s.repack else ["--no-repack"]), *([] if s.mmap else ["--no-mmap"]),
     ]  # fmt: skip
     return [binary, *map(str, options)], ""
+
+
+def _tell(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(text)
+        process.stdin.flush()
+    except OSError:
+        pass  # it has ended already; its log says why
 
 
 def _wait(process: subprocess.Popen[str], log: Path, timeout_s: float) -> int | None:

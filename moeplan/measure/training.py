@@ -6,8 +6,10 @@ included; the frozen base keeps none.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import Any
 
 from moeplan.domain.model import ModelSpec
 from moeplan.domain.profile import Sample
@@ -16,23 +18,8 @@ from moeplan.measure.decoder import Decoder
 from moeplan.measure.device import Device
 from moeplan.measure.micro import Job, torch_threads
 from moeplan.measure.reference import dense_shape, moe_shape, random_weights
+from moeplan.measure.training_memory import ATTENTION_ROLES, DENSE_ROLES, EXPERT_ROLES, Setting, step_memory
 from moeplan.measure.timing import repeat, sample_of, time_sample
-
-ATTENTION_ROLES = ("attn_q", "attn_k", "attn_v", "attn_out")
-EXPERT_ROLES = ("expert_gate", "expert_up", "expert_down")
-DENSE_ROLES = ("ffn_gate", "ffn_up", "ffn_down")
-
-
-class Setting(NamedTuple):
-    """What is trained on what. ``method`` is full or lora."""
-
-    method: str
-    batch: int
-    tokens: int
-    rank: int = 16
-    roles: tuple[str, ...] = ATTENTION_ROLES
-    train_router: bool = False
-
 
 class Trainer:
     """A model, the tensors that learn, and AdamW over them."""
@@ -97,9 +84,12 @@ def peak_bytes(device: Device, work: Any) -> int:
         device.sync()
         return int(torch.accelerator.max_memory_allocated() - before)
     # on a CPU the profiler sees every allocation and release
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profiler:
+    with (
+        _quiet_stderr(),
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profiler,
+    ):
         work()
     held = most = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -107,6 +97,20 @@ def peak_bytes(device: Device, work: Any) -> int:
         held += event.nbytes()
         most = max(most, held)
     return int(most)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """torch's profiler writes its state to file descriptor 2."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def measure(spec: ModelSpec, device: Device, setting: Setting, budget_s: float, threads: int) -> list[Sample]:
@@ -123,6 +127,7 @@ def measure(spec: ModelSpec, device: Device, setting: Setting, budget_s: float, 
     setup: dict[str, str | int | float] = {
         "device": device.name, "model": spec.id, "layers": spec.n_layers, "method": setting.method,
         "batch": setting.batch, "tokens": setting.tokens, "rank": setting.rank,
+        "predicted_bytes": step_memory(spec, setting).total,
         "targets": ",".join(setting.roles) if setting.method == "lora" else "all",
     }  # fmt: skip
     total = float(resident + 2 * learning + extra)  # AdamW keeps two moments of every learning weight

@@ -21,8 +21,8 @@ from moeplan.domain.model import (
     Lightning,
     Mamba1,
     Mamba2,
-    MlaAttention,
     Mixer,
+    MlaAttention,
     MoeFfn,
     ShortConv,
 )

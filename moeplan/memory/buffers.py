@@ -40,7 +40,10 @@ def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
     )
 
 
-def layer_of(block: Block, workload: Workload, engine: EngineTraits, homes: Homes = Homes()) -> Layer:
+_AT_HOME = Homes()
+
+
+def layer_of(block: Block, workload: Workload, engine: EngineTraits, homes: Homes = _AT_HOME) -> Layer:
     """``block`` with the cells its scores and its mask span."""
     cells, _ = cache_layout(block, workload, engine)
     return Layer(block=block, kind="window" if window_of(block) else "full", cells=cells, homes=homes)
@@ -60,11 +63,12 @@ def compute_bytes(
 ) -> int:
     """Compute buffer in bytes of a device that runs the layers ``blocks`` (and the head, if it does).
 
-    ``inputs_only``: the host beside GPUs that compute all of it, with its pinned inputs. ``homes`` tells for each layer whether its matrices are copied over for the pass; empty: they are there.
+    ``homes`` tells for each layer whether its matrices are copied over for the pass; empty: they are there.
+    ``inputs_only``: the host beside GPUs that compute all of it, with its pinned inputs.
     """
-    if engine.family == "server":
-        return _server_compute_bytes(graph, blocks, workload, with_head=with_head)
-    places = homes or (Homes(),) * len(blocks)
+    if not engine.gguf:
+        return _reasoned_bytes(graph, blocks, workload, with_head=with_head)
+    places = homes or (_AT_HOME,) * len(blocks)
     layers = tuple(layer_of(b, workload, engine, h) for b, h in zip(blocks, places, strict=True))
     return buffer_bytes(
         Pass(
@@ -87,7 +91,7 @@ def output_bytes(graph: ModelGraph, workload: Workload) -> int:
     return graph.spec.vocab_size * workload.n_sequences * F32
 
 
-# ── engines that serve ──────────────────────────────────────────────────────────────────────────
+# ── engines whose buffers are reasoned ───────────────────────────────────────────────────────────
 
 
 def ffn_row_elements(block: Block, hidden: int) -> int:
@@ -112,14 +116,18 @@ def attention_row_elements(block: Block, hidden: int) -> int:
     return 6 * hidden
 
 
-def _server_compute_bytes(
+def _reasoned_bytes(
     graph: ModelGraph, blocks: Sequence[Block], workload: Workload, *, with_head: bool
 ) -> int:
-    # bf16 activations of one scheduled batch, f32 logits of the sequences that sample (vLLM's profile run).
+    # 16-bit activations of one scheduled batch, f32 logits of the sequences that sample (vLLM's profile
+    # run); without a fused kernel the scores of one layer too.
     hidden = graph.spec.hidden_size
     rows = workload.batch_tokens
     widest = max(
         (max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0
     )
     logits = graph.spec.vocab_size * max(workload.n_sequences, 256) * F32 if with_head else 0
+    if not workload.flash_attention:
+        heads = max((getattr(b.mixer, "n_heads", 0) for b in blocks), default=0)
+        widest += heads * workload.context_tokens
     return max(rows * widest * 2, logits) + _SERVER_SLACK_BYTES

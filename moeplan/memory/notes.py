@@ -5,6 +5,7 @@ from __future__ import annotations
 from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import EngineTraits
+from moeplan.memory.repack import repackable_bytes
 from moeplan.units import fmt_bytes
 
 _BF16_BYTES = 2
@@ -32,6 +33,12 @@ def memory_notes(
     if vision := sum(part.params for part in graph.spec.parts if part.kind in ("vision", "projector")):
         notes.append(
             f"a vision tower, if loaded: {fmt_bytes(vision * _BF16_BYTES)} in 16 bit and its activations"
+        )
+    copies = placement.kind == "cpu" and engine.repacks_on_cpu and engine.mmap and workload.repack
+    if copies and (repacked := repackable_bytes(graph)):
+        notes.append(
+            f"without a GPU {fmt_bytes(repacked)} of RAM is a rearranged copy of 4-bit matrices, which "
+            "cannot be dropped; the mapped file behind it can (--no-repack or --no-mmap keep one copy)"
         )
     if engine.gguf and workload.output_rows is None:
         notes.append("llama-server reserves fewer logits than the other programs, whose buffer is given")

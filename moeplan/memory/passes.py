@@ -105,9 +105,7 @@ class _Player:
         position = [take(rows * F32) for _ in range(copies)]
         for layer in work.layers:
             if attends(layer.block) and layer.kind not in self.inputs:
-                self.inputs[layer.kind] = [
-                    slot for _ in range(copies) for slot in self._cache_inputs(layer)
-                ]
+                self.inputs[layer.kind] = [slot for _ in range(copies) for slot in self._cache_inputs(layer)]
         picked = take(work.batch.outputs * F32)
         hidden = [self.full.act(work.hidden) for _ in range(copies if not work.holds_embedding else 1)]
         self.arena.drop(tokens)

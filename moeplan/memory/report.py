@@ -18,8 +18,8 @@ from moeplan.memory.capacity import (
     ram_capacity_bytes,
 )
 from moeplan.memory.devices import device_compute_bytes
-from moeplan.memory.reserve import reservations, with_margin
 from moeplan.memory.repack import repacked_bytes
+from moeplan.memory.reserve import reservations, with_margin
 from moeplan.provenance import NULL_LEDGER, Ledger, Source
 
 _ENGINE_LOGS = Source(
@@ -93,7 +93,9 @@ def _device(
     overhead = output = 0
     if tier == "ram":
         capacity, name = ram_capacity_bytes(hardware), "RAM"
-        overhead = host_process_bytes(graph.spec.vocab_size) + repacked_bytes(graph, hardware, workload, placement, engine)
+        overhead = host_process_bytes(graph.spec.vocab_size) + repacked_bytes(
+            graph, hardware, workload, placement, engine
+        )
         output = output_bytes(graph, workload)
     elif tier == "disk":
         capacity, name = shard, "disk (mapped)"

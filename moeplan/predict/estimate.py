@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterator
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
-from moeplan.domain.result import Confidence, Estimate, MemoryReport
+from moeplan.domain.result import Confidence, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import ENGINES
 from moeplan.memory.capacity import HOST_PROCESS_BYTES, gpu_capacity_bytes
 from moeplan.memory.notes import memory_notes
 from moeplan.memory.report import memory_report, weights_by_tier
-from moeplan.predict.explain import explain_load, explain_model, explain_speed
-from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, ideal, time_range
+from moeplan.predict.explain import (
+    Spread,
+    explain_load,
+    explain_machine,
+    explain_model,
+    explain_request,
+    explain_room,
+    explain_speed,
+)
+from moeplan.predict.interval import closest, ideal, stretch_of, time_range
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
@@ -86,32 +94,20 @@ def estimate(
     """
     graph, hardware, workload, engine, calibration = problem
     explain_model(graph, ledger)
+    explain_machine(problem, ledger)
+    explain_request(problem, placement, ledger)
     memory = memory_report(graph, hardware, workload, placement, engine, ledger)
+    explain_room(problem, memory, ledger)
     decode = decode_time(graph, hardware, workload, placement, engine, calibration, ledger)
     prefill = prefill_time(graph, hardware, workload, placement, engine, calibration, ledger)
     decode_regime = residual_regime("decode", problem, placement)
-    _, decode_residuals, stand_in = closest(calibration, decode_regime)
-    _, prefill_residuals, prefill_stand_in = closest(
-        calibration, residual_regime("prefill", problem, placement)
-    )
-    floor = problem._replace(calibration=ideal(calibration))
-    decode_step_s = time_range(
-        decode.seconds,
-        decode_residuals,
-        level,
-        stretch=EXTRAPOLATION_STRETCH if stand_in else 1.0,
-        floor_s=_phase_seconds("decode", floor, placement),
-    )
-    prefill_s = time_range(
-        prefill.seconds,
-        prefill_residuals,
-        level,
-        stretch=EXTRAPOLATION_STRETCH if prefill_stand_in else 1.0,
-        floor_s=_phase_seconds("prefill", floor, placement),
-    )
+    decode_step_s, decode_spread = _span(decode, decode_regime, problem, placement, level)
+    prefill_regime = residual_regime("prefill", problem, placement)
+    prefill_s, prefill_spread = _span(prefill, prefill_regime, problem, placement, level)
+    stand_in = decode_spread.stand_in
     load_s = graph.weights_bytes / hardware.host.storage.read_bytes_per_s
-    explain_speed(problem, decode, decode_step_s, decode_residuals, level, ledger)
-    explain_speed(problem, prefill, prefill_s, prefill_residuals, level, ledger, prefill=True)
+    explain_speed(problem, "decode", decode, decode_step_s, decode_spread, ledger)
+    explain_speed(problem, "prefill", prefill, prefill_s, prefill_spread, ledger)
     explain_load(graph, hardware, load_s, ledger)
     return Estimate(
         model=graph.spec,
@@ -136,7 +132,7 @@ def estimate(
         confidence=Confidence(
             badge="assumed" if stand_in else decode.badge,
             regime=decode_regime,
-            n_reference_setups=0 if stand_in else decode_residuals.n_setups,
+            n_reference_setups=0 if stand_in else decode_spread.residuals.n_setups,
             extrapolated=stand_in,
             engine_status=engine.status,
         ),
@@ -146,10 +142,32 @@ def estimate(
     )
 
 
+def _span(
+    time: PhaseTime, regime: str, problem: Problem, placement: Placement, level: float
+) -> tuple[Range, Spread]:
+    """The range around the time of a phase, and what it was made from."""
+    key, residuals, stand_in = closest(problem.calibration, regime)
+    floor = problem._replace(calibration=ideal(problem.calibration))
+    spread = Spread(
+        regime=key,
+        residuals=residuals,
+        stand_in=stand_in,
+        level=level,
+        stretch=stretch_of(time, stand_in=stand_in),
+        floor_s=_phase_seconds(regime.partition("/")[0], floor, placement),
+    )
+    span = time_range(time.seconds, residuals, level, stretch=spread.stretch, floor_s=spread.floor_s)
+    return span, spread
+
+
 def residual_regime(phase: str, problem: Problem, placement: Placement) -> str:
     """``phase/placement/arch_class``; servers are one placement, whatever their parallelism."""
     arch = "moe" if problem.graph.spec.is_moe else "dense"
-    kind = "server" if problem.engine.family == "server" else placement.kind
+    kind: str = placement.kind
+    if problem.engine.family == "server":
+        kind = "server"
+    elif problem.engine.id == "transformers":
+        kind = "eager"  # launches from Python bound it, wherever the weights are
     return f"{phase}/{kind}/{arch}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from moeplan.cost.law import step_time
+from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph

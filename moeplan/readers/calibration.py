@@ -1,4 +1,8 @@
-"""Calibration files: coefficients of the cost law and residuals, each with its source."""
+"""Calibration files: coefficients of the cost law and residuals, each with its source.
+
+The shipped file has hundreds of coefficients; parsing its YAML would cost more than a prediction, so its
+outcome is kept beside it as JSON with a checksum of the text: an edited YAML is always the one that counts.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,10 @@ import msgspec
 
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import SpecError
-from moeplan.provenance import Source
-from moeplan.readers.paths import shipped_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.provenance import KINDS, Source
+from moeplan.readers.paths import read_text, shipped_configs
 
-SHIPPED = "simple-law"
+SHIPPED = "published-speeds"
 
 
 class SourceWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -26,12 +29,14 @@ class SourceWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CoefficientWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coefficient as written in YAML."""
+    """A coefficient as written in YAML; ``source`` may be a key of the file's ``sources``."""
 
     value: float
     unit: str
-    source: SourceWire
+    source: SourceWire | str
     n_setups: int = 0
+    n_sources: int = 0
+    dates: str = ""
 
 
 class ResidualsWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -48,25 +53,82 @@ class CalibrationWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     id: str
     date: str
     notes: str = ""
+    sources: dict[str, SourceWire] = {}
     coefficients: dict[str, CoefficientWire]
     residual_levels: list[float]
     residual_source: SourceWire
     residuals: dict[str, ResidualsWire]
 
 
+class _Cache(msgspec.Struct):
+    checksum: int
+    calibration: CalibrationWire
+
+
 def read_calibration(path: Path | None = None) -> Calibration:
     """The calibration at ``path``, or the one that ships. Raises SpecError with the place of a mistake."""
-    document = load_document(path or shipped_configs() / "calibration" / f"{SHIPPED}.yaml")
-    wire: CalibrationWire = convert(document, CalibrationWire)
+    path = path or shipped_configs() / "calibration" / f"{SHIPPED}.yaml"
+    return _calibration(_wire(path), path)
+
+
+def write_calibration(path: Path, calibration: Calibration, notes: str = "") -> None:
+    """Write ``calibration`` as YAML, and beside it the JSON copy that starts fast."""
+    from moeplan.readers.yaml_doc import convert, load_document
+
+    path.write_text(dump_calibration(calibration, notes), encoding="utf-8")
+    wire: CalibrationWire = convert(load_document(path), CalibrationWire)
+    cache = _Cache(checksum=_checksum(read_text(path)), calibration=wire)
+    encoded = msgspec.json.encode(cache, order="sorted")
+    path.with_suffix(".json").write_bytes(encoded.replace(b"},", b"},\n") + b"\n")
+
+
+def _wire(path: Path) -> CalibrationWire:
+    text = read_text(path)
+    try:
+        cache = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_Cache)
+        if cache.checksum == _checksum(text):
+            return cache.calibration
+    except (OSError, msgspec.DecodeError):
+        pass
+    from moeplan.readers.yaml_doc import convert, load_document
+
+    wire: CalibrationWire = convert(load_document(path), CalibrationWire)
+    return wire
+
+
+def _checksum(text: str) -> int:
+    from zlib import crc32
+
+    return crc32(text.encode())
+
+
+def _calibration(wire: CalibrationWire, path: Path) -> Calibration:
     levels = tuple(wire.residual_levels)
     if list(levels) != sorted(levels) or not all(0 < level < 1 for level in levels):
         raise SpecError("residual_levels must rise within 0..1", path=str(path))
-    source = _source(wire.residual_source)
+    for name, coefficient in wire.coefficients.items():
+        if not coefficient.value > 0:
+            raise SpecError(f"{name}: must be above zero, got {coefficient.value}", path=str(path))
+    for regime, residuals in wire.residuals.items():
+        if len(residuals.log_ratios) != len(levels):
+            raise SpecError(
+                f"{regime}: {len(residuals.log_ratios)} log_ratios for {len(levels)} residual_levels",
+                path=str(path),
+            )
+    named = {key: _source(source, path) for key, source in wire.sources.items()}
+    source = _source(wire.residual_source, path)
     return Calibration(
         id=wire.id,
         date=wire.date,
         coefficients={
-            name: Coefficient(value=c.value, unit=c.unit, source=_source(c.source), n_setups=c.n_setups)
+            name: Coefficient(
+                value=c.value,
+                unit=c.unit,
+                source=_named(c.source, named, path),
+                n_setups=c.n_setups,
+                n_sources=c.n_sources,
+                dates=c.dates,
+            )
             for name, c in wire.coefficients.items()
         },
         residuals={
@@ -83,25 +145,35 @@ def read_calibration(path: Path | None = None) -> Calibration:
     )
 
 
-def _source(wire: SourceWire) -> Source:
+def _named(wire: SourceWire | str, named: dict[str, Source], path: Path) -> Source:
+    if isinstance(wire, SourceWire):
+        return _source(wire, path)
+    if wire not in named:
+        raise SpecError(f"source {wire!r} is not among the file's sources", path=str(path))
+    return named[wire]
+
+
+def _source(wire: SourceWire, path: Path) -> Source:
     kind: Any = wire.kind
+    if kind not in KINDS:
+        raise SpecError(f"source kind {kind!r}", path=str(path), hint=f"one of {', '.join(KINDS)}")
     return Source(kind, wire.ref, wire.retrieved, wire.note)
 
 
 def dump_calibration(calibration: Calibration, notes: str = "") -> str:
     """The YAML of ``calibration``; reads back equal."""
     levels = next(iter(calibration.residuals.values())).levels
-    lines = [
-        f"id: {calibration.id}",
-        f"date: {calibration.date}",
-        f"notes: {_quoted(notes)}",
-        "coefficients:",
-    ]
+    keys: dict[Source, str] = {}
+    for _, coefficient in sorted(calibration.coefficients.items()):
+        keys.setdefault(coefficient.source, f"s{len(keys) + 1}")
+    lines = [f"id: {calibration.id}", f"date: {calibration.date}", f"notes: {_quoted(notes)}", "sources:"]
+    lines += [f"  {key}: {_flow(source)}" for source, key in keys.items()]
+    lines.append("coefficients:")
     for name, c in sorted(calibration.coefficients.items()):
-        n_setups = f", n_setups: {c.n_setups}" if c.n_setups else ""
-        lines.append(f"  {name}:")
+        dates = f", dates: {_quoted(c.dates)}" if c.dates else ""
+        counts = f", n_setups: {c.n_setups}, n_sources: {c.n_sources}{dates}" if c.n_setups else ""
         lines.append(
-            f"    {{value: {c.value!r}, unit: {_quoted(c.unit)}{n_setups}, source: {_flow(c.source)}}}"
+            f"  {name}: {{value: {c.value!r}, unit: {_quoted(c.unit)}{counts}, source: {keys[c.source]}}}"
         )
     lines.append(f"residual_levels: [{', '.join(map(str, levels))}]")
     lines.append(f"residual_source: {_flow(calibration.sources[0])}")

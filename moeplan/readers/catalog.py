@@ -188,20 +188,29 @@ def _files(directory: Path) -> list[Path]:
     return [directory / name for name in names[:MAX_LIVE_FILES]]
 
 
-def _main() -> int:
-    """``python -m moeplan.readers.catalog --write|--check``: regenerate or verify the shipped index."""
+def generated(root: Path) -> dict[Path, str]:
+    """The generated files of a catalog and what they should hold: names, and the YAML parsed."""
     import json
+
+    from moeplan.readers import parsed
+
+    index = json.dumps(build_index(root), indent=1, ensure_ascii=False) + "\n"
+    return {root / "index.json": index, root / parsed.FILE_NAME: parsed.build(root)}
+
+
+def _main() -> int:
+    """``python -m moeplan.readers.catalog --write|--check``: regenerate or verify the generated files."""
     import sys
 
-    path = shipped_configs() / "index.json"
-    text = json.dumps(build_index(shipped_configs()), indent=1, ensure_ascii=False) + "\n"
+    files = generated(shipped_configs()) if sys.argv[1:] in (["--write"], ["--check"]) else {}
     if sys.argv[1:] == ["--write"]:
-        path.write_text(text, encoding="utf-8")
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
         return 0
     if sys.argv[1:] == ["--check"]:
-        fresh = path.is_file() and path.read_text(encoding="utf-8") == text
-        sys.stderr.write("" if fresh else f"{path} is out of date: run with --write\n")
-        return 0 if fresh else 1
+        old = [p for p, text in files.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+        sys.stderr.writelines(f"{path} is out of date: run with --write\n" for path in old)
+        return 1 if old else 0
     sys.stderr.write("usage: python -m moeplan.readers.catalog --write|--check\n")
     return 2
 

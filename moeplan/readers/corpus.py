@@ -41,6 +41,14 @@ class SpeedRow(Value):
     tokens_per_s: float
     grade: str
     tp: int | None = None
+    cpu_raw: str = ""
+    """The processor as the source names it, where it has no catalog id."""
+    ram_basis: str = ""
+    metric: str = "tokens_per_s"
+    """What was measured: ``tokens_per_s``, or a serving metric in its own unit (``value``)."""
+    value: float = 0.0
+    date: str = ""
+    ep: int = 1
 
 
 _SPEED_COLUMNS = ("id", "setup", "model", "quant", "engine", "placement", "phase", "tokens_per_s", "grade")
@@ -67,24 +75,39 @@ _PRECISIONS = {
 
 def read_speed(path: Path) -> tuple[SpeedRow, ...]:
     """The rows of a speed corpus. Raises SpecError with the line of the first value that cannot be read."""
-    return tuple(_speed_row(_Cells(row, path, line)) for row, line in _lines(path, _SPEED_COLUMNS))
+    return tuple(_speed_row(Cells(row, path, line)) for row, line in lines(path, _SPEED_COLUMNS))
 
 
 def read_serving(path: Path) -> tuple[SpeedRow, ...]:
-    """The single-request rows of a serving corpus as speeds: time per output token, time to first token.
+    """The rows of a serving corpus that are speeds of steps: time per output token, speed of one request.
 
-    Only rows that state one inter-token or first-token time are speeds of a step; throughput under load is
-    another quantity and is left out.
+    ``decode`` rows are one step; ``request`` rows are a prompt and its answer together. Throughput under
+    load and time to first token (queueing included) are other quantities and are left out.
     """
     rows = []
-    for raw, line in _lines(path, _SERVING_COLUMNS):
-        row = _serving_row(_Cells(raw, path, line))
+    for raw, line in lines(path, _SERVING_COLUMNS):
+        row = _serving_row(Cells(raw, path, line))
         if row is not None:
             rows.append(row)
     return tuple(rows)
 
 
-def _lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, str], int]]:
+def is_serving(path: Path) -> bool:
+    """Whether the columns of ``path`` are those of a serving corpus."""
+    return {"metric", "concurrency"} <= set(columns(path))
+
+
+def columns(path: Path) -> tuple[str, ...]:
+    """The names in the first line. Raises SpecError."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return tuple(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"cannot read the corpus: {error}", path=str(path)) from error
+
+
+def lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, str], int]]:
+    """(cells by column, line number) of every row. Raises SpecError without the columns ``required``."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -99,16 +122,18 @@ def _lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, st
         raise SpecError(f"cannot read the corpus: {error}", path=str(path)) from error
 
 
-class _Cells:
+class Cells:
     """One row; numbers are read with their line in the error."""
 
     def __init__(self, row: dict[str, str], path: Path, line: int) -> None:
         self.row, self.path, self.line = row, path, line
 
     def text(self, name: str) -> str:
+        """The cell, empty where it or its column is."""
         return self.row.get(name) or ""
 
     def number(self, name: str) -> float | None:
+        """The cell as a number. Raises SpecError with its line."""
         text = self.text(name)
         if not text:
             return None
@@ -120,16 +145,17 @@ class _Cells:
             ) from None
 
     def count(self, name: str) -> int | None:
+        """The cell as a whole number."""
         value = self.number(name)
         return None if value is None else int(value)
 
 
-def _speed_row(cells: _Cells) -> SpeedRow:
+def _speed_row(cells: Cells) -> SpeedRow:
     flash = cells.text("flash_attn")
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
-        source_family=cells.text("source").split(":")[0],
+        source_family=source_family(cells.text("source")),
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
         quant=cells.text("quant"),
@@ -155,18 +181,27 @@ def _speed_row(cells: _Cells) -> SpeedRow:
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
         grade=cells.text("grade"),
         tp=cells.count("tp"),
+        cpu_raw=cells.text("cpu_raw"),
+        ram_basis=cells.text("ram_gbps_basis"),
+        value=cells.number("tokens_per_s") or 0.0,
+        date=cells.text("date"),
     )
 
 
-def _serving_row(cells: _Cells) -> SpeedRow | None:
+def source_family(source: str) -> str:
+    """What publications of one project or site share: its name, or the host of its address."""
+    if source.startswith(("http://", "https://")):
+        return source.split("/")[2]
+    return source.split(":")[0].split(" submission")[0]
+
+
+def _serving_row(cells: Cells) -> SpeedRow | None:
     metric, value = cells.text("metric"), cells.number("value")
     batch = cells.count("concurrency") or 1
     prompt, output = cells.count("input_len") or 0, cells.count("output_len") or 1
-    if not value or metric not in ("tpot_ms", "bs1_output_tok_s"):
+    if not value or metric not in _STEP_METRICS:
         return None
-    if metric == "bs1_output_tok_s" and prompt > 1:
-        return None  # prefill is inside that figure
-    speed = batch * 1000.0 / value if metric == "tpot_ms" else value
+    whole = metric == "bs1_output_tok_s" and prompt > 1  # the prompt's time is inside that figure
     tp = cells.count("tp") or 1
     return SpeedRow(
         id=cells.text("id"),
@@ -187,14 +222,21 @@ def _serving_row(cells: _Cells) -> SpeedRow | None:
         cpu_moe=None,
         batch=batch,
         prompt_tokens=prompt,
-        depth_tokens=prompt,
+        depth_tokens=0 if whole else prompt,
         gen_tokens=output,
         ubatch=None,
         flash_attn=None,
         kv_type="",
         threads=None,
-        phase="decode",
-        tokens_per_s=speed,
+        phase="request" if whole else "decode",
+        tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" else value,
         grade=cells.text("grade"),
         tp=tp,
+        metric=metric,
+        value=value,
+        date=cells.text("date"),
+        ep=cells.count("ep") or 1,
     )
+
+
+_STEP_METRICS = frozenset({"tpot_ms", "bs1_output_tok_s"})

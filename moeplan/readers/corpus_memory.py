@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moeplan.domain.value import Value
-from moeplan.readers.corpus import _Cells, _lines
+from moeplan.readers.corpus import Cells, lines
 
 _COLUMNS = (
     "id", "setup", "model", "quant", "engine", "device_kind", "gpu", "n_gpus", "n_ctx",
@@ -48,10 +48,10 @@ class MemoryRow(Value):
 
 def read_memory(path: Path) -> tuple[MemoryRow, ...]:
     """The rows of a memory corpus. Raises SpecError with the line of the first value it cannot read."""
-    return tuple(_row(_Cells(row, path, line)) for row, line in _lines(path, _COLUMNS))
+    return tuple(_row(Cells(row, path, line)) for row, line in lines(path, _COLUMNS))
 
 
-def _row(cells: _Cells) -> MemoryRow:
+def _row(cells: Cells) -> MemoryRow:
     flash = cells.text("flash_attn")
     return MemoryRow(
         id=cells.text("id"),

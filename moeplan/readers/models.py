@@ -54,6 +54,8 @@ def read_model_path(path: Path, quants: QuantTable) -> ModelSource:
     magic = _magic(path)
     if magic == b"GGUF" or lower.endswith(".gguf"):
         return _from_gguf(path, quants)
+    if lower == "adapter_model.safetensors":
+        raise _adapter(path)
     if lower.endswith((".safetensors", ".safetensors.index.json")):
         return _from_safetensors(path, quants)
     if lower.endswith((".yaml", ".yml")):
@@ -111,7 +113,13 @@ def _from_directory(path: Path, quants: QuantTable) -> ModelSource:
         return _from_gguf(path / firsts[0], quants)
     if len(firsts) > 1:
         raise SpecError(f"holds {len(firsts)} GGUF files; name one, e.g. {firsts[0]}", path=str(path))
+    if "adapter_config.json" in names:
+        raise _adapter(path)
     raise SpecError("this directory has no config.json", path=str(path), help=_HELP)
+
+
+def _adapter(path: Path) -> SpecError:
+    return SpecError("is a LoRA adapter, not a model", path=str(path), help="name its base model")
 
 
 def _from_gguf(path: Path, quants: QuantTable) -> ModelSource:

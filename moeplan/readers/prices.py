@@ -9,9 +9,18 @@ import msgspec
 from msgspec import Meta
 
 from moeplan.domain.prices import Offer
-from moeplan.provenance import Source
+from moeplan.provenance import Source, SourceKind
 from moeplan.readers.paths import shipped_configs
 from moeplan.readers.yaml_doc import convert, load_document
+
+
+class SourceWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Provenance as written in YAML."""
+
+    kind: SourceKind
+    ref: str
+    retrieved: str
+    note: str = ""
 
 
 class OfferWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -21,9 +30,7 @@ class OfferWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     provider: str
     usd_per_gpu_hour: Annotated[float, Meta(gt=0)]
     pricing: Literal["on-demand", "spot", "listed", "serverless", "market", "old"]
-    date: str
-    ref: str
-    note: str = ""
+    source: SourceWire
 
 
 class PricesFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -41,7 +48,7 @@ def read_prices(path: Path | None = None) -> tuple[Offer, ...]:
             provider=offer.provider,
             usd_per_gpu_hour=offer.usd_per_gpu_hour,
             pricing=offer.pricing,
-            source=Source("datasheet", offer.ref, offer.date, offer.note),
+            source=Source(offer.source.kind, offer.source.ref, offer.source.retrieved, offer.source.note),
         )
         for offer in wire.offers
     )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from moeplan.errors import SpecError
+from moeplan.readers.parsed import shipped_data
 from moeplan.readers.paths import MAX_TEXT_BYTES, read_text
 
 MAX_DEPTH = 40
@@ -33,11 +34,12 @@ class Document:
 
     __slots__ = ("_places", "data", "path", "text")
 
-    def __init__(self, text: str, path: Path) -> None:
+    def __init__(self, text: str, path: Path, data: Any = None) -> None:
+        """``data`` is what ``text`` says, where that is known already."""
         self.text = text
         self.path = path
         self._places: dict[KeyPath, _Place] | None = None
-        self.data: Any = _Builder(self, None).build()
+        self.data: Any = _Builder(self, None).build() if data is None else data
 
     def location(self, path: KeyPath, *, value: bool = False) -> tuple[int, int]:
         """(line, column), 1-based, of the key at ``path`` (of its value with ``value``).
@@ -90,7 +92,8 @@ class Document:
 
 def load_document(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Document:
     """Read and parse one YAML file; SpecError for anything but a small, sound YAML text."""
-    return Document(read_text(path, max_bytes=max_bytes), path)
+    text = read_text(path, max_bytes=max_bytes)
+    return Document(text, path, shipped_data(path, text))
 
 
 def parse_document(text: str, path: Path | str) -> Document:

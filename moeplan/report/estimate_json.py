@@ -113,6 +113,14 @@ class CurvePointJson(msgspec.Struct, kw_only=True):
     fits: bool
 
 
+class BufferCheckJson(msgspec.Struct, kw_only=True):
+    """One buffer as predicted and as a real llama.cpp allocated it."""
+
+    name: str
+    predicted_bytes: Count
+    allocated_bytes: Count
+
+
 class MemoryJson(msgspec.Struct, kw_only=True):
     """Every tier that holds something."""
 
@@ -120,6 +128,8 @@ class MemoryJson(msgspec.Struct, kw_only=True):
     reservations: list[ReservationJson]
     context_curve: list[CurvePointJson]
     """Filled with ``--context max`` or ``--batch max``."""
+    engine_check: list[BufferCheckJson]
+    """Filled with ``--verify-with-engine``."""
 
 
 class FlopsJson(msgspec.Struct, kw_only=True):
@@ -322,6 +332,7 @@ def _memory(e: Estimate) -> MemoryJson:
             )
             for p in e.context_curve
         ],
+        engine_check=[BufferCheckJson(**check._asdict()) for check in e.engine_check],
     )
 
 

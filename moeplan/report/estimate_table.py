@@ -154,6 +154,15 @@ def _capacity(e: Estimate, width: int) -> list[Line]:
             mark = ("" if point.fits else "does not fit", style)
             rows.append([(f"{point.context_tokens:,}", style), *cells, mark])
         lines += grid(rows, "r" * (len(names) + 1) + "l", first=LABEL_WIDTH - 2)
+    if e.engine_check:
+        checked: list[list[Span]] = [
+            [("buffer", "head"), ("predicted", "head"), ("allocated", "head"), ("difference", "head")]
+        ]
+        for name, predicted, allocated in e.engine_check:
+            style = "bad" if allocated > predicted * 1.01 and name != "resident" else ""
+            gap = f"{(predicted - allocated) / MIB:+,.2f} MiB"
+            checked.append([(name, ""), (fmt_bytes(predicted), ""), (fmt_bytes(allocated), ""), (gap, style)])
+        lines += grid(checked, "lrrr", first=LABEL_WIDTH - 2)
     return lines
 
 

@@ -34,7 +34,8 @@ def fmt_value(value: float, unit: str) -> str:
         return "0 s" if value == 0 else fmt_seconds(value)
     if unit in _SI_UNITS:
         return fmt_si(value, unit)
-    return f"{fmt_number(value, 4)} {unit}".rstrip()
+    number = f"{value:,}" if isinstance(value, int) else fmt_number(value, 4)
+    return f"{number} {unit}".rstrip()
 
 
 def fmt_inputs(inputs: Mapping[str, object]) -> str:

@@ -22,6 +22,7 @@ SCHEMAS = {
     "estimate": ("moeplan.report.estimate_json:EstimateJson", "The JSON of `moeplan estimate`."),
     "plan": ("moeplan.report.plan_json:PlanJson", "The JSON of `moeplan plan`."),
     "compare": ("moeplan.report.compare_json:CompareJson", "The JSON of `moeplan compare`."),
+    "validate": ("moeplan.report.validate_json:ValidateJson", "The JSON of `moeplan validate`."),
     "textbook": ("moeplan.report.textbook_json:TextbookJson", "The JSON of `moeplan textbook`."),
 }
 """Name of a schema -> (module:struct, what it describes)."""

@@ -107,7 +107,7 @@ def placement_words(placement: Placement) -> str:
         case "experts":
             return f"routed experts of {away} of {n_layers} layers in RAM, the rest on {gpus}"
         case "stream":
-            return f"weights stream from RAM to {gpus} at every step"
+            return "weights in RAM, copied to the GPU at every step"
         case _:
             return f"{on_gpu} of {n_layers} layers on {gpus}, the routed experts of {away} of these in RAM"
 

@@ -188,6 +188,14 @@ def _ktransformers(problem: Problem, placement: Placement, tables: Tables) -> tu
 def _transformers(problem: Problem, placement: Placement) -> tuple[Command, ...]:
     import json
 
+    if placement.kind == "stream":
+        code = (
+            "from accelerate import cpu_offload\n"
+            "from transformers import AutoModelForCausalLM\n\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{_hub_name(problem)}", dtype="auto")\n'
+            "cpu_offload(model, execution_device=0)\n"
+        )
+        return (Command(engine="transformers", purpose="file", text=code, file="load.py"),)
     text = json.dumps(device_map(problem.graph, placement), indent=1) + "\n"
     note = "AutoModelForCausalLM.from_pretrained(..., device_map=json.load(open('device_map.json')))"
     return (Command(engine="transformers", purpose="file", text=text, file="device_map.json", note=note),)

@@ -228,34 +228,39 @@ class Table:
         self, weights: LayerWeights, dense: str, experts: str
     ) -> tuple[dict[str, float], float, float]:
         """What one more layer of this kind adds: bytes by device, seconds of decode and of prefill."""
-        gpu = dense if dense != RAM else "gpu0"
-        two, three = (self._probe(weights, dense, experts, n, gpu) for n in (2, 3))
-        before, after = (exact_memory(*probe) for probe in (two, three))
+        before, after = (exact_memory(*self._probe((), (weights,) * n, dense, experts)) for n in (2, 3))
         held = {d.device: _layer_parts(d) for d in before.devices}
         grown = {d.device: _layer_parts(d) - held.get(d.device, 0) for d in after.devices}
-        (decode_2, prefill_2), (decode_3, prefill_3) = exact_seconds(*two), exact_seconds(*three)
+        # Rates may depend on the type that most of the model has: its layers stay beside the one more.
+        layers = self.problem.graph.layers
+        (decode_1, prefill_1), (decode_2, prefill_2) = (
+            exact_seconds(*self._probe(layers, (weights,) * n, dense, experts)) for n in (1, 2)
+        )
         added = {device: float(n) for device, n in grown.items() if n}
-        return added, decode_3 - decode_2, prefill_3 - prefill_2
+        return added, decode_2 - decode_1, prefill_2 - prefill_1
 
     def _probe(
-        self, weights: LayerWeights, dense: str, experts: str, n: int, gpu: str
+        self,
+        layers: tuple[LayerWeights, ...],
+        more: tuple[LayerWeights, ...],
+        dense: str,
+        experts: str,
     ) -> tuple[Problem, Placement]:
+        """``layers`` and ``more``, all of them in one pair of places."""
         from msgspec.structs import replace
 
-        graph = self.problem.graph
-        spec = replace(graph.spec, layout=(weights.block,) * n)
-        small = replace(graph, layers=(weights,) * n, spec=spec, tensors=())
-        experts = experts if weights.expert_bytes else dense
+        graph, every = self.problem.graph, (*layers, *more)
+        spec = replace(graph.spec, layout=tuple(weights.block for weights in every))
+        moe = any(weights.expert_bytes for weights in every)
         placement = Placement(
-            kind="layers" if dense == RAM else "gpu" if dense == experts else "experts",
-            dense_tiers=(dense,) * n,
-            expert_tiers=(experts,) * n,
+            kind="layers" if dense == RAM else "experts" if moe and dense != experts else "gpu",
+            dense_tiers=(dense,) * len(every),
+            expert_tiers=tuple(experts if weights.expert_bytes else dense for weights in every),
             embedding_tier=RAM,
-            head_tier=gpu,
-            gpu_layers=1 if dense == RAM else n + 1,
-            cpu_moe=n if dense != experts else 0,
+            head_tier=dense if dense != RAM else "gpu0",
+            gpu_layers=1 if dense == RAM else len(every) + 1,
         )
-        return self.problem._replace(graph=small), placement
+        return self.problem._replace(graph=replace(graph, layers=every, spec=spec, tensors=())), placement
 
     def _capacities(self) -> tuple[float, ...]:
         from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes

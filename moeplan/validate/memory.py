@@ -109,9 +109,8 @@ def buffers_of(
 def check_size(row: MemoryRow, weights_bytes: int) -> None:
     """Raise Unpredictable where the file's size shows that its name does not say what is in it."""
     if row.file_gib and abs(weights_bytes / GIB / row.file_gib - 1) > _SIZE_TOLERANCE_FRAC:
-        raise Unpredictable(
-            f"a file of {row.file_gib:g} GiB is not {row.quant}, which would take {weights_bytes / GIB:.0f} GiB"
-        )
+        size = f"{weights_bytes / GIB:.0f} GiB"
+        raise Unpredictable(f"a file of {row.file_gib:g} GiB is not {row.quant}, which would take {size}")
 
 
 def split_unknown(load: Sequence[MemoryRow], devices: Sequence[DeviceMemory]) -> bool:

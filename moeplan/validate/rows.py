@@ -10,24 +10,33 @@ from moeplan.readers.corpus import SpeedRow
 _PROMPT_TOKENS, _GEN_TOKENS = 512, 128
 
 
+_BASES = ("theoretical", "measured", "stated")
+
+
 class Unpredictable(MoeplanError):
     """A row whose setup is not stated well enough, or not modelled; it is listed as skipped."""
 
 
-def request_of(row: SpeedRow) -> EstimateRequest:
-    """The request whose decode or prefill speed the row measured. Raises Unpredictable."""
-    if row.phase not in ("decode", "prefill"):
+def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
+    """The request whose speed the row measured, on the processor ``cpu``. Raises Unpredictable."""
+    if row.phase not in ("decode", "prefill", "request"):
         raise Unpredictable(f"phase {row.phase!r}")
-    if row.placement in ("layers", "mixed") and row.gpu_layers is None:
-        raise Unpredictable(f"placement {row.placement} without the number of layers on the GPU")
-    if not row.gpu and not row.cpu:
-        raise Unpredictable("neither GPU nor CPU is stated")
+    if not row.model:
+        raise Unpredictable("no model given")
+    if row.placement == "layers" and row.gpu_layers is None:
+        raise Unpredictable("placement layers without the number of layers on the GPU")
+    if row.placement == "mixed" and row.gpu_layers is None and row.cpu_moe is None:
+        raise Unpredictable("placement mixed without layers on the GPU or experts on the CPU")
+    if not row.gpu and not cpu:
+        raise Unpredictable(f"no known GPU or CPU ({row.cpu_raw or 'none stated'})")
     decode = row.phase == "decode"
     prompt = 1 if decode else row.prompt_tokens or _PROMPT_TOKENS
-    output = (row.gen_tokens or _GEN_TOKENS) if decode else 1
+    output = (row.gen_tokens or _GEN_TOKENS) if row.phase != "prefill" else 1
     if row.tp is not None and row.n_gpus > row.tp:
         raise Unpredictable(f"{row.n_gpus} GPUs with tensor parallelism over {row.tp}")
     split: dict[str, int | str | None] = {"gpu_layers": None, "cpu_moe": None, "placement": row.placement}
+    if row.placement == "tensor-parallel" and row.engine.casefold().startswith("hf transformers"):
+        split["placement"] = "layer-split"  # its device map puts whole layers on each GPU
     if row.placement in ("layers", "mixed", "experts"):
         split = {"gpu_layers": row.gpu_layers, "cpu_moe": row.cpu_moe, "placement": None}
         if row.placement == "experts" and row.cpu_moe is None:
@@ -35,15 +44,17 @@ def request_of(row: SpeedRow) -> EstimateRequest:
     machine = MachineFlags(
         gpu=row.gpu or None,
         n_gpus=row.n_gpus if row.gpu and "+" not in row.gpu and row.n_gpus > 1 else None,
-        cpu=row.cpu or None,
-        ram_gbs=row.ram_gbps,
+        cpu=cpu or None,
+        ram_gbs=row.ram_gbps if row.placement != "unified" else None,
+        ram_basis=row.ram_basis if row.ram_basis in _BASES else "stated",  # type: ignore[arg-type]
         pcie=row.pcie if row.pcie.startswith("gen") and " " not in row.pcie and "x" in row.pcie else None,
     )
     return EstimateRequest(
         model=row.model,
         machine=machine,
-        quant=row.quant,
+        quant=quant_of(row),
         engine=row.engine,
+        tensor_parallel=row.tp,
         prompt_tokens=prompt,
         output_tokens=output,
         batch=row.batch,
@@ -57,6 +68,21 @@ def request_of(row: SpeedRow) -> EstimateRequest:
     )
 
 
+def quant_of(row: SpeedRow) -> str:
+    """The quantisation id; of a private mix the type of most weights, which the file's size then scales."""
+    if not row.quant.startswith("mix-"):
+        return row.quant
+    if row.file_gib is None:
+        raise Unpredictable(f"{row.quant}: a private mix of types without the size of its file")
+    return row.quant.removeprefix("mix-").split("-")[0]
+
+
 def regime_of(row: SpeedRow) -> str:
-    """``phase/placement/arch_class``, the key of summaries."""
-    return f"{row.phase}/{row.placement}/{row.arch_class}"
+    """``phase/placement/arch_class``, or ``metric/concurrency/arch_class`` of a serving row."""
+    if row.metric == "tokens_per_s":
+        return f"{row.phase}/{row.placement}/{row.arch_class}"
+    band = next((f"<={limit}" for limit in _BANDS if row.batch <= limit), f">{_BANDS[-1]}")
+    return f"{row.metric}/{band}/{row.arch_class}"
+
+
+_BANDS = (1, 16, 64)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from moeplan.domain.value import Value
 
 
 class Scored(Value):
-    """One predicted row. ``log_time_ratio`` is log(measured time / predicted time)."""
+    """One predicted row, in the unit of what was measured."""
 
     id: str
     setup: str
@@ -22,8 +24,8 @@ class Scored(Value):
     high: float
 
     @property
-    def log_time_ratio(self) -> float:
-        """Positive when reality was slower than predicted."""
+    def log_ratio(self) -> float:
+        """log(predicted / measured)."""
         return math.log(self.predicted / self.measured)
 
     @property
@@ -47,14 +49,16 @@ class Summary(Value):
     median_factor_error_frac: float
     p90_factor_error_frac: float
     bias_frac: float
+    """Median of predicted / measured - 1: positive when predictions are high."""
     coverage_frac: float
+    """Share of setups of which at least half of the rows lie in their range."""
 
 
 def by_setup(rows: Iterable[Scored]) -> dict[str, list[float]]:
-    """log(measured/predicted time) of each setup (median of its rows), by regime."""
+    """log(predicted/measured) of each setup (median of its rows), by regime."""
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        groups[row.regime, row.setup].append(row.log_time_ratio)
+        groups[row.regime, row.setup].append(row.log_ratio)
     result: dict[str, list[float]] = defaultdict(list)
     for (regime, _), values in groups.items():
         result[regime].append(quantile(values, 0.5))
@@ -76,11 +80,23 @@ def summarise(rows: Sequence[Scored]) -> tuple[Summary, ...]:
                 n_sources=len({row.source_family for row in mine}),
                 median_factor_error_frac=quantile(factors, 0.5),
                 p90_factor_error_frac=quantile(factors, 0.9),
-                bias_frac=math.expm1(-quantile(values, 0.5)),
-                coverage_frac=sum(row.low <= row.measured <= row.high for row in mine) / len(mine),
+                bias_frac=math.expm1(quantile(values, 0.5)),
+                coverage_frac=_coverage(mine),
             )
         )
     return tuple(sorted(summaries, key=lambda s: -s.median_factor_error_frac))
+
+
+def _coverage(rows: Sequence[Scored]) -> float:
+    setups: dict[str, list[bool]] = defaultdict(list)
+    for row in rows:
+        setups[row.setup].append(row.low <= row.measured <= row.high)
+    return sum(2 * sum(inside) >= len(inside) for inside in setups.values()) / len(setups)
+
+
+def regroup(rows: Iterable[Scored], keys: Mapping[str, str]) -> list[Scored]:
+    """``rows`` with their regime extended by ``keys`` (row id -> text), for summaries by other columns."""
+    return [replace(row, regime=f"{row.regime}/{keys[row.id]}") if row.id in keys else row for row in rows]
 
 
 def quantile(values: Sequence[float], level: float) -> float:

@@ -22,7 +22,8 @@ class Known(NamedTuple):
     verdict: str
     text: str
     """Found on the line that the result points at."""
-    near: bool = False
+    near: bool | None = None
+    """None: not far enough from the edge of "near" to be certain."""
 
 
 A100, L4 = "--hardware a100-sxm-80gb", "--hardware l4"
@@ -30,11 +31,12 @@ KNOWN = [
     # 14.5 GB in bf16 + 2 GiB of cache (16,384 tokens x 128 KiB) in 0.9 x 22.5 GiB
     Known("k8s-vllm-mistral-7b.yaml", L4, "pass", "--max-model-len 16384"),
     # 141.1 GB / 4 = 32.9 GiB + 131,072 x 320 KiB / 4 = 10 GiB in 72 GiB
-    Known("k8s-vllm-llama-70b-tp4.yaml", A100, "pass", "--max-model-len=131072"),
+    Known("k8s-vllm-llama-70b-tp4.yaml", A100, "pass", "--max-model-len=131072", near=False),
     # 131.4 GiB in 72 GiB
-    Known("k8s-vllm-llama-70b-one-gpu.yaml", A100, "fail", "--max-model-len"),
-    # 65.7 GiB + 8,192 x 320 KiB / 2 = 1.25 GiB + 2 GiB of its own in 72 GiB: just
-    Known("k8s-vllm-llama-70b-tp2-near.yaml", A100, "pass", "--max-model-len=8192", near=True),
+    Known("k8s-vllm-llama-70b-one-gpu.yaml", A100, "fail", "--max-model-len", near=False),
+    # 65.7 GiB + 8,192 x 320 KiB / 2 = 1.25 GiB + 2 GiB of its own = 69 GiB in 72 GiB, and in 75.2 GiB
+    Known("k8s-vllm-llama-70b-tp2-near.yaml", A100, "unsure", "--max-model-len=8192", near=True),
+    Known("k8s-vllm-llama-70b-tp2-094.yaml", A100, "pass", "--max-model-len=8192", near=True),
     # the same without a limit: 131,072 tokens are 20 GiB a card
     Known("k8s-vllm-llama-70b-no-limit.yaml", A100, "fail", "--model=meta-llama"),
     # a card of 141 GB holds one half of the 70B with all of its context
@@ -90,7 +92,8 @@ def test_known_verdicts(known: Known, inside: Callable[..., Any]) -> None:
     ran = inside("check", DATA / known.file, *known.machine.split(), "--format", "json")
     assert ran.code == (0 if known.verdict == "pass" else 1), ran.err
     (case,) = ran.json["cases"]
-    assert (case["verdict"], case["near"]) == (known.verdict, known.near), case["reason"]
+    assert case["verdict"] == known.verdict, case["reason"]
+    assert known.near in (None, case["near"]), case["reason"]
     line = (DATA / known.file).read_text(encoding="utf-8").splitlines()[case["line"] - 1]
     assert known.text in line
     assert ran.json["verdict"] == known.verdict

@@ -114,9 +114,7 @@ def _work(settings: LoadSettings) -> Workload:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("changes", SETTINGS, ids=lambda s: "-".join(str(v) for v in s.values()))
-def test_every_buffer_is_what_the_engine_allocates(
-    folder: Path, model: str, changes: dict[str, Any]
-) -> None:
+def test_every_buffer_is_what_the_engine_allocates(folder: Path, model: str, changes: dict[str, Any]) -> None:
     path = _file(folder, model)
     settings = LoadSettings(str(path), **changes)
     found = load(settings)

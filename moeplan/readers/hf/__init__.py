@@ -196,6 +196,16 @@ def _text_config(data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return data
 
 
+# What a description of any decoder must say, under the names in use.
+_EVERY_DECODER = (
+    ("hidden_size", "d_model", "n_embd"),
+    ("num_hidden_layers", "n_layers", "n_layer", "num_layers"),
+    ("num_attention_heads", "n_heads", "n_head"),
+    ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "moe_intermediate_size"),
+    ("vocab_size",),
+)
+
+
 def _family(view: ConfigView) -> Family:
     from importlib import import_module
 
@@ -206,7 +216,10 @@ def _family(view: ConfigView) -> Family:
     if entry is None:
         close = nearest(model_type, FAMILIES)
         hint = f"nearest known model types: {', '.join(close)}" if close else "no known model type is similar"
-        raise NotModelled(f"model type {model_type!r} ({view.where})", hint)
+        missing = [keys[0] for keys in _EVERY_DECODER if not view.has(*keys)]
+        raise NotModelled(
+            f"model type {model_type!r} ({view.where})", f"{hint}; its layers can be told in YAML", missing
+        )
     module = import_module(f"moeplan.readers.hf.{entry[0]}")
     function: Family = getattr(module, entry[1])
     return function

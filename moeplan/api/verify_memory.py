@@ -1,0 +1,98 @@
+"""The live check: a GGUF file loaded by a real llama.cpp, buffer by buffer beside the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from moeplan.domain.request import EstimateRequest
+from moeplan.domain.result import BufferCheck
+from moeplan.domain.workload import Workload
+from moeplan.engines.traits import EngineTraits, find_engine
+from moeplan.errors import SpecError
+from moeplan.readers.catalog import Catalog
+
+# Wheels from this release on reserve for batches that mix tokens and embeddings.
+_MIXES_SINCE = (2026, 10)
+
+
+def verify(
+    request: EstimateRequest, catalog: Catalog, *, binary: str | None = None, timeout_s: float = 300.0
+) -> tuple[BufferCheck, ...]:
+    """Predicted and allocated bytes of every buffer of ``request.model`` loaded into RAM.
+
+    The file is loaded by the processor alone, whatever placement is asked for; nothing is decoded. Raises
+    SpecError for what is not a GGUF file, MissingExtra without an engine, MeasurementError when it fails.
+    """
+    from moeplan.api.resolve import Session
+    from moeplan.measure.llama_cpp_memory import LoadSettings, load
+    from moeplan.memory.buffers import compute_bytes, output_bytes
+    from moeplan.memory.cache import layer_kv_bytes, layer_state_bytes
+    from moeplan.memory.capacity import host_process_bytes
+    from moeplan.memory.repack import repackable_bytes
+
+    if not request.model.lower().endswith(".gguf") or not Path(request.model).is_file():
+        raise SpecError(f"--verify-with-engine: {request.model} is not a .gguf file")
+    problem = Session(catalog, request.calibration).problem(request, [])
+    engine = _build(find_engine("llama.cpp"), binary)
+    graph, work = problem.graph, _as_served(problem.workload)
+    n = work.n_sequences
+    found = load(
+        LoadSettings(
+            model=request.model,
+            context_tokens=work.context_tokens * n,
+            ubatch_tokens=work.ubatch_tokens,
+            batch_tokens=work.batch_tokens,
+            n_sequences=n,
+            kv_type_k=work.kv_type_k,
+            kv_type_v=work.kv_type_v,
+            flash_attention=work.flash_attention,
+        ),
+        binary=binary,
+        timeout_s=timeout_s,
+    )
+    blocks = graph.spec.layer_blocks()
+    repacked = repackable_bytes(graph) if "CPU_REPACK" in found.weights else 0
+    kv = round(sum(layer_kv_bytes(block, work, engine) for block in blocks))
+    state = sum(layer_state_bytes(block, n) for block in blocks)
+    compute = compute_bytes(graph, blocks, work, engine, with_head=True)
+    output = output_bytes(graph, work)
+    checks = [
+        BufferCheck("weights", graph.weights_bytes + repacked, sum(found.weights.values())),
+        BufferCheck("KV cache", kv, found.kv_bytes),
+        BufferCheck("state", state, found.state_bytes),
+        BufferCheck("compute", compute, sum(found.compute.values())),
+        BufferCheck("output", output, found.output_bytes),
+    ]
+    if found.peak_rss_bytes is not None:
+        # Nothing has been computed: the compute buffer is reserved, not resident.
+        process = host_process_bytes(graph.spec.vocab_size)
+        held = graph.weights_bytes + repacked + kv + state + output + process
+        checks.append(BufferCheck("resident", held, found.peak_rss_bytes))
+    return tuple(checks)
+
+
+def _as_served(work: Workload) -> Workload:
+    """The server reserves logits for one row a slot."""
+    from msgspec.structs import replace
+
+    return replace(work, output_rows=work.n_sequences)
+
+
+def _build(engine: EngineTraits, binary: str | None) -> EngineTraits:
+    """The engine as the installed build behaves."""
+    from msgspec.structs import replace
+
+    if binary is not None or find_spec("xllamacpp") is None:
+        return engine
+    from importlib.metadata import version
+
+    release = tuple(int(part) for part in version("xllamacpp").split(".")[:2] if part.isdigit())
+    return replace(engine, mixes_inputs=release >= _MIXES_SINCE)
+
+
+def verdict(checks: Sequence[BufferCheck]) -> str:
+    """The buffers that were predicted too small by more than 1%, in words; empty when none was."""
+    low = [c.name for c in checks if c.name != "resident" and c.allocated_bytes > c.predicted_bytes * 1.01]
+    return ", ".join(low)

@@ -1,0 +1,117 @@
+"""Where a fit starts and how far it may go: one prior per kind of coefficient.
+
+General coefficients (a class of devices) start at a physical guess and move freely. Particular ones (an
+architecture, an engine, a type) are factors that start at one and are held near it: with few rows they
+stay there, so that what is unknown is predicted by its class. Spreads are standard deviations of the
+logarithm; those of factors were chosen by held-out error (docs/design/003-speed-law.md).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+_LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
+
+
+class Prior(NamedTuple):
+    """Start and spread of the coefficients whose names match ``pattern`` (searched, first match wins)."""
+
+    pattern: str
+    value: float
+    spread: float
+    unit: str = "1"
+    why: str = "factor of its class"
+
+
+_GUESS = "physical guess"
+_PRIORS = (
+    # eager Python loops over layers, and within MoE layers over experts
+    Prior(r"engine\.transformers\.moe\.layer_time$", 6.0, 1.0, why="one loop turn per expert hit"),
+    Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
+    Prior(r"engine\.transformers\.layer_time$", 4.0, 1.0, why="layers launched from Python"),
+    # fixed times
+    Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
+    Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
+    Prior(r"cpu\.layer_s$", 2e-5, 0.7, "s", _GUESS),
+    Prior(r"\.step_s$", 5e-4, 0.7, "s", _GUESS),
+    Prior(r"all_reduce_s$", 4e-6, 0.7, "s", "latency tables of NCCL and engines' own kernels"),
+    Prior(r"cpu_moe_layer_s$", 1e-4, 0.6, "s", _GUESS),
+    Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
+    Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
+    Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
+    Prior(r"shortconv\.layer_time$", 0.7, 0.4, why="fewer kernels"),
+    Prior(r"\.moe\.layer_time$", 3.0, 0.5, why="routing, gather and scatter kernels"),
+    # bandwidth
+    Prior(r"^(local|server)\.bandwidth$", 0.9, 0.05, why="large copies reach 0.85 to 0.95 of the data sheet"),
+    Prior(r"^local\.(gpu|apple|unified)\.bandwidth$", 1.0, 0.05),
+    Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
+    Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
+    Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),
+    Prior(r"^local\.ram\.bandwidth$", 0.85, 0.1, why="share of channels x rate that STREAM reaches"),
+    Prior(r"^local\.ram\.sockets\.bandwidth$", 0.75, 0.3, why="remote memory, per doubling of sockets"),
+    Prior(r"^local\.ram\.cache\.bandwidth$", 1.0, 0.15, why="attention computes longer than it reads"),
+    Prior(r"^local\.ram\.\w+\.bandwidth$", 1.0, 0.15, why="how the bandwidth is known"),
+    Prior(r"hybrid\.ram_bandwidth$", 0.9, 0.3, why="idle between layers"),
+    Prior(r"^local\.stream\.bandwidth$", 0.8, 0.5, why=_GUESS),
+    Prior(r"all_reduce\.bandwidth$", 0.5, 0.4, why=_GUESS),
+    # arithmetic
+    Prior(r"^local\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.apple\.vector$", 5.0, 0.8, why="two FLOPs a weight hide behind the reads"),
+    Prior(r"^local\.unified\.vector$", 2.0, 0.8),
+    Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
+    Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
+    Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
+    Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),
+    Prior(r"^local\.(gpu|apple|unified)\.(attention\.)?compute$", 1.0, 0.5),
+    Prior(r"^(local|server)\.attention\.compute$", 0.3, 0.7, why=_GUESS),
+    Prior(r"^(local|server)\.experts\.(compute|int8)$", 0.5, 0.5, why="few tokens per expert"),
+    Prior(r"^local\.experts\.vector$", 1.0, 0.3),
+    Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
+    Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
+    Prior(r"flop_per_joule$", 1.0, 0.4),
+    Prior(r"flop_per_s_per_core\.amx$", 8e10, 0.5, "FLOP/s", _GUESS),
+    Prior(r"flop_per_s_per_core\.avx512$", 7e10, 0.4, "FLOP/s", _LLAMA_CPU),
+    Prior(r"flop_per_s_per_core\.avx2$", 3.5e10, 0.4, "FLOP/s", "half the width of AVX-512"),
+    Prior(r"flop_per_s_per_core\.neon$", 1.75e10, 0.4, "FLOP/s", "a quarter of the width of AVX-512"),
+    Prior(r"flop_per_s_per_core\.scalar$", 4.4e9, 0.4, "FLOP/s", "one sixteenth of AVX-512"),
+    Prior(r"cpu\.decode\.compute$", 0.7, 0.5, why="matrix-vector kernels"),
+    Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
+    Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
+    Prior(r"disk\.moe_read_time$", 5.5, 0.01, why=f"{_LLAMA_CPU}: 4 to 7 times the missed bytes"),
+    # dated builds, then what is left
+    Prior(r"\.202\d\.bandwidth$", 1.0, 0.08),
+    Prior(r"\.202\d\.(vector|layer_time)$", 1.0, 0.2),
+    Prior(r"\.202\d\.", 1.0, 0.25),
+    Prior(r"quants\..*int8$", 1.0, 0.2),
+    Prior(r"quants\..*(vector|compute)$", 1.0, 0.25),
+    Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
+    Prior(r"engine\..*\.vector$", 1.0, 0.12),
+    Prior(r"\.vector$", 1.0, 0.15),
+    Prior(r"layer_time$", 1.0, 0.3),
+    Prior(r"stream_bandwidth$", 1.0, 0.4),
+    Prior(r"engine\..*compute$", 1.0, 0.2),
+    Prior(r"(compute|int8)$", 1.0, 0.25),
+    Prior(r"cache\.bandwidth$", 1.0, 0.2),
+    Prior(r"bandwidth$", 1.0, 0.06),
+    Prior(r"", 1.0, 0.2),
+)
+
+# In every calibration, whether or not a row speaks of them: what predictions need as a base.
+ALWAYS = (
+    *(f"{f}.{n}" for f in ("local", "server") for n in (
+        "bandwidth", "compute", "attention.compute", "layer_s", "step_s", "cache.bandwidth",
+        "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth")),
+    "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
+    "local.cpu_moe_layer_s", "local.stream.bandwidth", "local.disk.moe_read_time",
+    *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
+)  # fmt: skip
+
+
+@cache
+def prior(name: str) -> Prior:
+    """The prior of the coefficient ``name``."""
+    import re
+
+    return next(p for p in _PRIORS if re.search(p.pattern, name))

@@ -1,0 +1,155 @@
+"""From the operations of a phase to its time, what binds it, and an explanation that adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Names, Op, Scales, scales_of
+from moeplan.cost.work import Step
+from moeplan.domain.calibration import Calibration
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.result import PhaseTime
+from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.traits import EngineTraits
+from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, NullLedger, Source, SourceKind
+
+# A term below this share of the time neither sets the badge nor makes a prediction an extrapolation.
+_MATTERS = 0.1
+
+
+def time_of(
+    ops: Sequence[Op],
+    flop: float,
+    bytes_read: float,
+    hardware: HardwareSpec,
+    calibration: Calibration,
+    ledger: Ledger = NULL_LEDGER,
+    *,
+    name: str = "step",
+    n_steps: float = 1.0,
+) -> PhaseTime:
+    """Expected time of ``n_steps`` equal steps made of ``ops``."""
+    scales = scales_of(calibration)
+    seconds: dict[str, float] = {}
+    for op in ops:
+        seconds[op.term] = seconds.get(op.term, 0.0) + op.seconds(scales)
+    total = sum(seconds.values())
+    if not isinstance(ledger, NullLedger):
+        _explain(ops, seconds, hardware, calibration, n_steps, name, ledger)
+    return PhaseTime(
+        seconds=total * n_steps,
+        bound=max(seconds, key=lambda term: seconds[term]),
+        terms=tuple((term, value * n_steps) for term, value in seconds.items()),
+        badge=_badge(ops, seconds, total, hardware, scales),
+        flop=flop * n_steps,
+        bytes_read=bytes_read * n_steps,
+        unseen=_unseen(ops, seconds, total, scales),
+        assumed_s=_assumed(seconds, hardware) * n_steps,
+    )
+
+
+def step_time(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    calibration: Calibration,
+    step: Step,
+    ledger: Ledger = NULL_LEDGER,
+    *,
+    name: str = "step",
+    n_steps: float = 1.0,
+) -> PhaseTime:
+    """Expected time of ``n_steps`` equal steps. Raises NotModelled where a needed rate is unknown."""
+    ops, flop, bytes_read = step_ops(graph, hardware, workload, placement, engine, step)
+    return time_of(ops, flop, bytes_read, hardware, calibration, ledger, name=name, n_steps=n_steps)
+
+
+def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scales: Scales) -> tuple[str, ...]:
+    """Particular coefficients of terms above a tenth of the time that the calibration does not have."""
+    missing: dict[str, None] = {}
+    for op in ops:
+        if seconds[op.term] >= _MATTERS * total:
+            missing.update(dict.fromkeys(scales.missing(op.moving)))
+            if op.computing_s:
+                missing.update(dict.fromkeys(scales.missing(op.computing)))
+    return tuple(missing)
+
+
+def _assumed(seconds: Mapping[str, float], hardware: HardwareSpec) -> float:
+    if hardware.host.ram_basis != "assumed":
+        return 0.0
+    return sum(value for term, value in seconds.items() if term.startswith("CPU "))
+
+
+def _badge(
+    ops: Sequence[Op],
+    seconds: dict[str, float],
+    total: float,
+    hardware: HardwareSpec,
+    scales: Scales,
+) -> SourceKind:
+    """The least trustworthy source among the terms that carry at least a tenth of the time."""
+    # Over many GPUs no term carries a tenth: then the largest ones speak for the sum.
+    least = min(_MATTERS * total, max(seconds.values()))
+    worst = 0
+    for op in ops:
+        if seconds[op.term] >= least:
+            worst = max(worst, _kind(op, hardware, scales))
+    return KINDS[worst]
+
+
+def _kind(op: Op, hardware: HardwareSpec, scales: Scales) -> int:
+    """Index in ``KINDS`` of where a term comes from; the same as that of ``_source``."""
+    if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
+        return _ASSUMED
+    kind = max(scales.worst_kind(op.moving), scales.worst_kind(op.computing))
+    return kind if kind >= 0 else _DATASHEET
+
+
+_ASSUMED, _DATASHEET = KINDS.index("assumed"), KINDS.index("datasheet")
+
+
+def _source(op: Op, hardware: HardwareSpec, calibration: Calibration) -> Source:
+    """Where a term comes from: its least trustworthy coefficient, or the bandwidth it assumes."""
+    if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
+        return Source("assumed", "RAM bandwidth of a typical machine of this class")
+    coefficients = calibration.coefficients
+    sources = [coefficients[n].source for n in (*op.moving, *op.computing) if n in coefficients]
+    if not sources:
+        return Source("datasheet", "rates of the hardware catalog")
+    return max(sources, key=lambda source: KINDS.index(source.kind))
+
+
+def _explain(
+    ops: Sequence[Op],
+    seconds: dict[str, float],
+    hardware: HardwareSpec,
+    calibration: Calibration,
+    n_steps: float,
+    name: str,
+    ledger: Ledger,
+) -> None:
+    ledger.open()
+    for term, value in seconds.items():
+        mine = [op for op in ops if op.term == term]
+        inputs: dict[str, object] = {
+            "bytes": sum(op.n_bytes for op in mine) * n_steps,
+            "FLOP": sum(op.flop for op in mine) * n_steps,
+        }
+        for op in mine:
+            inputs.update(op.inputs)
+            inputs.update(_used(op.moving, calibration))
+            inputs.update(_used(op.computing, calibration) if op.computing_s else {})
+        source = max((_source(op, hardware, calibration) for op in mine), key=lambda s: KINDS.index(s.kind))
+        shown = {key: value for key, value in inputs.items() if value != 0.0}
+        ledger.note(term, value * n_steps, "s", mine[0].formula, shown, source)
+    formula = "sum of the parts" if n_steps == 1 else f"sum of the parts over {n_steps:g} equal steps"
+    ledger.close(name, sum(seconds.values()) * n_steps, "s", formula)
+
+
+def _used(names: Names, calibration: Calibration) -> dict[str, float]:
+    return {name: calibration.coefficients[name].value for name in names if name in calibration.coefficients}

@@ -1,0 +1,98 @@
+"""--explain: every number of the table has its term, and the term's own numbers make it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import moeplan
+from moeplan.domain.result import Estimate
+from moeplan.provenance import Term
+
+SETUPS = [
+    {"model": "mixtral-8x7b", "hardware": "rtx-4090", "quant": "q4_k_m", "ram_gib": 64, "ram_gbs": 80},
+    {"model": "mixtral-8x7b", "hardware": "a100-sxm-80gb", "n_gpus": 2, "batch": 8},
+    {"model": "granite-4.0-h-tiny", "hardware": "apple-m4-max-40-core", "quant": "q4_k_m"},
+    {"model": "llama-3-8b", "hardware": "ryzen-9-7950x", "quant": "q4_k_m"},
+]
+
+
+@pytest.fixture(scope="module", params=SETUPS, ids=lambda s: f"{s['model']} on {s['hardware']}")
+def answer(request: pytest.FixtureRequest) -> Estimate:
+    return moeplan.estimate(**request.param, explain=True)
+
+
+def terms(e: Estimate) -> dict[str, Term]:
+    return {term.name: term for term in e.explain}
+
+
+def test_every_number_of_the_table_has_a_term(answer: Estimate) -> None:
+    e, found = answer, terms(answer)
+    n = e.workload.n_sequences
+    values = {
+        "parameters": e.params.total,
+        "active parameters": e.params.active,
+        "layers": e.model.n_layers,
+        "context": e.workload.context_tokens,
+        "prompt": e.workload.prompt_tokens,
+        "output": e.workload.output_tokens,
+        "sequences": n,
+        "decode step": e.decode.seconds,
+        "decode step, low": e.decode_step_s.low,
+        "decode step, high": e.decode_step_s.high,
+        "decode speed": n / e.decode.seconds,
+        "prefill": e.prefill.seconds,
+        "first token, low": e.prefill_s.low,
+        "first token, high": e.prefill_s.high,
+        "prefill speed": n * e.workload.prompt_tokens / e.prefill.seconds,
+        "decode FLOPs per token": e.flop_decode_per_token,
+        "decode bytes read per step": e.decode.bytes_read,
+        "prefill FLOPs per prompt": e.flop_prefill,
+        "load time": e.load_s,
+    }
+    for gpu in e.hardware.gpus:
+        values[f"memory of a {gpu.name}"] = gpu.memory_bytes
+        values[f"bandwidth of a {gpu.name}"] = gpu.bandwidth_bytes_per_s
+    if not e.hardware.unified:
+        values |= {
+            "installed RAM": e.hardware.host.ram_bytes,
+            "RAM bandwidth": e.hardware.host.ram_bytes_per_s,
+        }
+    if n > 1:
+        values["decode speed per sequence"] = 1 / e.decode.seconds
+    for d in e.memory.devices:
+        values[f"memory of {d.device}"] = d.total_bytes
+        values[f"capacity of {d.device}"] = d.capacity_bytes
+        values[f"headroom of {d.device}"] = d.headroom_bytes
+    assert {name for name in values if name not in found} == set()
+    assert {name: found[name].value for name in values} == pytest.approx(values)
+
+
+def test_parts_of_a_device_are_its_children(answer: Estimate) -> None:
+    for d in answer.memory.devices:
+        parts = {t.name: t.value for t in terms(answer)[f"memory of {d.device}"].children}
+        named = {"weights": d.weights_bytes, "KV cache": d.kv_bytes, "state": d.state_bytes}
+        named |= {"compute": d.compute_bytes, "output": d.output_bytes, "overhead": d.overhead_bytes}
+        assert parts == named
+        assert sum(parts.values()) == d.total_bytes
+
+
+def test_a_range_follows_from_what_is_shown(answer: Estimate) -> None:
+    found = terms(answer)
+    for name in ("decode step", "first token"):
+        low, high = found[f"{name}, low"].inputs, found[f"{name}, high"].inputs
+        q_low, q_high = float(str(low["q at 10%"])), float(str(high["q at 90%"]))
+        expected, stretch = float(str(low["expected"])), float(str(low["stretch"]))
+        at_best = float(str(low["floor: all at data-sheet rates"]))
+        by_hand = min(expected, max(at_best, expected * math.exp(min(0.0, q_low) * stretch)))
+        assert found[f"{name}, low"].value == pytest.approx(by_hand)
+        by_hand = expected * math.exp(max(0.0, q_high) * stretch)
+        assert found[f"{name}, high"].value == pytest.approx(by_hand)
+
+
+def test_work_is_the_sum_of_the_terms_of_the_step(answer: Estimate) -> None:
+    for name in ("decode FLOPs per step", "decode bytes read per step"):
+        term = terms(answer)[name]
+        assert term.inputs, "no parts are shown"
+        assert sum(float(str(v)) for v in term.inputs.values()) == pytest.approx(term.value)

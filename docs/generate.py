@@ -145,33 +145,32 @@ def _residuals() -> str:
 def _sweeps() -> str:
     """Settings that people swept, with the one moeplan ranks first and what that choice costs."""
     from moeplan.api.resolve import Session
-    from moeplan.api.validate import predict_rows
+    from moeplan.api.validate import score_speed
     from moeplan.readers.catalog import Catalog
 
     path = ROOT / "docs/data/sweeps.csv"
     with path.open(encoding="utf-8") as file:
         group_of = {line["id"]: line["setup_group"] for line in csv.DictReader(file)}
-    predicted, skipped = predict_rows(read_speed(path), Session(Catalog()))
+    rows = {row.id: row for row in read_speed(path)}
+    scored, skipped = score_speed(rows.values(), Session(Catalog()), 0.8)
     assert not skipped, skipped
-    speed = {p.row.id: p.n_tokens / p.time.seconds for p in predicted}
+    predicted = {score.id: score.predicted for score in scored}
     sweeps: dict[str, list[SpeedRow]] = {}
-    for p in predicted:
-        sweeps.setdefault(group_of[p.row.id], []).append(p.row)
+    for id, row in rows.items():
+        sweeps.setdefault(group_of[id], []).append(row)
     lines = [
-        "| model, machine, phase | settings measured, best first (tok/s) | moeplan's choice | regret | grade |",
+        "| model, GPU, phase | settings measured, best first (tok/s) | moeplan's choice | regret | grade |",
         "|---|---|---|---|---|",
     ]
-    for rows in sweeps.values():
-        best = max(rows, key=lambda row: row.tokens_per_s)
-        chosen = max(rows, key=lambda row: speed[row.id])
-        shown = ", ".join(
-            f"{_setting(row)} {row.tokens_per_s:.4g}"
-            for row in sorted(rows, key=lambda row: -row.tokens_per_s)
-        )
-        regret = 1 - chosen.tokens_per_s / best.tokens_per_s
+    for group in sweeps.values():
+        ranked = sorted(group, key=lambda row: -row.tokens_per_s)
+        chosen = max(group, key=lambda row: predicted[row.id])
+        shown = ", ".join(f"{_setting(row)} {row.tokens_per_s:.4g}" for row in ranked)
+        regret = 1 - chosen.tokens_per_s / ranked[0].tokens_per_s
+        first = group[0]
         lines.append(
-            f"| {rows[0].model} {rows[0].quant}, {rows[0].gpu}, {rows[0].phase} | {shown} | {_setting(chosen)} "
-            f"| {regret:.1%} | {'/'.join(sorted({row.grade for row in rows}))} |"
+            f"| {first.model} {first.quant}, {first.gpu}, {first.phase} | {shown} | {_setting(chosen)} "
+            f"| {regret:.1%} | {'/'.join(sorted({row.grade for row in group}))} |"
         )
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,7 @@ from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import SpecError
 from moeplan.predict.estimate import residual_regime
 from moeplan.provenance import Source
-from moeplan.readers.calibration import write_calibration
+from moeplan.readers.calibration import dump_calibration
 from moeplan.readers.corpus import SpeedRow, is_serving, read_serving, read_speed
 from moeplan.readers.engine_runs import read_engine_runs
 from moeplan.validate.rows import regime_of
@@ -112,13 +113,21 @@ def fit_calibration(
         id=id,
         date=date,
         coefficients=dict(sorted({**start_calibration(date).coefficients, **coefficients}.items())),
-        residuals={
+        residuals=_unmeasured(RESIDUAL_LEVELS, spread)
+        | {
             regime: Residuals(n_setups=n, n_sources=m, levels=RESIDUAL_LEVELS, log_ratios=q, source=spread)
             for regime, (n, m, q) in spreads(samples, (by_source, by_device)).items()
         },
         sources=(spread,),
     )
     return Fit(calibration, samples, traced, in_sample, by_source, by_device, skipped)
+
+
+def _unmeasured(levels: tuple[float, ...], source: Source) -> dict[str, Residuals]:
+    """What stands for a phase without any row: 80% within a factor of three, counted as no setup."""
+    ratios = tuple(math.log(3.0) * (2.0 * level - 1.0) / 0.8 for level in levels)
+    wide = Residuals(n_setups=0, n_sources=0, levels=levels, log_ratios=ratios, source=source)
+    return {f"{phase}/*/*": wide for phase in ("decode", "prefill")}
 
 
 def _sample(traced: Traced) -> Sample:
@@ -151,8 +160,6 @@ def _coefficients(
     marks: dict[str, set[tuple[str, str, str]]],
     date: str,
 ) -> dict[str, Coefficient]:
-    import math
-
     coefficients = {}
     for name, value in zip(names, fitted, strict=True):
         known = prior(name)
@@ -183,8 +190,8 @@ NOTES = "few terms with physical meaning; factors of architectures, engines and 
 
 
 def save_fit(fit: Fit, path: Path) -> None:
-    """Write the calibration as YAML, and its JSON copy beside it. Raises SpecError."""
+    """Write the calibration as YAML. Raises SpecError."""
     try:
-        write_calibration(path, fit.calibration, NOTES)
+        path.write_text(dump_calibration(fit.calibration, NOTES), encoding="utf-8")
     except OSError as error:
         raise SpecError(f"--output: cannot be written: {error.strerror}", path=str(path)) from None

@@ -67,6 +67,7 @@ class Checker:
         self.session = Session(catalog, options.calibration)
         self.sizer = Sizer(self.session)
         self.tables = EngineTables()
+        self.notes: list[str] = []
 
     def check(self, paths: Sequence[str]) -> CheckReport:
         """Every budget of every file. SpecError with file and line for what cannot be understood."""
@@ -83,6 +84,7 @@ class Checker:
             catalog=digest(used),
             program=__version__,
             unsure=self.options.unsure,
+            notes=tuple(dict.fromkeys(self.notes)),
         )
 
     def file(self, name: str) -> list[CaseResult]:
@@ -163,6 +165,7 @@ class Checker:
         for launch in self.launches(path, file, line):
             sizing = self.sizing(launch, entry)
             if sizing is None:
+                self.note_unknown(launch)
                 continue
             # a line of a script has no name that outlives an edit above it: the model names it
             name = launch.name or sizing.request.model
@@ -180,6 +183,12 @@ class Checker:
             )
             engines = ", ".join(table.id for table in self.tables.all())
             raise SpecError(what, path=self.shown(path), help=f"engines: {engines}")
+
+    def note_unknown(self, launch: Launch) -> None:
+        """A container that gets GPUs but starts no known engine is told, not passed over in silence."""
+        if launch.kind != "shell" and launch.n_gpus:
+            what = launch.image or " ".join(launch.argv[:3]) or "its entry point"
+            self.notes.append(f"not checked: {launch.name} gets GPUs, but {what} is no engine that is known")
 
     def launches(self, path: Path, file: str, line: int) -> list[Launch]:
         """What the file starts; a missing one is an error where it is named."""

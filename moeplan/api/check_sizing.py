@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeplan.domain.request import EstimateRequest
-from moeplan.errors import MoeplanError
+from moeplan.errors import MoeplanError, SpecError
 
 if TYPE_CHECKING:
     from moeplan.api.resolve import Session
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_SEQUENCES = 4096
 """Beyond, no server schedules them together."""
+MAX_LLAMA_SEQUENCES = 256
+"""llama.cpp refuses more (LLAMA_MAX_SEQ, src/llama-cparams.h, November 2026)."""
 
 
 class Sized(NamedTuple):
@@ -69,6 +71,13 @@ class Sizer:
         """The same answer with an interval of another level."""
         from moeplan.predict.estimate import estimate
 
+        tails = [r.levels[0] for r in sized.problem.calibration.residuals.values() if r.levels]
+        highest = 1 - 2 * min(tails, default=0.0)
+        if level > highest + 1e-9:
+            raise SpecError(
+                f"`confidence: {level:g}`: the calibration knows its errors up to {highest:g}",
+                hint=f"ask for {highest:g} at most",
+            )
         if level == sized.estimate.level:
             return sized.estimate
         return estimate(sized.problem, sized.estimate.placement, level=level, advise=False)
@@ -95,7 +104,8 @@ class Sizer:
 
     def most_sequences(self, sized: Sized) -> int:
         """Sequences of the request's context whose cache fits together; 0 when not even one does."""
-        return _most(MAX_SEQUENCES, lambda n: self.holds(sized, n_sequences=n))
+        limit = MAX_LLAMA_SEQUENCES if sized.problem.engine.gguf else MAX_SEQUENCES
+        return _most(limit, lambda n: self.holds(sized, n_sequences=n))
 
     def fits(self, sized: Sized, problem: Problem) -> bool:
         """Whether ``problem`` has a placement that fits without reading weights from disk again and again."""

@@ -78,6 +78,7 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
         isa=best_isa(hardware.host.cpu),
         threads=min(problem.workload.threads or cores, cores),
         has_gpu=bool(hardware.gpus),
+        vocab=problem.graph.spec.vocab_size,
     )
     assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
     return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

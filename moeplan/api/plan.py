@@ -10,15 +10,20 @@ from moeplan.api.plan_space import Space
 from moeplan.domain.plan import Choice, Limits, MachineOffer, Objective, Plan, PlanRequest
 from moeplan.errors import SpecError
 from moeplan.search.commands import commands
-from moeplan.search.curves import curves
+from moeplan.search.curves import curves, filled
 from moeplan.search.overrides import tensor_overrides
+from moeplan.search.pricing import exact_seconds
 from moeplan.search.search import Found, Search, Variant
 
 if TYPE_CHECKING:
     from moeplan.api.resolve import Session
+    from moeplan.domain.workload import Placement
+    from moeplan.predict.problem import Problem
     from moeplan.readers.catalog import Catalog
 
 N_REJECTED = 6
+WITHIN = ", within its range"
+"""Of a runner-up whose expected decode speed lies in the range of the best: a measurement may swap them."""
 KINDS_FIRST = 3
 """Runners-up that show another kind of placement come before those that differ in the quantisation."""
 
@@ -87,14 +92,14 @@ def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, bri
     start = perf_counter()
     space = Space(session, request, hardware)
     search = search_space(space, request)
-    best, chosen = _best(search, request)
+    best, chosen = _best(search, space)
     if best is None and (other := space.without_server()) is not None:
         space, search = other, search_space(other, request)
-        best, chosen = _best(search, request)
-    others = _alternatives(search, request, best) if best else ()
+        best, chosen = _best(search, space)
+    others = _alternatives(search, space, best, chosen) if best and chosen else ()
     plan = Plan(
         request=request,
-        best=chosen and _with_commands(chosen, best, session, space),
+        best=chosen,
         alternatives=others,
         rejected=tuple(search.missed[:N_REJECTED]),
         curves=(
@@ -135,38 +140,46 @@ def _check(request: PlanRequest) -> None:
 # ── the best and the others ──────────────────────────────────────────────────────────────────────
 
 
-def _best(search: Search, request: PlanRequest) -> tuple[Found | None, Choice | None]:
+def _best(search: Search, space: Space) -> tuple[Found | None, Choice | None]:
     """The best found, checked once more by the full functions that `estimate` uses."""
     for found in sorted(search.found.values(), key=lambda f: f.score):
-        choice = _choice(found, request)
+        choice = _choice(found, space)
         if choice.estimate.fits:
             return found, choice
     return None, None
 
 
-def _choice(found: Found, request: PlanRequest, lost_by: str = "") -> Choice:
+def _choice(found: Found, space: Space, best: tuple[Found, Choice] | None = None) -> Choice:
     from moeplan.predict.estimate import estimate
+    from moeplan.readers.engine_tables import EngineTables
 
+    request, (problem, placement) = space.request, (found.problem, found.placement)
+    answer = estimate(problem, placement, level=request.base.level)
+    lost_by = ""
+    if best is not None:
+        span = best[1].estimate.decode_step_s.inverse(best[0].problem.workload.n_sequences)
+        rate = problem.workload.n_sequences / answer.decode_step_s.expected
+        overlap = request.objective in ("decode", "throughput") and span.low <= rate <= span.high
+        lost_by = _lost_by(found, best[0], request) + (WITHIN if overlap else "")
     return Choice(
-        estimate=estimate(found.problem, found.placement, level=request.base.level),
+        estimate=answer,
         bits_per_weight=found.bits,
-        tensor_overrides=tensor_overrides(found.placement) if found.problem.engine.gguf else (),
+        full_decode_tokens_per_s=_full_rate(problem, placement),
+        tensor_overrides=tensor_overrides(placement) if problem.engine.gguf else (),
         lost_by=lost_by,
+        commands=commands(
+            problem, placement, EngineTables().get, space.source.path if space.source.kind == "gguf" else None
+        ),
     )
 
 
-def _with_commands(choice: Choice, found: Found | None, session: Session, space: Space) -> Choice:
-    from msgspec.structs import replace
-
-    from moeplan.readers.engine_tables import EngineTables
-
-    if found is None:
-        return choice
-    file = space.source.path if space.source.kind == "gguf" else None
-    return replace(choice, commands=commands(found.problem, found.placement, EngineTables().get, file))
+def _full_rate(problem: Problem, placement: Placement) -> float:
+    """Decode speed at the end of a full context."""
+    work = filled(problem, problem.workload.context_tokens)
+    return work.n_sequences / exact_seconds(problem._replace(workload=work), placement)[0]
 
 
-def _alternatives(search: Search, request: PlanRequest, best: Found) -> tuple[Choice, ...]:
+def _alternatives(search: Search, space: Space, best: Found, chosen: Choice) -> tuple[Choice, ...]:
     """Runners-up: other kinds of placement first, then other quantisations, each with what it loses."""
     others = [f for f in sorted(search.found.values(), key=lambda f: f.score) if f is not best]
     kinds, seen = [], {best.placement.kind}
@@ -174,10 +187,11 @@ def _alternatives(search: Search, request: PlanRequest, best: Found) -> tuple[Ch
         if found.placement.kind not in seen:
             kinds.append(found)
             seen.add(found.placement.kind)
-    chosen = kinds[:KINDS_FIRST]
-    chosen += [f for f in others if f not in chosen][: max(0, request.n_alternatives - len(chosen))]
-    chosen = sorted(chosen[: request.n_alternatives], key=lambda f: f.score)
-    return tuple(_choice(found, request, _lost_by(found, best, request)) for found in chosen)
+    most = space.request.n_alternatives
+    picked = kinds[:KINDS_FIRST]
+    picked += [f for f in others if f not in picked][: max(0, most - len(picked))]
+    picked = sorted(picked[:most], key=lambda f: f.score)
+    return tuple(_choice(found, space, (best, chosen)) for found in picked)
 
 
 def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:

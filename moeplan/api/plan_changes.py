@@ -164,8 +164,9 @@ def _more_ram(space: Space, request: PlanRequest, *, narrower: bool = False) -> 
 
 def _narrower_and_ram(space: Space, request: PlanRequest) -> _Tried | None:
     """More RAM together with the narrowest type of weights."""
+    allowed = {variant.problem.graph.quant for variant in space.variants()}
     found = _more_ram(space, request, narrower=True)
-    if found is None:
+    if found is None or found.found.problem.graph.quant in allowed:
         return None
     return found._replace(what=f"--min-quant {found.found.problem.graph.quant} and {found.what}")
 
@@ -175,13 +176,15 @@ def _paged(space: Space, request: PlanRequest) -> _Tried | None:
     from moeplan.predict.estimate import choose_placement
     from moeplan.search.pricing import exact_memory, exact_seconds
 
+    allowed = {variant.problem.graph.quant for variant in space.variants()}
     for problem, bits, *_ in _least_memory(space.variants(narrower=True)):
         if not problem.engine.mmap:
             return None
         placement = choose_placement(problem, kind=None, gpu_layers=None, cpu_moe=None)
         if placement.kind != "disk" or not exact_memory(problem, placement).fits:
             return None
-        what = f"--min-quant {problem.graph.quant}, and the file read from disk at every step"
+        narrower = "" if problem.graph.quant in allowed else f"--min-quant {problem.graph.quant} and "
+        what = f"{narrower}part of the file read from disk at every step"
         return _Tried(what, Found((), problem, bits, placement, *exact_seconds(problem, placement)))
     return None
 

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 GGUF_QUANTS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """The sizes that publishers of GGUF files offer most."""
 SERVER_QUANTS = ("bf16", "fp8", "awq-int4-g128")
-LEAST_BITS = 4.0
-"""Without --min-quant: narrower types cost quality that most people notice. A choice, not physics."""
+LEAST_QUANT, LEAST_BITS = "q4_k_m", 4.0
+"""Without --min-quant: the narrowest GGUF type, and the fewest bits per weight of a server's. Narrower types
+cost quality that most people notice. A choice, not physics."""
 UBATCHES = (512, 1024, 2048, 4096)
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # vLLM and its kin are built for compute capability 7.0 and later (vLLM installation page, 2026).
 SERVER_COMPUTE_CAPABILITY = 7.0
 
@@ -157,12 +158,14 @@ class Space:
             self.not_modelled.append(text)
 
     def _floor(self, engine: EngineTraits) -> float:
-        least = self.request.limits.min_quant
+        stated = self.request.quants or self._base.quant or self.source.file_quant
+        least = self.request.limits.min_quant or (LEAST_QUANT if engine.gguf and not stated else None)
+        if self.request.limits.min_quant is None and self.source.spec.native_quant == "mxfp4":
+            least = None  # trained in it
         if least is not None:
             scheme = self.session.quants.find(least, gguf=engine.gguf)
             graph = self.session.graph(self.request.base.model, scheme.id, gguf=engine.gguf)
             return graph.weights_bytes * 8 / graph.params.total - 1e-9
-        stated = self.request.quants or self._base.quant or self.source.file_quant
         return 0.0 if stated else LEAST_BITS
 
     def _batches(self) -> tuple[int | None, ...]:

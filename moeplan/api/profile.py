@@ -55,21 +55,26 @@ def run_profile(
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
     facts = local_facts()
+    budget_s = BUDGET_S[request.mode]
+    samples: tuple[Sample, ...] = ()
+    gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
-        planned = list(_jobs(request, catalog, facts, Path(folder)))
-        budget_s = BUDGET_S[request.mode]
-        outcome = run_jobs(planned, budget_s, progress)
-    if not outcome.samples:
-        raise MeasurementError("nothing could be measured: " + "; ".join(outcome.notes))
-    notes = [*outcome.notes, *_remarks(outcome.samples)]
+        for part in _parts(request, catalog, Path(folder)):
+            outcome = run_jobs(part, budget_s, progress)
+            samples, gaps = samples + outcome.samples, gaps + outcome.notes
+            if outcome.interrupted:
+                break
+    if not samples:
+        raise MeasurementError("nothing could be measured: " + "; ".join(gaps))
+    notes = [*gaps, *_remarks(samples)]
     kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type]
     return HostCalibration(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
         mode=request.mode,
         host=facts,
-        samples=outcome.samples,
-        coefficients=derive(outcome.samples, kernels),
+        samples=samples,
+        coefficients=derive(samples, kernels),
         notes=tuple(notes),
     )
 
@@ -96,22 +101,22 @@ def _remarks(samples: tuple[Sample, ...]) -> list[str]:
 Planned = Iterator[tuple[str, float, "Job"]]
 
 
-def _jobs(request: ProfileRequest, catalog: Catalog, facts: HostFacts, folder: Path) -> Planned:
-    """Every measurement that the request asks for, with its weight in time."""
+def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[list[tuple[str, float, Job]]]:
+    """What the request asks for, in parts that get the whole budget each: the machine, then an engine."""
     if request.endpoint is not None:
-        yield from _endpoint_jobs(request)
+        yield list(_endpoint_jobs(request))
         return
+    # everything that can be wrong with the request is found before anything is measured
+    engine = list(_engine_jobs(request, catalog, folder)) if request.engine is not None else []
     from moeplan.measure.device import cpu_device, gpu_device
 
     device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
-    if request.engine is not None:
-        yield from _engine_jobs(request, catalog, facts, folder)
-        if request.model is not None:
-            return
-    yield from _device_jobs(request, catalog, device, facts)
+    yield list(_device_jobs(request, catalog, device))
+    if engine:
+        yield engine
 
 
-def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device, facts: HostFacts) -> Planned:
+def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:
     from moeplan.measure import micro, reference
     from moeplan.measure.storage import storage_rates
 
@@ -135,7 +140,7 @@ def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device, fact
         yield from training.jobs(device, count)
 
 
-def _engine_jobs(request: ProfileRequest, catalog: Catalog, facts: HostFacts, folder: Path) -> Planned:
+def _engine_jobs(request: ProfileRequest, catalog: Catalog, folder: Path) -> Planned:
     from moeplan.engines.traits import find_engine
     from moeplan.measure.llama_cpp import find_llama_cpp
     from moeplan.measure.micro import thread_counts, usable_threads
@@ -167,7 +172,7 @@ def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[tuple[str, Ca
         return
     from moeplan.measure.random_gguf import Shape, write_random_gguf
 
-    shapes = {"dense": Shape(), "moe": Shape(layers=6, width=704, n_experts=16, n_active=4)}
+    shapes = {"dense": Shape(), "moe": Shape(layers=6, width=768, n_experts=16, n_active=4)}
     for kind, shape in shapes.items():
         for qtype in ("f16", "q8_0", "q4_k", "q6_k"):
 
@@ -253,7 +258,8 @@ def shared_rows(result: HostCalibration) -> str:
         row |= {
             "id": f"P{i + 1:04d}", "cpu_isa": "+".join(result.host.isa), "cores": result.host.cores,
             "phase": sample.name.removeprefix("engine "), "moe": int(bool(setup.get("experts"))),
-            "tokens_per_s": f"{sample.median:.6g}", "read_bytes_per_s": f"{reads.get(setup['threads'], 0.0):.4g}",
+            "tokens_per_s": f"{sample.median:.6g}",
+            "read_bytes_per_s": f"{reads.get(setup['threads'], 0.0):.4g}",
             "load": sample.load,
         }  # fmt: skip
         writer.writerow(row)

@@ -17,7 +17,7 @@ from moeplan.domain.workload import Placement
 from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
-from moeplan.predict.phases import decode_step, prefill_step
+from moeplan.predict.phases import decode_step, passes, prefill_step
 from moeplan.predict.placement import on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.readers.corpus import SpeedRow
@@ -111,7 +111,8 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
         return ops, work.n_sequences
     step, n_steps = prefill_step(work)
     ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
-    prefill = [op.times(n_steps) for op in ops]
+    n_passes = passes(n_steps, placement, engine)
+    prefill = [op.times(n_passes) for op in ops]
     if phase == "prefill":
         return prefill, work.n_sequences * work.prompt_tokens
     ops, _, _ = step_ops(graph, hardware, work, placement, engine, decode_step(work))

@@ -6,14 +6,14 @@ such step is told. Numbers that decide the size keep the place where they are wr
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from moeplan.check.override import moved_layers
 from moeplan.domain.deployment import Launch, ServeSettings
-from moeplan.domain.model import ModelSpec, MoeFfn
+from moeplan.domain.model import ModelSpec
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.value import Value
-from moeplan.errors import SpecError
+from moeplan.errors import NotModelled, SpecError
 
 _KV_NAMES = {"auto": "", "bfloat16": "bf16", "float16": "f16", "half": "f16"}
 # What a method named on the command line makes of a 16-bit checkpoint. vLLM 0.33 and SGLang 0.5
@@ -29,9 +29,6 @@ _FORMATS = frozenset(
     {"compressed-tensors", "modelopt", "modelopt_fp4", "modelopt_fp8", "gguf", "auto-round", "exl2", "quark"}
 )
 _TYPES = {"float32": "f32", "float": "f32"}
-# ik_llama.cpp, llama.cpp: tensors of routed experts are named so (gguf-py/gguf/constants.py).
-_EXPERT_NAMES = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
-_MAX_PATTERN = 300
 
 
 class Sizing(Value):
@@ -344,7 +341,10 @@ class _Builder:
         cpu_moe: Any = "all" if self.value("cpu_moe_all") else self.value("cpu_moe")
         patterns = self.value("override_tensor")
         if patterns is not None:
-            cpu_moe = self.overridden(str(patterns))
+            try:
+                cpu_moe = moved_layers(str(patterns), self.spec)
+            except NotModelled as error:
+                raise self.error("override_tensor", str(error)) from None
         if not self.spec.is_moe and cpu_moe is not None:
             self.notes.append("experts in RAM: the model has none")
             cpu_moe = None
@@ -353,35 +353,6 @@ class _Builder:
         if gpu_layers is None and self.value("fit") is False:
             gpu_layers = "all"
         return gpu_layers, cpu_moe
-
-    def overridden(self, patterns: str) -> int:
-        """MoE layers whose routed experts ``-ot`` sends to the CPU; NotModelled-like error for other uses."""
-        layers = [i for i, block in enumerate(self.spec.layer_blocks()) if isinstance(block.ffn, MoeFfn)]
-        moved: set[tuple[int, str]] = set()
-        for entry in patterns.split(","):
-            pattern, _, device = entry.rpartition("=")
-            if device.strip().upper() != "CPU" or not pattern or len(pattern) > _MAX_PATTERN:
-                raise self.error(
-                    "override_tensor", f"not modelled: -ot {entry[:60]} (experts to the CPU are)"
-                )
-            moved |= self.matches(pattern, layers)
-        whole = [i for i in layers if all((i, name) in moved for name in _EXPERT_NAMES)]
-        if len(whole) * len(_EXPERT_NAMES) != len(moved):
-            raise self.error("override_tensor", "not modelled: parts of a layer's experts on the CPU")
-        return len(whole)
-
-    def matches(self, pattern: str, layers: list[int]) -> set[tuple[int, str]]:
-        """(layer, tensor) of the expert tensors that a pattern matches; anything else is refused."""
-        try:
-            found = re.compile(pattern)
-        except re.error as error:
-            raise self.error("override_tensor", f"-ot: not a regular expression: {error}") from None
-        others = ("attn_q", "attn_k", "attn_output", "ffn_norm", "ffn_gate_inp", "ffn_down_shexp", "ffn_down")
-        for i in range(self.spec.n_layers):
-            for name in others:
-                if found.search(f"blk.{i}.{name}.weight"):
-                    raise self.error("override_tensor", f"not modelled: -ot moves {name} of layer {i}")
-        return {(i, name) for i in layers for name in _EXPERT_NAMES if found.search(f"blk.{i}.{name}.weight")}
 
     def mmap(self) -> bool | None:
         """False where the file keeps weights resident: --no-mmap, --mlock and their like."""

@@ -29,24 +29,29 @@ def time_of(
     *,
     name: str = "step",
     n_steps: float = 1.0,
+    n_passes: float | None = None,
 ) -> PhaseTime:
-    """Expected time of ``n_steps`` equal steps made of ``ops``."""
+    """Expected time of ``n_steps`` equal steps made of ``ops``.
+
+    ``n_passes`` is how many of them follow each other in time where some overlap; the work stays the same.
+    """
     scales = scales_of(calibration)
     seconds: dict[str, float] = {}
     for op in ops:
         seconds[op.term] = seconds.get(op.term, 0.0) + op.seconds(scales)
     total = sum(seconds.values())
+    in_time = n_steps if n_passes is None else n_passes
     if not isinstance(ledger, NullLedger):
-        _explain(ops, seconds, hardware, calibration, n_steps, name, ledger)
+        _explain(ops, seconds, hardware, calibration, (n_steps, in_time), name, ledger)
     return PhaseTime(
-        seconds=total * n_steps,
+        seconds=total * in_time,
         bound=max(seconds, key=lambda term: seconds[term]),
-        terms=tuple((term, value * n_steps) for term, value in seconds.items()),
+        terms=tuple((term, value * in_time) for term, value in seconds.items()),
         badge=_badge(ops, seconds, total, hardware, scales),
         flop=flop * n_steps,
         bytes_read=bytes_read * n_steps,
         unseen=_unseen(ops, seconds, total, scales),
-        assumed_s=_assumed(seconds, hardware) * n_steps,
+        assumed_s=_assumed(seconds, hardware) * in_time,
     )
 
 
@@ -62,10 +67,13 @@ def step_time(
     *,
     name: str = "step",
     n_steps: float = 1.0,
+    n_passes: float | None = None,
 ) -> PhaseTime:
-    """Expected time of ``n_steps`` equal steps. Raises NotModelled where a needed rate is unknown."""
+    """Expected time of ``n_steps`` equal steps, ``n_passes`` in time. Raises NotModelled without a rate."""
     ops, flop, bytes_read = step_ops(graph, hardware, workload, placement, engine, step)
-    return time_of(ops, flop, bytes_read, hardware, calibration, ledger, name=name, n_steps=n_steps)
+    return time_of(
+        ops, flop, bytes_read, hardware, calibration, ledger, name=name, n_steps=n_steps, n_passes=n_passes
+    )
 
 
 def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scales: Scales) -> tuple[str, ...]:
@@ -129,10 +137,11 @@ def _explain(
     seconds: dict[str, float],
     hardware: HardwareSpec,
     calibration: Calibration,
-    n_steps: float,
+    steps: tuple[float, float],
     name: str,
     ledger: Ledger,
 ) -> None:
+    n_steps, in_time = steps
     ledger.open()
     for term, value in seconds.items():
         mine = [op for op in ops if op.term == term]
@@ -146,9 +155,11 @@ def _explain(
             inputs.update(_used(op.computing, calibration) if op.computing_s else {})
         source = max((_source(op, hardware, calibration) for op in mine), key=lambda s: KINDS.index(s.kind))
         shown = {key: value for key, value in inputs.items() if value != 0.0}
-        ledger.note(term, value * n_steps, "s", mine[0].formula, shown, source)
+        ledger.note(term, value * in_time, "s", mine[0].formula, shown, source)
     formula = "sum of the parts" if n_steps == 1 else f"sum of the parts over {n_steps:g} equal steps"
-    ledger.close(name, sum(seconds.values()) * n_steps, "s", formula)
+    if in_time != n_steps:
+        formula += f", overlapped like {in_time:g}"
+    ledger.close(name, sum(seconds.values()) * in_time, "s", formula)
 
 
 def _used(names: Names, calibration: Calibration) -> dict[str, float]:

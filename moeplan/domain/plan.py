@@ -22,7 +22,7 @@ class Limits(Value):
     min_tokens_per_s: float | None = None
     min_context_tokens: int | None = None
     min_quant: str | None = None
-    """The narrowest type of weights; None: about 4 bits."""
+    """The narrowest type of weights; None: q4_k_m, or 4 bits per weight for servers."""
     max_ttft_s: float | None = None
 
 
@@ -61,6 +61,8 @@ class Choice(Value):
 
     estimate: Estimate
     bits_per_weight: float
+    full_decode_tokens_per_s: float
+    """Expected decode speed of all sequences with the cache nearly full."""
     tensor_overrides: tuple[str, ...] = ()
     """``pattern=buffer`` as llama.cpp's -ot takes them."""
     lost_by: str = ""
@@ -99,7 +101,8 @@ class Curve(Value):
 
     name: Literal["cpu_moe", "gpu_layers", "context", "batch", "ubatch"]
     points: tuple[CurvePoint, ...]
-    chosen: int
+    chosen: int | None
+    """None where the choice has no place on this curve."""
     knee: int | None
     why: str = ""
     """What the knee is."""

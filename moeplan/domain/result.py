@@ -26,9 +26,7 @@ class Range(Value):
 
     def inverse(self, numerator: float = 1.0) -> Range:
         """numerator / self, so that a range of seconds becomes one of rates."""
-        return Range(
-            low=numerator / self.high, expected=numerator / self.expected, high=numerator / self.low
-        )
+        return Range(low=numerator / self.high, expected=numerator / self.expected, high=numerator / self.low)
 
 
 class DeviceMemory(Value):

@@ -55,6 +55,8 @@ class EngineTraits(Value):
     mixes_inputs: bool = False
     """Tokens and embeddings may be mixed in one batch: two more copies of the
     hidden state are reserved and never used again (builds of October 2026)."""
+    chunks_prefill: bool = True
+    """A long prompt goes through in micro-batches; without, all its rows are alive at once."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
 
@@ -114,7 +116,7 @@ def _server(id: str, *, block: int, utilization: float) -> EngineTraits:
     )
 
 
-def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool) -> EngineTraits:
+def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool, chunks: bool = True) -> EngineTraits:
     return EngineTraits(
         id=id,
         status="reasoned",
@@ -130,6 +132,7 @@ def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool) -> Engi
         stream_scales_with_experts=False,
         ubatch_tokens=2048,
         memory_utilization_frac=1.0,
+        chunks_prefill=chunks,
     )
 
 
@@ -153,7 +156,7 @@ def _build() -> dict[str, EngineTraits]:
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
         _server("tensorrt-llm", block=64, utilization=0.9),
         _library("ktransformers", splits=kt, stream=False),
-        _library("transformers", splits=hf, stream=True),
+        _library("transformers", splits=hf, stream=True, chunks=False),
         _library("exllamav2", splits=gpu_only, stream=False),
         _library("exllamav3", splits=gpu_only, stream=False),
         _library("mlx", splits=frozenset({"unified"}), stream=False),
@@ -169,7 +172,8 @@ _ALIASES = {
     "text-generation-inference": "tgi", "lmstudio": "lm-studio", "trtllm": "tensorrt-llm",
     "trt-llm": "tensorrt-llm",
     "hf": "transformers", "hf transformers": "transformers", "accelerate": "transformers",
-    "hf accelerate (naive)": "transformers", "litgpt": "transformers", "exllama": "exllamav2", "mlx-lm": "mlx",
+    "hf accelerate (naive)": "transformers", "litgpt": "transformers", "exllama": "exllamav2",
+    "mlx-lm": "mlx",
     "ktransformers kt-kernel + sglang": "ktransformers",
 }  # fmt: skip
 

@@ -14,7 +14,6 @@ from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, Mo
 from moeplan.errors import NotModelled
 from moeplan.measure.device import import_torch
 
-
 _PARTS = ("gate", "up", "down")
 
 
@@ -61,15 +60,17 @@ class Decoder:
         self,
         spec: ModelSpec,
         weights: Mapping[str, Any],
-        conventions: Conventions = Conventions(),
+        conventions: Conventions | None = None,
         linear: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self.torch = import_torch()
-        self.spec, self.weights, self.conventions = spec, weights, conventions
+        self.spec, self.weights, self.conventions = spec, weights, conventions or Conventions()
         self.linear = linear or self.torch.nn.functional.linear
         self.adapters: dict[str, tuple[Any, Any]] = {}
         """LoRA by weight name: A (r, in) and B (out, r), or one of each per expert in front."""
         self.adapter_scale = 1.0
+        self.touched: list[int] | None = None
+        """Distinct experts of every MoE layer that ran, while it is a list."""
         self.blocks = spec.layer_blocks()
         for block in self.blocks:
             _require_supported(block)
@@ -199,6 +200,8 @@ class Decoder:
         weight, chosen = self.route(name, ffn, flat)
         names = [f"{name}ffn_{part}_exps.weight" for part in _PARTS]
         out = self.torch.zeros_like(flat)
+        if self.touched is not None:
+            self.touched.append(len(chosen.unique()))
         if len(flat) == 1:
             for slot, expert in enumerate(chosen[0].tolist()):
                 out = out + weight[0, slot] * self._mlp(flat, names, expert)

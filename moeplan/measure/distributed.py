@@ -88,7 +88,7 @@ def measure_links(ranks: Ranks, progress: Callable[[str], None], budget_s: float
             progress(f"{kind}, {n_bytes:,} bytes")
             samples += _measure(ranks, kind, make, n_bytes, budget_s / (len(kinds) + 1) / len(SIZES_BYTES))
     progress("expert-parallel MoE layer")
-    return samples + [expert_parallel(ranks)]
+    return [*samples, expert_parallel(ranks)]
 
 
 def _measure(

@@ -120,7 +120,8 @@ class Endpoint:
         # common short words are one token each in most vocabularies
         words = ("the", "of", "and", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are")
         body = {
-            "model": model, "prompt": " ".join(dice.choices(words, k=prompt_tokens)), "max_tokens": output_tokens,
+            "model": model, "prompt": " ".join(dice.choices(words, k=prompt_tokens)),
+            "max_tokens": output_tokens,
             "stream": True, "stream_options": {"include_usage": True}, "temperature": 0, "ignore_eos": True,
             "cache_prompt": False,
         }  # fmt: skip
@@ -182,6 +183,7 @@ class _Call:
         kind = http.client.HTTPSConnection if endpoint.secure else http.client.HTTPConnection
         self.connection = kind(endpoint.name, endpoint.port, timeout=_CONNECT_S)
         self.expired = False
+        self.response: http.client.HTTPResponse | None = None
         self.watchdog = threading.Timer(endpoint.timeout_s, self._expire)
         self.watchdog.daemon = True
 
@@ -199,7 +201,7 @@ class _Call:
             if self.response.status != 200:
                 text = b"\n".join(self.lines())[:200].decode("utf-8", "replace")
                 raise self.endpoint._error(f"answered {self.path} with {self.response.status}: {text}")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - closed, explained and raised again
             self._close()
             raise self._explained(error) from None
         return self
@@ -207,6 +209,7 @@ class _Call:
     def lines(self) -> Any:
         """Lines of the body, as they arrive, within the limits of size and time."""
         pending, total = b"", 0
+        assert self.response is not None
         while True:
             try:
                 piece = self.response.read1(65536)
@@ -231,6 +234,10 @@ class _Call:
             return self.endpoint._error(f"did not finish an answer within {self.endpoint.timeout_s:.0f} s")
         if isinstance(error, ConnectionRefusedError):
             return self.endpoint._error("refuses connections: is it running?")
+        if isinstance(error, http.client.RemoteDisconnected):
+            return self.endpoint._error("closed the connection without an answer")
+        if isinstance(error, ConnectionResetError | BrokenPipeError | http.client.IncompleteRead):
+            return self.endpoint._error("closed the connection in the middle of an answer (no [DONE])")
         if isinstance(error, socket.gaierror):
             return MeasurementError(f"no host named {self.endpoint.name!r}")
         if isinstance(error, http.client.HTTPException | ValueError):
@@ -246,6 +253,8 @@ class _Call:
 
     def _close(self) -> None:
         self.watchdog.cancel()
+        if self.response is not None:
+            self.response.close()
         self.connection.close()
 
     def __exit__(self, *details: object) -> None:

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from moeplan.cost.coverage import expected_experts
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, ModelSpec, MoeFfn
 from moeplan.domain.profile import Sample
 from moeplan.errors import MeasurementError
 from moeplan.graph.inventory import build_tensors
-from moeplan.measure.decoder import Conventions, Decoder
+from moeplan.measure.decoder import Decoder
 from moeplan.measure.device import Device
 from moeplan.measure.linear import linear_kernel
 from moeplan.measure.micro import Job, torch_threads
@@ -104,18 +103,15 @@ class Run(NamedTuple):
     """Tokens in the cache before a decode step; length of the prompt in prefill."""
 
 
-def active_bytes(spec: ModelSpec, n_tokens: int, itemsize: int) -> float:
-    """Bytes of weights that ``n_tokens`` rows read: experts by coverage, embedding rows left out."""
+def active_bytes(spec: ModelSpec, experts_touched: float, itemsize: int) -> float:
+    """Bytes of weights that a step reads when its MoE layers touch ``experts_touched`` experts each;
+    rows of the embedding are left out."""
     moe = {i: b.ffn for i, b in enumerate(spec.layer_blocks()) if isinstance(b.ffn, MoeFfn)}
     total = 0.0
     for t in build_tensors(spec):
         if t.role == "embedding" and not spec.tied_embeddings:
             continue
-        share = 1.0
-        if t.expert_stacked:
-            ffn = moe[t.layer]
-            share = expected_experts(ffn.n_experts, ffn.n_active, n_tokens) / ffn.n_experts
-        total += t.n_elements * share
+        total += t.n_elements * (experts_touched / moe[t.layer].n_experts if t.expert_stacked else 1.0)
     return total * itemsize
 
 
@@ -138,7 +134,7 @@ class Reference:
         self.spec, self.device, self.threads, self.dtype = spec, device, threads, dtype
         self.itemsize: int = getattr(device.torch, dtype).itemsize
         weights = random_weights(spec, device, dtype)
-        self.model = Decoder(spec, weights, Conventions(), linear_kernel())
+        self.model = Decoder(spec, weights, linear=linear_kernel())
         generator = device.torch.Generator().manual_seed(2)
         self.tokens = device.torch.randint(0, spec.vocab_size, (_FRESH_TOKENS * 64,), generator=generator)
         self.tokens = self.tokens.to(device.name)
@@ -149,16 +145,30 @@ class Reference:
         with torch_threads(self.device.torch, self.threads), self.device.torch.inference_mode():
             work = self._decode(run) if run.phase == "decode" else self._prefill(run)
             span = repeat(work, budget_s=budget_s, sync=self.device.sync, min_n=3)
+            touched = self._experts_touched(work)
         n_tokens = run.batch if run.phase == "decode" else run.batch * run.depth
         setup: dict[str, str | int | float] = {
             "device": self.device.name, "model": self.spec.id, "layers": self.spec.n_layers,
             "dtype": self.dtype, "batch": run.batch, "depth": run.depth,
-            "bytes": active_bytes(self.spec, n_tokens, self.itemsize),
+            "bytes": active_bytes(self.spec, touched, self.itemsize),
             "flop": active_flop(self.spec, n_tokens, run.batch),
         }  # fmt: skip
         if self.threads:
             setup["threads"] = self.threads
+        if touched:
+            setup["experts_touched"] = round(touched, 3)
         return time_sample(f"reference {run.phase}", setup, span)
+
+    def _experts_touched(self, work: Any, steps: int = 4) -> float:
+        """Distinct experts a MoE layer read in a step, counted on the router's real choices."""
+        if not self.spec.is_moe:
+            return 0.0
+        counts: list[int] = []
+        self.model.touched = counts
+        for _ in range(steps):
+            work()
+        self.model.touched = None
+        return sum(counts) / len(counts)
 
     def _decode(self, run: Run) -> Any:
         cache = self.model.new_cache(run.batch, run.depth + 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from moeplan.domain.profile import Sample
-from moeplan.errors import MeasurementError
+from moeplan.errors import MoeplanError
 from moeplan.measure.timing import wait_until_quiet
 
 Job = Callable[[float], list[Sample]]
@@ -68,7 +68,7 @@ def _attempt(what: str, job: Job, share_s: float, notes: list[str]) -> list[Samp
         return job(share_s)
     except MemoryError:
         notes.append(f"{what}: out of memory, left out")
-    except MeasurementError as error:
+    except MoeplanError as error:
         notes.append(f"{what}: {error}")
     except (RuntimeError, OSError) as error:
         # torch says "out of memory" in a RuntimeError, and names what a device lacks in others

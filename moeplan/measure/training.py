@@ -18,8 +18,9 @@ from moeplan.measure.decoder import Decoder
 from moeplan.measure.device import Device
 from moeplan.measure.micro import Job, torch_threads
 from moeplan.measure.reference import dense_shape, moe_shape, random_weights
-from moeplan.measure.training_memory import ATTENTION_ROLES, DENSE_ROLES, EXPERT_ROLES, Setting, step_memory
 from moeplan.measure.timing import repeat, sample_of, time_sample
+from moeplan.measure.training_memory import ATTENTION_ROLES, DENSE_ROLES, EXPERT_ROLES, Setting, step_memory
+
 
 class Trainer:
     """A model, the tensors that learn, and AdamW over them."""

@@ -121,9 +121,7 @@ def _layer(block: Block, setting: Setting, n: int, d: int, tracked: bool) -> tup
     return attention, ffn
 
 
-def _mlp(
-    setting: Setting, rows: int, inputs: int, width: int, roles: tuple[str, ...], tracked: bool
-) -> int:
+def _mlp(setting: Setting, rows: int, inputs: int, width: int, roles: tuple[str, ...], tracked: bool) -> int:
     """gate, silu(gate) and up; the input and the product where a matrix that meets them learns."""
     if not (tracked or setting.learns(*roles)):
         return 0

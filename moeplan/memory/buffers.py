@@ -67,7 +67,7 @@ def compute_bytes(
     ``inputs_only``: the host beside GPUs that compute all of it, with its pinned inputs.
     """
     if not engine.gguf:
-        return _reasoned_bytes(graph, blocks, workload, with_head=with_head)
+        return _reasoned_bytes(graph, blocks, workload, engine, with_head=with_head)
     places = homes or (_AT_HOME,) * len(blocks)
     layers = tuple(layer_of(b, workload, engine, h) for b, h in zip(blocks, places, strict=True))
     return buffer_bytes(
@@ -117,12 +117,19 @@ def attention_row_elements(block: Block, hidden: int) -> int:
 
 
 def _reasoned_bytes(
-    graph: ModelGraph, blocks: Sequence[Block], workload: Workload, *, with_head: bool
+    graph: ModelGraph,
+    blocks: Sequence[Block],
+    workload: Workload,
+    engine: EngineTraits,
+    *,
+    with_head: bool,
 ) -> int:
     # 16-bit activations of one scheduled batch, f32 logits of the sequences that sample (vLLM's profile
     # run); without a fused kernel the scores of one layer too.
     hidden = graph.spec.hidden_size
     rows = workload.batch_tokens
+    if not engine.chunks_prefill:
+        rows = max(rows, workload.prompt_tokens * workload.n_sequences)
     widest = max(
         (max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0
     )

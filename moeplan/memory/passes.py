@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from moeplan.domain.model import Block, GqaAttention
 from moeplan.memory.activations import F32, Batch, Homes, Tape, attends, feed_forward, mixer
-from moeplan.memory.arena import Arena, Slot
+from moeplan.memory.arena import NOTHING, Arena, Slot
 
 # ggml-cpu and ggml-cuda buffer alignment (ggml_backend_*_buffer_type_get_alignment), November 2026.
 CPU_ALIGNMENT_BYTES, GPU_ALIGNMENT_BYTES = 32, 128
 _INDEX_BYTES = 8  # set_rows takes its targets as int64
-_MASK = 2  # of a cache's three inputs: targets of K, targets of V, mask
+# A cache's inputs: rotations of K and V (none for an f16 cache), targets of K and V, mask.
+_N_INPUTS, _MASK = 5, 4
 
 
 class Layer(NamedTuple):
@@ -125,12 +126,15 @@ class _Player:
         rows, batch, take = self.work.batch.rows, self.work.batch, self.arena.take
         # Without flash attention V is stored transposed, element by element.
         width_v = 1 if batch.flash else max(1, _value_width(layer.block))
-        if isinstance(layer.block.mixer, GqaAttention):  # rotation matrices, kept to the end
+        rotations = [NOTHING, NOTHING]
+        if isinstance(layer.block.mixer, GqaAttention):
             head = layer.block.mixer
-            take(head.head_dim**2 * F32 * batch.rotate_k)
-            take(head.v_head_dim**2 * F32 * batch.rotate_v)
+            rotations = [
+                take(head.head_dim**2 * F32 * batch.rotate_k),
+                take(head.v_head_dim**2 * F32 * batch.rotate_v),
+            ]
         mask = layer.cells * rows * (2 if batch.flash and not batch.cast_mask else F32)
-        return [take(_INDEX_BYTES * rows), take(_INDEX_BYTES * rows * width_v), take(mask)]
+        return [*rotations, take(_INDEX_BYTES * rows), take(_INDEX_BYTES * rows * width_v), take(mask)]
 
     def _cast_masks(self, *, keep: bool) -> None:
         """Each f32 mask becomes one of half the size, and goes unless it is a copy of a pipeline."""
@@ -147,8 +151,8 @@ class _Player:
         tape = self._tape(work.batch.rows, layer.homes)
         normed = tape.act(work.hidden)
         read_last = self.inputs.pop(release, []) if release is not None else []
-        tape.indices = [slot for i, slot in enumerate(read_last) if i % 3 != _MASK]
-        tape.mask = read_last[_MASK::3]
+        tape.indices = [slot for i, slot in enumerate(read_last) if i % _N_INPUTS != _MASK]
+        tape.mask = read_last[_MASK::_N_INPUTS]
         out = mixer(tape, layer.block.mixer, normed, work.hidden, layer.cells)
         if final:
             # Only rows whose logits are asked for go on.

@@ -39,6 +39,15 @@ def prefill_step(workload: Workload) -> tuple[Step, int]:
     return Step(n_tokens=n_tokens, n_sequences=sequences, first_depth=first, n_head_rows=sequences), n_steps
 
 
+def passes(n_steps: int, placement: Placement, engine: EngineTraits) -> float:
+    """Steps one after another that ``n_steps`` micro-batches take: GPUs that hold a share of the layers each
+    work on micro-batches in turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES)."""
+    if placement.kind != "layer-split" or engine.pipeline_copies < 2:
+        return n_steps
+    stages = min(len(set(placement.dense_tiers)), engine.pipeline_copies)
+    return (n_steps + stages - 1) / stages
+
+
 def decode_time(
     graph: ModelGraph,
     hardware: HardwareSpec,
@@ -68,5 +77,5 @@ def prefill_time(
     step, n_steps = prefill_step(workload)
     return step_time(
         graph, hardware, workload, placement, engine, calibration, step, ledger,
-        name="prefill", n_steps=n_steps,
+        name="prefill", n_steps=n_steps, n_passes=passes(n_steps, placement, engine),
     )  # fmt: skip

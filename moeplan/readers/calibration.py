@@ -1,8 +1,4 @@
-"""Calibration files: coefficients of the cost law and residuals, each with its source.
-
-The shipped file has hundreds of coefficients; parsing its YAML would cost more than a prediction, so its
-outcome is kept beside it as JSON with a checksum of the text: an edited YAML is always the one that counts.
-"""
+"""Calibration files: coefficients of the cost law and residuals, each with its source."""
 
 from __future__ import annotations
 
@@ -14,7 +10,8 @@ import msgspec
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import SpecError
 from moeplan.provenance import KINDS, Source
-from moeplan.readers.paths import read_text, shipped_configs
+from moeplan.readers.paths import shipped_configs
+from moeplan.readers.yaml_doc import convert, load_document
 
 SHIPPED = "published-speeds"
 
@@ -60,46 +57,11 @@ class CalibrationWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     residuals: dict[str, ResidualsWire]
 
 
-class _Cache(msgspec.Struct):
-    checksum: int
-    calibration: CalibrationWire
-
-
 def read_calibration(path: Path | None = None) -> Calibration:
     """The calibration at ``path``, or the one that ships. Raises SpecError with the place of a mistake."""
     path = path or shipped_configs() / "calibration" / f"{SHIPPED}.yaml"
-    return _calibration(_wire(path), path)
-
-
-def write_calibration(path: Path, calibration: Calibration, notes: str = "") -> None:
-    """Write ``calibration`` as YAML, and beside it the JSON copy that starts fast."""
-    from moeplan.readers.yaml_doc import convert, load_document
-
-    path.write_text(dump_calibration(calibration, notes), encoding="utf-8")
     wire: CalibrationWire = convert(load_document(path), CalibrationWire)
-    cache = _Cache(checksum=_checksum(read_text(path)), calibration=wire)
-    encoded = msgspec.json.encode(cache, order="sorted")
-    path.with_suffix(".json").write_bytes(encoded.replace(b"},", b"},\n") + b"\n")
-
-
-def _wire(path: Path) -> CalibrationWire:
-    text = read_text(path)
-    try:
-        cache = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_Cache)
-        if cache.checksum == _checksum(text):
-            return cache.calibration
-    except (OSError, msgspec.DecodeError):
-        pass
-    from moeplan.readers.yaml_doc import convert, load_document
-
-    wire: CalibrationWire = convert(load_document(path), CalibrationWire)
-    return wire
-
-
-def _checksum(text: str) -> int:
-    from zlib import crc32
-
-    return crc32(text.encode())
+    return _calibration(wire, path)
 
 
 def _calibration(wire: CalibrationWire, path: Path) -> Calibration:

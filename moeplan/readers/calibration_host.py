@@ -111,18 +111,25 @@ def read_host_calibration(path: Path) -> HostCalibration:
     for name, c in wire.coefficients.items():
         if not (math.isfinite(c.value) and c.low <= c.value <= c.high):
             raise SpecError(f"coefficient {name}: expected low <= value <= high", path=str(path))
-    facts: dict[str, Any] = msgspec.structs.asdict(wire.host)
     return HostCalibration(
         date=wire.date,
         version=wire.version,
         mode=wire.mode,
-        host=HostFacts(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}),
+        host=_facts(wire.host),
         samples=tuple(Sample(**msgspec.structs.asdict(s)) for s in wire.samples),
         coefficients={
             name: HostCoefficient(**msgspec.structs.asdict(c)) for name, c in wire.coefficients.items()
         },
         notes=tuple(wire.notes),
     )
+
+
+def _facts(wire: FactsWire) -> HostFacts:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in msgspec.structs.asdict(wire).items()
+    }
+    return HostFacts(**values)
 
 
 def require_same_host(calibration: HostCalibration, here: HostFacts, path: str) -> None:

@@ -27,7 +27,7 @@ class KernelRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     rates: dict[str, dict[str, float]]
     layer_flop: float
     moe_layer_flop: float
-    step_flop: float
+    vocab_flop: float
     source: SourceWire
 
 
@@ -51,7 +51,7 @@ def read_cpu_kernels(isa: tuple[str, ...]) -> tuple[Mapping[str, object], ...]:
     return tuple(
         {
             "engine": row.engine, "rates": row.rates, "layer_flop": row.layer_flop,
-            "moe_layer_flop": row.moe_layer_flop, "step_flop": row.step_flop, "source": row.source.ref,
+            "moe_layer_flop": row.moe_layer_flop, "vocab_flop": row.vocab_flop, "source": row.source.ref,
         }
         for row in chosen.values()
     )  # fmt: skip

@@ -91,7 +91,7 @@ def _check(document: Document, wire: NodeWire) -> None:
 def _counted(wire: NodeWire) -> tuple[GpuCountWire, ...]:
     if wire.gpu:
         return (GpuCountWire(id=wire.gpu, count=wire.n_gpus or 1),)
-    return wire.gpus or ()
+    return tuple(GpuCountWire(id=gpu) if isinstance(gpu, str) else gpu for gpu in wire.gpus or ())
 
 
 def _gpu(

@@ -160,7 +160,9 @@ class NodeWire(Entry, kw_only=True):
     """configs/hardware/node/<id>.yaml: a whole machine. What is left out is filled with what is
     typical for its GPUs (configs/hardware/typical_hosts.yaml) and shown as an assumption."""
 
-    gpus: tuple[GpuCountWire, ...] | None = None
+    gpus: Annotated[
+        tuple[GpuCountWire | Id, ...] | None, doc("Kinds of GPU; an id alone is one of its kind.")
+    ] = None
     gpu: Annotated[str, doc("Short for `gpus` with one kind.")] = ""
     n_gpus: Annotated[GpuCount | None, doc("How many of `gpu`.")] = None
     cpu: Annotated[str, doc("Id of the CPU, all sockets together.")] = ""

@@ -327,9 +327,7 @@ def _memory(e: Estimate) -> MemoryJson:
             for r in e.memory.reservations
         ],
         context_curve=[
-            CurvePointJson(
-                context_tokens=p.context_tokens, device_bytes=dict(p.device_bytes), fits=p.fits
-            )
+            CurvePointJson(context_tokens=p.context_tokens, device_bytes=dict(p.device_bytes), fits=p.fits)
             for p in e.context_curve
         ],
         engine_check=[BufferCheckJson(**check._asdict()) for check in e.engine_check],

@@ -76,6 +76,8 @@ class ChoiceJson(msgspec.Struct, kw_only=True):
     prefill: PrefillJson
     memory: MemoryJson
     confidence: ConfidenceJson
+    full_context_tokens_per_s: Amount
+    """Expected decode speed of all sequences with the cache nearly full."""
     lost_by: str
     """Why it is not the best; empty for the best."""
     commands: list[CommandJson]
@@ -121,7 +123,7 @@ class KneeJson(msgspec.Struct, kw_only=True):
     """Where a curve turns; ``x`` is null where it does not."""
 
     x: Count | None
-    chosen: Count
+    chosen: Count | None
     why: str
 
 
@@ -229,6 +231,7 @@ def _choice(choice: Choice) -> ChoiceJson:
         prefill=answer.prefill,
         memory=answer.memory,
         confidence=answer.confidence,
+        full_context_tokens_per_s=choice.full_decode_tokens_per_s,
         lost_by=choice.lost_by,
         commands=[_command(command) for command in choice.commands],
         not_modelled=answer.not_modelled,

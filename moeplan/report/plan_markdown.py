@@ -59,13 +59,15 @@ def _alternatives(plan: Plan) -> str:
             c.estimate.quant,
             words.placement_words(c.estimate.placement),
             f"{fmt_number(pw.decode_rate(c))} tok/s",
+            f"{fmt_number(c.full_decode_tokens_per_s)} tok/s",
             fmt_seconds(c.estimate.prefill_s.expected),
             pw.vram(c),
             c.lost_by,
         )
         for c in plan.alternatives
     ]
-    return md_table(("runner-up", "placement", "decode", "first token", "VRAM", "lost by"), "llrrrl", rows)
+    header = ("runner-up", "placement", "decode", "at a full context", "first token", "VRAM", "lost by")
+    return md_table(header, "llrrrrl", rows)
 
 
 def _changes(name: str, rows: object) -> str:

@@ -80,13 +80,14 @@ def _alternatives(plan: Plan, width: int) -> list[Line]:
         (
             pw.short(c),
             f"{fmt_number(pw.decode_rate(c))} tok/s",
+            fmt_number(c.full_decode_tokens_per_s),
             fmt_seconds(c.estimate.prefill_s.expected),
             pw.vram(c),
             c.lost_by,
         )
         for c in plan.alternatives
     ]
-    return _grid("runners-up", ("decode", "first token", "VRAM", "lost by"), rows)
+    return _grid("runners-up", ("decode", "full", "first token", "VRAM", "lost by"), rows)
 
 
 def _grid(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Line]:
@@ -166,11 +167,20 @@ def _figure(curve: Curve, width: int) -> list[str] | None:
     figure = plotille.Figure()
     figure.width, figure.height, figure.origin = max(30, width - 30), 10, False
     figure.x_label, figure.y_label = curve.name, "tok/s"
+    figure.with_colors = False  # the lines are painted as a whole, if at all
     figure.set_y_limits(min_=0.0)
+    figure.set_x_limits(min_=float(points[0].x), max_=float(points[-1].x))
+    figure.register_label_formatter(float, _tick)
     figure.plot([float(p.x) for p in points], [_height(curve, p) for p in points])
     if curve.knee is not None:
         figure.axvline((curve.knee - points[0].x) / max(1, points[-1].x - points[0].x))
     return str(figure.show()).split("\n")
+
+
+def _tick(value: float, chars: int, delta: float, left: bool = False) -> str:
+    """A number on an axis of plotille, ``chars`` wide."""
+    text = f"{value:,.0f}" if abs(delta) >= 10 else f"{value:.1f}"
+    return text.ljust(chars) if left else text.rjust(chars)
 
 
 def _foot(plan: Plan, width: int) -> list[Line]:

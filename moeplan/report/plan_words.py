@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeplan.domain.plan import Change, Choice, Curve, CurvePoint, MachineOffer, Plan, Rejected
 from moeplan.report import words
-from moeplan.units import GIB, fmt_bytes, fmt_number, fmt_seconds
+from moeplan.units import GIB, MIB, fmt_bytes, fmt_number, fmt_seconds
 
 GOALS = {
     "decode": "the fastest decode",
@@ -66,7 +66,8 @@ def speed(choice: Choice) -> str:
     text = f"decode {fmt_number(r.expected)} tok/s ({span})"
     if e.workload.n_sequences > 1:
         text += f", {fmt_number(1 / e.decode_step_s.expected)} a sequence"
-    return f"{text}; first token after {fmt_seconds(e.prefill_s.expected)}"
+    full = fmt_number(choice.full_decode_tokens_per_s)
+    return f"{text}, {full} at a full context; first token after {fmt_seconds(e.prefill_s.expected)}"
 
 
 def decode_rate(choice: Choice) -> float:
@@ -74,14 +75,23 @@ def decode_rate(choice: Choice) -> float:
     return choice.estimate.workload.n_sequences / choice.estimate.decode_step_s.expected
 
 
+TIGHT_BYTES = 256 * MIB
+"""Less than this left on a GPU is worth a word: a browser takes as much. A choice, not physics."""
+
+
 def memory(choice: Choice) -> str:
-    """How full each device is."""
-    groups = words.device_groups(choice.estimate.memory.devices)
-    return ", ".join(
+    """How full each device is, and a word where little is left."""
+    devices = [d for d in choice.estimate.memory.devices if d.device != "disk"]
+    text = ", ".join(
         f"{name} {fmt_bytes(d.total_bytes)} of {fmt_bytes(d.capacity_bytes)}"
-        for name, d in groups
-        if d.device != "disk"
+        for name, d in words.device_groups(devices)
     )
+    gpus = [d for d in devices if words.is_gpu(d.device)]
+    least = min(gpus, key=lambda d: d.headroom_bytes, default=None)
+    if least is not None and least.headroom_bytes < TIGHT_BYTES:
+        left = f"{fmt_bytes(least.headroom_bytes)} left on {least.device}"
+        text += f"; tight: {left}, --reserve-vram-gib keeps more free"
+    return text
 
 
 def vram(choice: Choice) -> str:

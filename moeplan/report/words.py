@@ -56,12 +56,13 @@ def first_moe(model: ModelSpec) -> MoeFfn | None:
 def machine_facts(hardware: HardwareSpec) -> str:
     """The memories of the machine and their rates."""
     parts = []
-    if hardware.gpus:
-        gpu = hardware.gpus[0]
-        count = f"{len(hardware.gpus)} x " if len(hardware.gpus) > 1 else ""
+    kinds: dict[str, int] = {}  # in order, each with how many there are
+    for gpu in hardware.gpus:
         memory = "unified memory" if gpu.unified_memory else "VRAM"
-        rate = fmt_si(gpu.bandwidth_bytes_per_s, "B/s")
-        parts.append(f"{count}{fmt_bytes(gpu.memory_bytes)} {memory} at {rate}")
+        kind = f"{fmt_bytes(gpu.memory_bytes)} {memory} at {fmt_si(gpu.bandwidth_bytes_per_s, 'B/s')}"
+        kinds[kind] = kinds.get(kind, 0) + 1
+    for kind, n in kinds.items():
+        parts.append(f"{n} x {kind}" if n > 1 else kind)
     if not hardware.unified:
         host = hardware.host
         cpu = f"{host.cpu.name} with " if hardware.gpus else ""

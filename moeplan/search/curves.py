@@ -22,9 +22,10 @@ def curves(problem: Problem, placement: Placement, max_vram_bytes: int | None) -
     found = []
     engine, hardware = problem.engine, problem.hardware
     hybrid = bool(hardware.gpus) and not hardware.unified and "layers" in engine.splits
-    if hybrid and moe_layers(problem.graph.spec) and "experts" in engine.splits:
+    experts = hybrid and bool(moe_layers(problem.graph.spec)) and "experts" in engine.splits
+    if experts:
         found.append(_cpu_moe(problem, placement, max_vram_bytes))
-    elif hybrid:
+    if hybrid and (not experts or placement.kind == "layers"):
         found.append(_gpu_layers(problem, placement, max_vram_bytes))
     found.append(_context(problem, placement, max_vram_bytes))
     found.append(_batch(problem, placement, max_vram_bytes))
@@ -42,7 +43,7 @@ def _cpu_moe(problem: Problem, placement: Placement, most: int | None) -> Curve:
     return Curve(
         name="cpu_moe",
         points=points,
-        chosen=placement.cpu_moe,
+        chosen=placement.cpu_moe if placement.gpu_layers > n_layers else None,
         knee=next((p.x for p in points if p.fits), None),
         why="the fewest that let the rest fit; each one more costs speed",
     )
@@ -67,7 +68,7 @@ def _context(problem: Problem, placement: Placement, most: int | None) -> Curve:
     limit, chosen = problem.graph.spec.context_tokens, problem.workload.context_tokens
     points = []
     for tokens in sorted({*(c for c in CONTEXTS if c <= limit), chosen, limit}):
-        trial = problem._replace(workload=_filled(problem, tokens))
+        trial = problem._replace(workload=filled(problem, tokens))
         points.append(_point(tokens, trial, placement, most))
     points = _until_full(points)
     return Curve(
@@ -79,7 +80,7 @@ def _context(problem: Problem, placement: Placement, most: int | None) -> Curve:
     )
 
 
-def _filled(problem: Problem, tokens: int) -> Workload:
+def filled(problem: Problem, tokens: int) -> Workload:
     """The workload at a context of ``tokens``, decoding at its end: what a long conversation feels."""
     from msgspec.structs import replace
 

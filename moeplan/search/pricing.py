@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
-from moeplan.domain.result import MemoryReport
+from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, prefill_time
@@ -122,11 +122,9 @@ class Table:
         """Any placement, priced by the full functions; None where it does not fit."""
         memory = exact_memory(self.problem, placement)
         limits = dict(zip(self.devices, self.capacity_bytes, strict=True))
-        if not memory.fits or any(
-            d.total_bytes > limits.get(d.device, d.capacity_bytes) for d in memory.devices
-        ):
+        need = {device.device: float(needed_bytes(device)) for device in memory.devices}
+        if not memory.fits or any(need[device] > limits.get(device, need[device]) for device in need):
             return None
-        need = {device.device: float(device.total_bytes) for device in memory.devices}
         return Priced(
             tuple(need.get(device, 0.0) for device in self.devices), *exact_seconds(self.problem, placement)
         )
@@ -176,7 +174,7 @@ class Table:
         """Ask `memory_report` for this layout, and keep what is not the sum over its layers."""
         need = [0.0] * len(self.devices)
         for device in exact_memory(self._slim, self.placement(layout)).devices:
-            need[self._index[device.device]] += device.total_bytes
+            need[self._index[device.device]] += needed_bytes(device)
         for start, end, dense, experts in layout:
             for index, prefix in self._option(dense, experts).bytes_by_device:
                 need[index] -= prefix[end] - prefix[start]
@@ -230,13 +228,17 @@ class Table:
         """What one more layer of this kind adds: bytes by device, seconds of decode and of prefill."""
         before, after = (exact_memory(*self._probe((), (weights,) * n, dense, experts)) for n in (2, 3))
         held = {d.device: _layer_parts(d) for d in before.devices}
-        grown = {d.device: _layer_parts(d) - held.get(d.device, 0) for d in after.devices}
+        # The margin of engines that are only reasoned about is a share of all that a device holds.
+        grown = {
+            d.device: (_layer_parts(d) - held.get(d.device, 0)) * needed_bytes(d) / max(1, d.total_bytes)
+            for d in after.devices
+        }
         # Rates may depend on the type that most of the model has: its layers stay beside the one more.
         layers = self.problem.graph.layers
         (decode_1, prefill_1), (decode_2, prefill_2) = (
             exact_seconds(*self._probe(layers, (weights,) * n, dense, experts)) for n in (1, 2)
         )
-        added = {device: float(n) for device, n in grown.items() if n}
+        added = {device: n for device, n in grown.items() if n}
         return added, decode_2 - decode_1, prefill_2 - prefill_1
 
     def _probe(
@@ -282,6 +284,11 @@ def exact_seconds(problem: Problem, placement: Placement) -> tuple[float, float]
     return decode_time(*args).seconds, prefill_time(*args).seconds
 
 
+def needed_bytes(device: DeviceMemory) -> int:
+    """Bytes a device must have: what it holds, and the margin kept free."""
+    return device.total_bytes + device.margin_bytes
+
+
 def _slim(graph: ModelGraph) -> ModelGraph:
     """``graph`` with the largest tensors of each layer alone: all that a device's buffers ask of them."""
     from msgspec.structs import replace
@@ -294,8 +301,8 @@ def _slim(graph: ModelGraph) -> ModelGraph:
     return replace(graph, tensors=tuple(largest.values()))
 
 
-def _layer_parts(device: object) -> int:
-    return int(device.weights_bytes + device.kv_bytes + device.state_bytes)  # type: ignore[attr-defined]
+def _layer_parts(device: DeviceMemory) -> int:
+    return device.weights_bytes + device.kv_bytes + device.state_bytes
 
 
 def _kinds(graph: ModelGraph) -> tuple[list[LayerWeights], list[int]]:

@@ -12,7 +12,7 @@ from moeplan.predict.problem import Problem
 from moeplan.search.candidates import explore, undivided, whole_placements
 from moeplan.search.layout import RAM, Layout, several_gpus, shape_of
 from moeplan.search.objective import Score, broken, score
-from moeplan.search.pricing import Priced, Table, exact_memory
+from moeplan.search.pricing import Priced, Table, exact_memory, needed_bytes
 from moeplan.search.several import Rank
 
 
@@ -163,7 +163,7 @@ class _VariantSearch:
     def _whole_too_large(self, problem: Problem, placement: Placement) -> None:
         limits = dict(zip(self.table.devices, self.table.capacity_bytes, strict=True))
         devices = [
-            (d.total_bytes, min(d.capacity_bytes, limits.get(d.device, d.capacity_bytes)), d.device)
+            (needed_bytes(d), min(d.capacity_bytes, limits.get(d.device, d.capacity_bytes)), d.device)
             for d in exact_memory(problem, placement).devices
         ]
         over = sum(max(0.0, need - have) for need, have, _ in devices)
@@ -243,7 +243,7 @@ def describe(placement: Placement) -> str:
     if placement.gpu_layers <= n:
         parts.append(f"{n + 1 - placement.gpu_layers} of {n} layers in RAM")
     if placement.cpu_moe:
-        parts.append(f"experts of {placement.cpu_moe} layers in RAM")
+        parts.append(f"experts of {placement.cpu_moe} layer{'s' * (placement.cpu_moe > 1)} in RAM")
     if len(gpus) > 1:
         counts = "+".join(str(placement.dense_tiers.count(gpu)) for gpu in gpus)
         parts.append(f"layers {counts} over {len(gpus)} GPUs")

@@ -19,8 +19,9 @@ Rank = tuple[float, ...]
 State = tuple[int, ...]
 """Layers in RAM, then for each GPU the layers with hosted experts and the whole ones."""
 
-STEPS = (8, 4, 2, 1)
-"""How many layers move at once; a choice, wide enough to cross a flat stretch."""
+ALL = 0
+STEPS = (ALL, 8, 4, 2, 1)
+"""How many layers move at once: all of a slot (one GPU needs smaller buffers than several), or a few."""
 
 
 class Climber:
@@ -75,8 +76,11 @@ class Climber:
         while since_better < len(moves):
             source, target, step = moves[i % len(moves)]
             i, since_better = i + 1, since_better + 1
-            while step <= state[source] and (target or self._n - state[0] > step):
-                moved = _moved(state, source, target, step)
+            while state[source] and step <= state[source]:
+                n = step or state[source]
+                if not target and self._n - state[0] <= n:
+                    break  # a layer must stay on a GPU
+                moved = _moved(state, source, target, n)
                 if self._rank(moved) >= self._rank(state):
                     break
                 state, since_better = moved, 0

@@ -182,3 +182,17 @@ def test_an_option_vouched_for_is_passed_over(inside: Callable[..., Any]) -> Non
     path = DATA / "refused/pipeline.sh"
     ran = inside("check", path, "--hardware", "h100-sxm-80gb", "--ignore-flag", "--pipeline-parallel-size")
     assert ran.code == 0
+
+
+def test_a_container_with_gpus_that_is_not_understood_is_told(
+    tmp_path: Path, inside: Callable[..., Any]
+) -> None:
+    text = (DATA / "k8s-vllm-llama-70b-tp4.yaml").read_text(encoding="utf-8")
+    text = text.replace(
+        "image: prom/statsd-exporter", "image: triton\n          resources: {limits: {nvidia.com/gpu: 1}}"
+    )
+    (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+    ran = inside("check", tmp_path / "a.yaml", "--hardware", "a100-sxm-80gb", "--format", "json")
+    assert ran.code == 0
+    (note,) = ran.json["notes"]
+    assert "llama-70b/metrics gets GPUs, but triton is no engine" in note

@@ -73,6 +73,7 @@ def test_the_contract_is_covered() -> None:
     # the commands of the first release
     assert {
         "moeplan estimate",
+        "moeplan check",
         "moeplan models list",
         "moeplan models show",
         "moeplan hardware list",

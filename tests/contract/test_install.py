@@ -116,6 +116,23 @@ def test_the_library_works_without_extras(installed: tuple[Path, Path]) -> None:
     assert found["weights"] > 20e9, "46.7e9 parameters at more than 3.5 bits each"
 
 
+MAX_INSTALLED_BYTES = 40_000_000
+
+
+def test_the_installation_is_small(environment: tuple[Path, Path]) -> None:
+    python, elsewhere = environment
+    site = Path(
+        _run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], elsewhere).strip()
+    )
+    # what every environment has before anything is installed does not count
+    others = [path for path in site.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    counted = [
+        path for path in others if not path.relative_to(site).parts[0].startswith(("pip", "setuptools"))
+    ]
+    assert any(path.relative_to(site).parts[0] == "moeplan" for path in counted)
+    assert sum(path.stat().st_size for path in counted) <= MAX_INSTALLED_BYTES
+
+
 def _names(archive: Path) -> set[str]:
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:

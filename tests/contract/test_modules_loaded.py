@@ -53,7 +53,8 @@ def test_estimate_as_json_loads_nothing_heavy(repo: Path) -> None:
     assert code in (0, 1), "1 is an answer too: it does not fit"
     assert json.loads(stdout)["schema"] == "moeplan/estimate@1"
     assert "moeplan.predict" in modules, "the probe did not see the work being done"
-    assert modules & NEVER == set()
+    # the catalog is read from configs/parsed.json: a YAML parser costs as much as the interpreter
+    assert modules & (NEVER | {"yaml"}) == set()
 
 
 def test_a_list_as_json_loads_nothing_heavy(repo: Path) -> None:

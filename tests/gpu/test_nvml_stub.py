@@ -79,7 +79,8 @@ def test_mig_slices_stand_for_their_board(ask: Callable[..., Any]) -> None:
 def test_a_mismatched_driver_is_said(ask: Callable[..., Any]) -> None:
     found = ask("mismatch")
     assert found["gpus"] == []
-    assert found["notes"] == ["NVIDIA GPUs could not be read: Driver/library version mismatch"]
+    assert len(found["notes"]) == 1
+    assert "could not be read" in found["notes"][0] and "version mismatch" in found["notes"][0]
     assert found["driver"] == ""
 
 
@@ -103,5 +104,9 @@ def test_profile_gpu_says_what_it_looked_for(library: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""
-    expected = ["RTX 4090", "RTX 3090", "torch"] if "torch.accelerator" in done.stderr else ["torch", "moeplan[profile]"]
+    expected = (
+        ["RTX 4090", "RTX 3090", "torch"]
+        if "torch.accelerator" in done.stderr
+        else ["torch", "moeplan[profile]"]
+    )
     assert [word for word in expected if word not in done.stderr] == []

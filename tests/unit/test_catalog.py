@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from moeplan.errors import SpecError, UnknownName
+from moeplan.readers import parsed
 from moeplan.readers.catalog import KINDS, Catalog, build_index, fold, live_index
 from moeplan.readers.paths import shipped_configs, user_configs
+from moeplan.readers.yaml_doc import parse_document
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +196,17 @@ def fresh_index() -> dict[str, dict[str, str]]:
 def test_the_shipped_index_is_fresh(fresh_index: dict[str, dict[str, str]]) -> None:
     stored = msgspec.json.decode((shipped_configs() / "index.json").read_bytes())
     assert stored == fresh_index, "run: python -m moeplan.readers.catalog --write"
+
+
+def test_the_parsed_copy_is_fresh_and_says_what_the_yaml_says() -> None:
+    root = shipped_configs()
+    assert (root / parsed.FILE_NAME).read_text(encoding="utf-8") == parsed.build(root), (
+        "run: python -m moeplan.readers.catalog --write"
+    )
+    path = root / "models" / "mixtral-8x7b.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert parsed.shipped_data(path, text) == parse_document(text, path).data
+    assert parsed.shipped_data(path, text + "\n# edited\n") is None, "an edited file has to be parsed"
 
 
 def test_every_name_of_the_index_leads_to_a_file(fresh_index: dict[str, dict[str, str]]) -> None:

@@ -85,7 +85,8 @@ def result(id_: str, verdict: Any, value: float = 50, **more: Any) -> CaseResult
     """A result for comparing."""
     fields: dict[str, Any] = {
         "id": id_, "budget": "decode", "verdict": verdict, "amount": amount(value, value, value),
-        "limit": 40.0, "confidence": None, "near": False, "reason": "", "fix": "", "file": "f", "line": 1, "inputs": INPUTS,
+        "limit": 40.0, "confidence": None, "near": False, "reason": "", "fix": "", "file": "f", "line": 1,
+        "inputs": INPUTS,
     }  # fmt: skip
     return CaseResult(**(fields | more))
 

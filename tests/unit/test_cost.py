@@ -11,7 +11,7 @@ from moeplan.domain.model import Block, MlaAttention
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
-from moeplan.predict.phases import decode_step, decode_time, prefill_step, prefill_time
+from moeplan.predict.phases import decode_step, decode_time, passes, prefill_step, prefill_time
 from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, streamed
 from moeplan.provenance import Ledger
 from tests.support.problems import (
@@ -247,3 +247,26 @@ def test_terms_sum_to_the_step_and_the_ledger_changes_nothing() -> None:
     assert root.value == plain.seconds
     assert sum(child.value for child in root.children) == pytest.approx(root.value)
     assert plain.bound in dict(plain.terms)
+
+
+def test_micro_batches_of_a_layer_split_overlap_like_a_pipeline() -> None:
+    graph = graph_of(dense_spec(n_layers=4))
+    hardware = machine((gpu(), gpu()))
+    split_over = on_gpus(graph, hardware, LLAMA)
+    assert split_over.kind == "layer-split"
+    # 4 chunks over 2 stages: 5 half-steps of time, and the work of 4 steps
+    assert passes(4, split_over, LLAMA) == 2.5
+    assert passes(4, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA) == 4
+    ledger = Ledger()
+    work = workload(prompt_tokens=2048)
+    piped = prefill_time(graph, hardware, work, split_over, LLAMA, calibration(), ledger)
+    single = prefill_time(graph, hardware, workload(prompt_tokens=512), split_over, LLAMA, calibration())
+    assert piped.seconds < 4 * single.seconds
+    assert piped.flop == pytest.approx(
+        prefill_time(
+            graph, machine((gpu(),)), work, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA, calibration()
+        ).flop
+    )
+    (root,) = ledger.terms
+    assert sum(child.value for child in root.children) == pytest.approx(root.value)
+    assert root.value == piped.seconds

@@ -65,6 +65,13 @@ def test_what_is_left_out_is_assumed(tmp_path: Path) -> None:
     assert len(spec.assumptions) == 5  # CPU, RAM size, RAM rate, disk, lanes
 
 
+def test_gpus_by_id_alone(tmp_path: Path) -> None:
+    spec = resolve(tmp_path, "id: b\nname: B\ngpus: [rtx-3090, {id: rtx-3060-12gb, count: 2}]\n")
+    assert [gpu.id for gpu in spec.gpus] == ["rtx-3090", "rtx-3060-12gb", "rtx-3060-12gb"]
+    with pytest.raises(SpecError, match="rtx-3O90"):
+        resolve(tmp_path, "id: b\nname: B\ngpus: [rtx-3O90]\n")
+
+
 def test_unified_memory_of_the_machine(tmp_path: Path) -> None:
     spec = resolve(tmp_path, "id: b\nname: B\ngpu: apple-m2-max\nram_GiB: 32\n")
     assert spec.host.ram_bytes == spec.gpus[0].memory_bytes == 32 * GIB

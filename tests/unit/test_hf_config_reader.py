@@ -113,6 +113,12 @@ def test_an_unknown_type_is_refused_with_the_nearest_known_ones() -> None:
         spec({**MIXTRAL, "model_type": "mixtrel"})
 
 
+def test_an_unknown_type_names_what_the_config_does_not_say() -> None:
+    with pytest.raises(NotModelled) as caught:
+        spec({"model_type": "zzz", "d_model": 64, "n_layer": 2})
+    assert caught.value.missing == ("num_attention_heads", "intermediate_size", "vocab_size")
+
+
 def test_a_config_without_type_is_refused_even_if_it_looks_like_a_llama() -> None:
     with pytest.raises(NotModelled, match="model_type"):
         spec(without("model_type"))

@@ -288,3 +288,16 @@ def test_dense_models_have_no_experts_to_host() -> None:
     dense = graph_of(dense_spec())
     p = problem(graph=dense)
     assert tensor_overrides(split(dense, p.hardware, LLAMA, 3, 0)) == ()
+
+
+def test_the_margin_of_reasoned_engines_is_part_of_the_need() -> None:
+    ollama = find_engine("ollama")
+    p = problem(graph=graph_of(dense_spec()))._replace(engine=ollama)
+    table = Table(p)
+    for in_ram in range(4):
+        layout = one_gpu(4, in_ram, in_ram)
+        memory = memory_report(p.graph, p.hardware, p.workload, table.placement(layout), ollama)
+        exact = {d.device: d.capacity_bytes - d.headroom_bytes for d in memory.devices}
+        need = dict(zip(table.devices, table.need(layout), strict=True))
+        assert need == pytest.approx(exact, abs=4)  # margins are rounded device by device
+        assert exact["gpu0"] > next(d.total_bytes for d in memory.devices if d.device == "gpu0")

@@ -102,11 +102,16 @@ def make_bad_files(folder: Path) -> dict[str, str]:
         says[name] = limit
     os.mkfifo(folder / "pipe.yaml")
     (folder / "nothing-in-it").mkdir()
+    (folder / "lora").mkdir()
+    (folder / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "lora" / "adapter_model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"{}")
     (folder / "loop.yaml").symlink_to(folder / "loop.yaml")
     (folder / "dangling.yaml").symlink_to(folder / "absent")
     return says | {
         "pipe.yaml": "not a regular file",
         "./nothing-in-it": "no config.json",
+        "./lora": "is a LoRA adapter",
+        "lora/adapter_model.safetensors": "is a LoRA adapter",
         "loop.yaml": "",
         "dangling.yaml": "no such file",
         "absent.gguf": "no such file",

@@ -1,0 +1,190 @@
+"""The fit on rows made by a law whose coefficients are known, and intervals on known residuals."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from moeplan.calibrate.fit import fit, held_out, setup_weights
+from moeplan.calibrate.priors import ALWAYS, prior
+from moeplan.calibrate.spread import conformal_quantile, independent, spreads
+from moeplan.calibrate.system import Sample, System, names_of
+from moeplan.cost.ops import OVERLAP, Op, Scales
+from moeplan.domain.calibration import Calibration, Coefficient, Residuals
+from moeplan.errors import NotModelled, SpecError
+from moeplan.provenance import Source
+from moeplan.readers.calibration import dump_calibration, read_calibration
+
+TEST = Source("assumed", "made up for a test")
+
+
+def _scales(**values: float) -> Scales:
+    return Scales({name: Coefficient(value=value, unit="1", source=TEST) for name, value in values.items()})
+
+
+def _sample(i: int, *ops: Op, seconds: float, source: str = "s", device: str = "d") -> Sample:
+    return Sample(
+        f"r{i}", f"setup{i}", source, device, "decode/gpu/dense", "decode/gpu/dense", "2026-01", seconds, ops
+    )
+
+
+def test_a_name_divides_unless_it_is_of_time() -> None:
+    scales = _scales(rate=0.5, wait_s=2.0, slow_time=3.0)
+    assert scales.factor(("rate",)) == 2.0
+    assert scales.factor(("rate", "rate")) == 4.0
+    assert scales.factor(("wait_s", "slow_time", "unknown")) == 6.0
+    assert scales.missing(("rate", "local.engine.new.bandwidth")) == ("local.engine.new.bandwidth",)
+    with pytest.raises(NotModelled, match="base"):
+        scales.factor(("base", "rate"))
+
+
+def test_norms_add_or_overlap() -> None:
+    scales = _scales(b=1.0, c=1.0, w=1.0)
+    assert Op("t", 3.0, ("b",), 4.0, ("c",)).seconds(scales) == 7.0
+    # (3^4 + 4^4)^(1/4) = 337^(1/4)
+    assert Op("t", 3.0, ("b",), 4.0, ("c",), norm=OVERLAP).seconds(scales) == pytest.approx(337**0.25)
+    # power joins computing first: (4^4 + 4^4)^(1/4) = 4 x 2^(1/4); then the bytes are added
+    both = Op("t", 3.0, ("b",), 4.0, ("c",), 4.0, ("w",))
+    assert both.seconds(scales) == pytest.approx(3.0 + 4.0 * 2**0.25)
+    assert Op("t", 3.0, ("b",), 4.0, ("c",)).times(2).seconds(scales) == 14.0
+
+
+def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
+    import numpy as np
+
+    names = ("local.bandwidth", "local.compute", "local.flop_per_joule", "local.layer_s")
+    ops = (
+        Op("a", 2.0, names[:1], 3.0, names[1:2], 2.5, names[2:3], OVERLAP),
+        Op("b", 5.0, ("local.layer_s",)),
+        Op("c", 0.5, ("local.bandwidth",), 0.7, ("local.compute",)),
+    )
+    system = System([_sample(0, *ops, seconds=1.0)], names)
+    values = np.log([0.8, 0.5, 1.3, 0.1])
+    scales = _scales(**dict(zip(names, np.exp(values), strict=True)))
+    expected = sum(op.seconds(scales) for op in ops)
+    log_times, slopes = system.with_slopes(values)
+    assert float(np.exp(log_times[0])) == pytest.approx(expected)
+    for i in range(len(names)):
+        step = np.zeros(4)
+        step[i] = 1e-6
+        rise = (system.log_times(values + step)[0] - system.log_times(values - step)[0]) / 2e-6
+        assert slopes[0, i] == pytest.approx(rise, abs=1e-6)
+
+
+def _world(efficiency: float, layer_s: float) -> list[Sample]:
+    """Twelve setups of three sources on two devices, timed exactly by two coefficients."""
+    scales = _scales(**{"local.bandwidth": efficiency, "local.layer_s": layer_s})
+    samples = []
+    for i in range(12):
+        ops = (Op("w", 1e-3 * (i + 1), ("local.bandwidth",)), Op("l", 32.0, ("local.layer_s",)))
+        seconds = sum(op.seconds(scales) for op in ops)
+        samples.append(_sample(i, *ops, seconds=seconds, source=f"s{i % 3}", device=f"d{i % 2}"))
+    return samples
+
+
+def test_a_fit_finds_the_coefficients_that_made_the_rows_and_ignores_an_outlier() -> None:
+    import numpy as np
+
+    samples = _world(0.86, 6e-5)
+    samples[3] = samples[3]._replace(measured_s=samples[3].measured_s * 20)
+    names = list(names_of(samples))
+    values = np.exp(fit(samples, System(samples, names), names))
+    assert names == ["local.bandwidth", "local.layer_s"]
+    # both are held near their priors (0.9 and 2e-5), which twelve rows outweigh
+    assert values == pytest.approx([0.86, 6e-5], rel=0.03)
+
+
+def test_held_out_rows_do_not_inform_their_own_prediction() -> None:
+    samples = _world(0.86, 6e-5)
+    samples = [s._replace(measured_s=s.measured_s * 2) if s.source == "s0" else s for s in samples]
+    names = list(names_of(samples))
+    system = System(samples, names)
+    residuals = held_out(samples, system, names, fit(samples, system, names), lambda s: s.source)
+    # the others say half of what s0 measured, whatever s0 says
+    for sample, residual in zip(samples, residuals, strict=True):
+        if sample.source == "s0":
+            assert residual == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_rows_of_a_setup_and_setups_of_a_sweep_share_a_weight() -> None:
+    samples = _world(0.9, 2e-5)[:3]
+    twice = [samples[0], samples[0]._replace(id="again"), samples[1]]
+    assert list(setup_weights(twice, lambda _: True)) == [0.5, 0.5, 1.0]
+    sweep = [s._replace(source="one", sweep=True) for s in samples]
+    assert list(setup_weights(sweep, lambda _: True)) == pytest.approx([1 / 3] * 3)
+    assert list(setup_weights(twice, lambda s: s.id != "again"))[1] == 0.0
+
+
+def test_every_base_coefficient_has_a_prior_of_its_own() -> None:
+    assert all(prior(name).value > 0 and prior(name).spread > 0 for name in ALWAYS)
+    assert prior("local.bandwidth").value == 0.9
+    assert prior("local.gpu.newest.bandwidth").value == 1.0
+    assert prior("local.engine.transformers.layer_time").value == 4.0
+
+
+def test_conformal_quantiles_widen_with_fewer_setups() -> None:
+    values = [float(v) for v in range(1, 100)]
+    # 0.1 x 100/99 - 1/99 = 0.0909 of the way through 98 gaps
+    assert conformal_quantile(values, 0.1) == pytest.approx(1 + 98 * (0.1 * 100 / 99 - 1 / 99))
+    assert conformal_quantile(values, 0.5) == 50.0
+    assert conformal_quantile(values, 0.1, n=5) == 1.0  # five independent ones cannot bound a tenth
+    assert conformal_quantile(values, 0.9, n=5) == 99.0
+    assert independent(36, 4) == 12.0
+
+
+def test_spreads_count_a_setup_once_and_pool_what_is_rare() -> None:
+    samples = [_sample(i, seconds=1.0, source=f"s{i % 4}") for i in range(10)]
+    samples.append(samples[0]._replace(id="same setup"))
+    found = spreads(samples, ([0.1] * 11,))
+    assert found["decode/gpu/dense"][:2] == (10, 4)
+    assert set(found["decode/gpu/dense"][2]) == {0.1}
+    few = spreads([s._replace(spread="decode/disk/moe") for s in samples[:3]], ([0.1] * 3,))
+    assert set(few) == {"decode/*/moe", "decode/*/*"}
+
+
+def _calibration() -> Calibration:
+    spread = Residuals(n_setups=8, n_sources=2, levels=(0.1, 0.9), log_ratios=(-0.5, 0.5), source=TEST)
+    coefficient = Coefficient(value=0.9, unit="1", source=TEST, n_setups=3, n_sources=2, dates="2025..2026")
+    return Calibration(
+        id="c", date="2026-11-22", coefficients={"local.bandwidth": coefficient},
+        residuals={"decode/*/*": spread}, sources=(TEST,),
+    )  # fmt: skip
+
+
+def test_a_calibration_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_calibration(_calibration(), 'a "note"'), encoding="utf-8")
+    assert read_calibration(path) == _calibration()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("value: 0.9", "value: 0.0", "above zero"),
+        ("[0.1, 0.9]", "[0.9, 0.1]", "must rise"),
+        ("[-0.500, 0.500]", "[-0.5]", "1 log_ratios for 2"),
+        ("source: s1", "source: s9", "'s9' is not among"),
+        ("kind: assumed", "kind: heard", "'heard'"),
+    ],
+)
+def test_a_wrong_calibration_is_told_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = dump_calibration(_calibration())
+    assert old in text
+    path = tmp_path / "c.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(SpecError, match=message):
+        read_calibration(path)
+
+
+def test_every_shipped_coefficient_says_where_it_comes_from() -> None:
+    shipped = read_calibration()
+    assert set(ALWAYS) <= set(shipped.coefficients)
+    for name, c in shipped.coefficients.items():
+        assert c.source.ref and c.source.retrieved, name
+        assert c.n_setups or c.source.kind == "assumed", name
+    for regime, r in shipped.residuals.items():
+        assert list(r.log_ratios) == sorted(r.log_ratios), regime
+    # efficiencies of memory cannot exceed what memory does
+    assert 0.5 < shipped.coefficients["local.bandwidth"].value <= 1.0

@@ -1,0 +1,236 @@
+"""Calibration files of this machine: from samples to coefficients, to a file, and to the cost law."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from moeplan.calibrate.host import Kernels, Target, derive, measured_machine, overlay
+from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
+from moeplan.errors import SpecError
+from moeplan.measure.run import run_jobs
+from moeplan.measure.timing import quantile, sample_of
+from moeplan.readers.calibration import read_calibration
+from moeplan.readers.calibration_host import (
+    dump_host_calibration,
+    is_host_calibration,
+    read_host_calibration,
+    require_same_host,
+    write_host_calibration,
+)
+from tests.support.problems import machine
+
+FACTS = HostFacts(cpu="Some CPU", isa=("avx2",), sockets=1, cores=2, threads=2, ram_bytes=24 * 2**30)
+KERNELS = Kernels(
+    engine="llama.cpp",
+    rates={
+        "decode": {"f16": 1.2}, "prefill": {"f16": 0.4}, "experts-decode": {"f16": 0.6},
+        "experts-prefill": {"f16": 0.2},
+    },
+    layer_flop=1e7, moe_layer_flop=5e6, vocab_flop=1e5, source="a test",
+)  # fmt: skip
+
+
+def rate(name: str, value: float, unit: str, **setup: str | int | float) -> Sample:
+    return sample_of(name, {"device": "cpu", **setup}, unit, [value] * 5)
+
+
+def samples() -> tuple[Sample, ...]:
+    return (
+        rate("read bandwidth", 20e9, "B/s", threads=1),
+        rate("read bandwidth", 32e9, "B/s", threads=2),
+        rate("matrix product", 100e9, "FLOP/s", threads=1, dtype="float32", size=1024),
+        rate("matrix product", 90e9, "FLOP/s", threads=1, dtype="float32", size=512),
+        rate("storage read", 1e9, "B/s", order="sequential"),
+    )
+
+
+def calibration(extra: tuple[Sample, ...] = ()) -> HostCalibration:
+    found = (*samples(), *extra)
+    return HostCalibration(
+        date="2026-11-22T10:00:00Z", version="0", mode="quick", host=FACTS, samples=found,
+        coefficients=derive(found, [KERNELS]), notes=("a note: with a colon",),
+    )  # fmt: skip
+
+
+def test_rates_of_an_engine_that_was_not_run_follow_the_machine() -> None:
+    found = calibration().coefficients
+    assert found["product.float32.t1.flop_per_s"].value == 100e9, "the quickest of the sizes"
+    # 1.2 x 100 GFLOP/s, 0.4 x 100; fixed work of 1e7 FLOP takes 100 us
+    assert found["llama.cpp.f16.decode.flop_per_s"].value == pytest.approx(120e9)
+    assert found["llama.cpp.f16.prefill.flop_per_s"].value == pytest.approx(40e9)
+    assert found["llama.cpp.layer.s"].value == pytest.approx(1e-4)
+
+
+def engine_run(phase: str, tokens_per_s: float, **changes: int) -> Sample:
+    setup = {
+        "engine": "llama.cpp", "quant": "f16", "threads": 1, "prompt_tokens": 100,
+        "layers": 10, "moe_layers": 0,
+        "dense_bytes": 180_000_000, "dense_elements": 90_000_000, "expert_bytes": 0, "expert_elements": 0,
+        "experts": 0, "active": 0, "head_bytes": 20_000_000, "vocab": 1000, "head_elements": 10_000_000,
+    } | changes  # fmt: skip
+    return sample_of(f"engine {phase}", setup, "tokens/s", [tokens_per_s] * 5)
+
+
+def test_an_engine_that_was_run_gives_its_own_rate() -> None:
+    # 200 MB at 20 GB/s: 10 ms; fixed 10 x 0.1 + 1 ms = 2 ms; 50 steps a second leave 20 - 12 = 8 ms
+    # for 2 x 100e6 FLOP: 25 GFLOP/s
+    found = calibration((engine_run("decode", 50.0),)).coefficients
+    assert found["llama.cpp.f16.decode.flop_per_s"].value == pytest.approx(25e9)
+    assert found["llama.cpp.f16.decode.flop_per_s"].note == "from the engine's own runs"
+
+
+def test_expert_time_is_what_the_dense_part_leaves() -> None:
+    # 4 of 16 experts a token: dense 12 ms as above (dense rate 120 GFLOP/s: 1.67 ms more), experts
+    # read 800 MB x 4/16 = 200 MB in 10 ms and compute 2 x 400e6 x 4/16 = 200 MFLOP, moe layers 10 x 50 us.
+    run = engine_run(
+        "decode",
+        25.0,
+        experts=16,
+        active=4,
+        moe_layers=10,
+        expert_bytes=800_000_000,
+        expert_elements=400_000_000,
+    )
+    # 40 - 10 - 10 - 2 - 0.5 - 1.6667 ms = 15.8333 ms
+    found = calibration((run,)).coefficients
+    assert found["llama.cpp.f16.experts-decode.flop_per_s"].value == pytest.approx(
+        200e6 / 15.8333e-3, rel=1e-4
+    )
+
+
+def test_a_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "this-machine.yaml"
+    wrote = calibration()
+    write_host_calibration(wrote, path)
+    assert is_host_calibration(path)
+    assert read_host_calibration(path) == wrote
+    assert [p.name for p in path.parent.iterdir()] == ["this-machine.yaml"], "no temporary file is left"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.yaml"
+    write_host_calibration(calibration(), path)
+    before = path.read_text(encoding="utf-8")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(SpecError, match="No space left"):
+        write_host_calibration(calibration(), path)
+    assert path.read_text(encoding="utf-8") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_another_machine_is_refused_with_the_difference_named() -> None:
+    here = replace(FACTS, cores=8, ram_bytes=2 * FACTS.ram_bytes)
+    with pytest.raises(SpecError, match=r"cores: measured on 2, here 8; RAM: measured with 25,769,803,776"):
+        require_same_host(calibration(), here, "c.yaml")
+
+
+def test_what_changes_between_boots_is_no_difference() -> None:
+    here = replace(FACTS, ram_bytes=FACTS.ram_bytes - 10**8, torch="9", system="Linux 99", notes=("x",))
+    assert host_differences(FACTS, here) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('schema: "moeplan/calibration@1"', 'schema: "moeplan/calibration@9"', "run `moeplan profile` again"),
+        ("coefficients:", "coeficients:", "unknown key"),
+        ('"value": 20000000000', '"value": 1', "low <= value <= high"),
+        ('"value": 20000000000', '"value": .nan', "not a usable number"),
+    ],
+)
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    text = dump_host_calibration(calibration())
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(SpecError, match=message):
+        read_host_calibration(path)
+
+
+def test_the_law_takes_what_was_measured() -> None:
+    shipped = read_calibration()
+    host = calibration()
+    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=1, has_gpu=False, vocab=1000)
+    found = overlay(shipped, host, target).coefficients
+    assert found["local.step_s"].value == pytest.approx(1e-3), "1000 entries of 1e5 FLOP at 100 GFLOP/s"
+    # one of two threads reads 20 of 32 GB/s
+    assert found["local.ram.bandwidth"].value == pytest.approx(20 / 32)
+    assert found["local.cpu.flop_per_s_per_core.avx2"].value == pytest.approx(40e9)
+    assert found["host.decode.compute"].value == pytest.approx(120 / 40)
+    assert found["host.experts.decode.compute"].value == pytest.approx(60 / 120)
+    assert found["host.experts.prefill.compute"].value == pytest.approx(20 / 40)
+    assert found["local.ram.bandwidth"].source.kind == "measured"
+    hardware = measured_machine(machine(), host)
+    assert hardware.host.ram_bytes_per_s == 32e9
+    assert hardware.host.ram_basis == "measured"
+    assert hardware.host.storage.read_bytes_per_s == 1e9
+
+
+def test_what_was_not_measured_stays_as_shipped() -> None:
+    shipped = read_calibration()
+    target = Target(engine="vllm", quant="fp8", isa="avx2", threads=64, has_gpu=True, vocab=1000)
+    assert overlay(shipped, calibration(), target) is shipped
+
+
+def test_gpu_coefficients_are_left_alone() -> None:
+    shipped = read_calibration()
+    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=2, has_gpu=True, vocab=1000)
+    found = overlay(shipped, calibration(), target).coefficients
+    changed = {name for name, c in shipped.coefficients.items() if found[name].value != c.value}
+    assert changed, "nothing was measured"
+    assert {
+        name
+        for name in changed
+        if not name.startswith(("local.ram.", "local.cpu.", "local.engine.", "local.quant"))
+    } == set()
+
+
+def test_verdicts() -> None:
+    assert sample_of("x", {}, "B/s", [10.0, 10.1, 9.9, 10.0, 10.0]).stable
+    assert "differ widely" in sample_of("x", {}, "B/s", [10.0, 20.0, 5.0, 10.0, 15.0]).remedy
+    assert "only 2 repeats" in sample_of("x", {}, "B/s", [10.0, 10.0]).remedy
+    assert "other programs used 1.0 cores" in sample_of("x", {}, "B/s", [10.0] * 9, foreign_cores=1.0).remedy
+    assert quantile([4.0, 1.0, 2.0, 3.0], 0.5) == 2.5
+
+
+def test_an_interrupted_run_keeps_what_it_has() -> None:
+    def stop(budget_s: float) -> list[Sample]:
+        raise KeyboardInterrupt
+
+    first = rate("read bandwidth", 1e9, "B/s", threads=1)
+    outcome = run_jobs(
+        [("one", 1.0, lambda s: [first]), ("two", 1.0, stop), ("three", 1.0, lambda s: [first])], 0.2
+    )
+    assert outcome.samples == (first,)
+    assert outcome.interrupted
+    assert outcome.notes == ("interrupted during 'two': what had been measured until then is kept",)
+
+
+def test_out_of_memory_and_failures_become_notes() -> None:
+    def memory(budget_s: float) -> list[Sample]:
+        raise MemoryError
+
+    def torch_says(budget_s: float) -> list[Sample]:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
+
+    good = rate("read bandwidth", 1e9, "B/s", threads=1)
+    outcome = run_jobs([("a", 1.0, memory), ("b", 1.0, torch_says), ("c", 1.0, lambda s: [good])], 0.2)
+    assert outcome.notes == (
+        "a: out of memory, left out",
+        "b: CUDA out of memory. Tried to allocate 20 GiB",
+    )
+    assert outcome.samples == (good,)
+
+
+def test_a_slow_machine_leaves_the_rest_out() -> None:
+    import time
+
+    outcome = run_jobs([("slow", 1.0, lambda s: time.sleep(0.2) or []), ("late", 1.0, lambda s: [])], 0.1)  # type: ignore[func-returns-value]
+    assert "no time was left for late" in outcome.notes[0]

@@ -27,8 +27,9 @@ bench: ## CPU time of a command against the bare interpreter
 	$(BIN)/python tests/benchmarks/cold_start.py --check
 	$(BIN)/python tests/benchmarks/plan_speed.py --check
 
-docs: ## renew docs/cli.md and the JSON Schemas from the program
+docs: ## renew docs/cli.md, the JSON Schemas and the catalog's generated files
 	$(BIN)/python -m moeplan.cli.docs --write
+	$(BIN)/python -m moeplan.readers.catalog --write
 
 ci: ## exactly what CI runs, on a copy
 	.ci/run

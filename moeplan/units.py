@@ -84,7 +84,8 @@ def fmt_number(value: float, digits: int = 3) -> str:
     """``value`` with ``digits`` significant digits, thousands separated, never in scientific form."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{abs(value):.{digits - 1}e}")  # 9.996 is 10.0, not 10.00
+    decimals = max(0, digits - 1 - math.floor(math.log10(rounded)))
     return f"{value:,.{decimals}f}"
 
 

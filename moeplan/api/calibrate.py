@@ -150,7 +150,7 @@ def _sample(traced: Traced) -> Sample:
         date=row.date,
         measured_s=traced.measured_s,
         ops=traced.ops,
-        sweep=own or row.metric != "tokens_per_s",
+        sweep=row.metric != "tokens_per_s",
     )
 
 

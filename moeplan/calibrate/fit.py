@@ -29,7 +29,7 @@ _SMOOTH = 0.03
 # One wildly wrong setup (paging, a mislabelled row) must not steer a coefficient.
 _OUTLIER, _OUTLIER_WEIGHT = math.log(4.0), 0.1
 # How much less the many setups of one source count. Chosen by held-out error (docs/design/003-speed-law.md):
-# local rows come from many sources, serving rows and engine runs each from a handful with hundreds of setups.
+# local rows come from many sources, serving rows from a handful with hundreds of setups each.
 _CROWDING, _CROWDING_SWEEPS = 0.25, 1.0
 _MAX_STEP = 0.7
 _ROUNDS = 25

@@ -18,6 +18,7 @@ SCHEMAS = {
     "quants": ("moeplan.readers.quants_yaml:QuantsFile", "Quantisations: configs/quants.yaml."),
     "budget": ("moeplan.readers.budget_wire:BudgetWire", "Budgets: moeplan.check.yaml."),
     "engine": ("moeplan.readers.engine_tables:TableWire", "Options of an engine: configs/engines/<id>.yaml."),
+    "calibration": ("moeplan.readers.calibration_host:HostCalibrationWire", "What `moeplan profile` writes."),
     "check": ("moeplan.report.check_json:CheckJson", "The JSON of `moeplan check`."),
     "estimate": ("moeplan.report.estimate_json:EstimateJson", "The JSON of `moeplan estimate`."),
     "plan": ("moeplan.report.plan_json:PlanJson", "The JSON of `moeplan plan`."),

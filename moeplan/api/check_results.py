@@ -138,12 +138,14 @@ def _memory(sized: Sized, budget: Budget, sizer: Sizer) -> tuple[Amount, float, 
         sized, budget = _with_reserve(sized, budget, sizer)
     devices = [d for d in sized.estimate.memory.devices if d.device != "disk"]
     if fills_gpus(sized) and sized.estimate.fits:
-        devices = [d for d in devices if d.device == "ram"]  # the GPUs are full on purpose
+        # The GPUs are full on purpose; one that shares its memory with the host stands for both.
+        devices = [d for d in devices if d.device == "ram"] or devices
     allowed = {d.device: _allowed(d, budget) for d in devices}
     tightest = min(
-        devices, key=lambda d: (allowed[d.device] - d.total_bytes - d.margin_bytes) / max(d.capacity_bytes, 1)
+        devices,
+        key=lambda d: (allowed[d.device] - d.resident_bytes - d.margin_bytes) / max(d.capacity_bytes, 1),
     )
-    need = float(tightest.total_bytes)
+    need = float(tightest.resident_bytes)
     amount = Amount(low=need, expected=need, high=need + tightest.margin_bytes, unit="bytes")
     return amount, allowed[tightest.device], f"{tightest.device} {_shares(tightest)}"
 

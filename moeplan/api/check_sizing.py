@@ -31,7 +31,7 @@ class Sized(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether every device has room, and SGLang's pool too; no margin is kept here."""
-        room = all(d.total_bytes <= d.capacity_bytes for d in self.estimate.memory.devices)
+        room = all(d.resident_bytes <= d.capacity_bytes for d in self.estimate.memory.devices)
         return room and pool_excess_bytes(self.estimate, self.static_frac) <= 0
 
 

@@ -67,7 +67,8 @@ def _checked(path: Path) -> HostCalibration:
 
 def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str]) -> Problem:
     """``problem`` with this machine's measured bandwidths and rates."""
-    from moeplan.calibrate.host import Target, main_type, measured_machine, overlay
+    from moeplan.calibrate.host import main_type
+    from moeplan.calibrate.overlay import Target, measured_machine, overlay
     from moeplan.cost.rates import best_isa
 
     hardware = measured_machine(problem.hardware, host)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from moeplan.domain.hardware import FoundMachine, HardwareSpec
     from moeplan.domain.model import ModelSpec
     from moeplan.domain.profile import HostCalibration
-    from moeplan.domain.model import ModelSpec
     from moeplan.domain.quant import QuantTable
     from moeplan.engines.traits import EngineTraits
     from moeplan.predict.problem import Problem
@@ -118,7 +117,8 @@ class Session:
         from moeplan.predict.problem import Problem
         from moeplan.readers.hardware import resolve_hardware
 
-        engine, quant = find_engine(request.engine or "llama.cpp"), self.quants.find(request.quant or "f16").id
+        engine = find_engine(request.engine or "llama.cpp")
+        quant = self.quants.find(request.quant or "f16").id
         key = (f"run:{spec.id}", quant, engine.gguf)
         if key not in self._graphs:
             tensors = assign_types(spec, build_tensors(spec), quant, self.quants, gguf=engine.gguf)

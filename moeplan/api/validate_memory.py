@@ -10,7 +10,7 @@ from moeplan.api.validate import Skipped
 from moeplan.domain.result import MemoryReport
 from moeplan.domain.workload import Placement
 from moeplan.errors import MoeplanError
-from moeplan.memory.report import memory_report
+from moeplan.memory.report import memory_by_tier, twice_held_bytes
 from moeplan.predict.estimate import choose_placement
 from moeplan.predict.problem import Problem
 from moeplan.readers.corpus_memory import MemoryRow
@@ -67,8 +67,14 @@ def predict_load(load: Sequence[MemoryRow], session: Session) -> tuple[MemoryRep
         # One memory, yet logged apart: the input embedding is in the host's buffer.
         placement = replace(placement, embedding_tier="ram")
     graph = problem.graph
-    report = memory_report(graph, problem.hardware, problem.workload, placement, problem.engine)
-    return report, graph.embedding_bytes, guessed
+    devices = tuple(
+        # A log counts the copy of a tied embedding among the weights.
+        replace(
+            device, weights_bytes=device.weights_bytes + twice_held_bytes(graph, placement, device.device)
+        )
+        for device in memory_by_tier(graph, problem.hardware, problem.workload, placement, problem.engine)
+    )
+    return MemoryReport(devices=devices), graph.embedding_bytes, guessed
 
 
 def place(

@@ -12,6 +12,8 @@ from moeplan.errors import SpecError
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_PROMPT_TOKENS = 512
 DEFAULT_OUTPUT_TOKENS = 128
+# Far above the 768 threads of the largest machine in the catalog (two sockets of 192 cores).
+MOST_THREADS = 4096
 
 
 def build_workload(
@@ -49,6 +51,8 @@ def build_workload(
             f"--depth + --prompt + --output-tokens ({request.depth_tokens + prompt + output:,}) "
             f"exceed the context of {context:,} tokens"
         )
+    if request.threads is not None and request.threads > MOST_THREADS:
+        raise SpecError(f"--threads must be at most {MOST_THREADS:,}, got {request.threads:,}")
     type_k, type_v = _kv_types(request.kv_type)
     ubatch = count(request.ubatch, engine.ubatch_tokens, "--ubatch", "micro-batch")
     n_sequences = 1 if request.batch in (None, "max") else count(int(request.batch), 1, "--batch", "")

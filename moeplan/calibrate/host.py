@@ -1,4 +1,4 @@
-"""From what `moeplan profile` measured to coefficients, and from those to the cost law on this machine.
+"""From what `moeplan profile` measured to coefficients.
 
 Pure: samples in, coefficients out. An engine that was run gives its own rates; one that was not is
 predicted from the machine's bandwidth and fp32 rate and what its kernels reach of them elsewhere.
@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from moeplan.calibrate.reference import fit_reference
 from moeplan.cost.coverage import expected_experts
-from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.graph import ModelGraph
-from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
-from moeplan.domain.profile import HostCalibration, HostCoefficient, Sample
-from moeplan.provenance import Source
+from moeplan.domain.profile import HostCoefficient, Sample
 
 
 class Kernels(NamedTuple):
@@ -66,6 +64,7 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
     for table in kernels:
         found |= _from_kernels(table, found)
     found |= _from_engine(samples, found)
+    found |= _from_reference(samples, found)
     return found
 
 
@@ -102,7 +101,7 @@ def _best_of(
 
 def _from_kernels(table: Kernels, found: Mapping[str, HostCoefficient]) -> dict[str, HostCoefficient]:
     """An engine's rates on this machine from its kernels' shares of the fp32 product rate."""
-    base = found.get("product.float32.t1.flop_per_s")
+    base = _per_thread(found)
     if base is None:
         return {}
     made: dict[str, HostCoefficient] = {}
@@ -175,7 +174,7 @@ def _implied_rate(sample: Sample, found: Mapping[str, HostCoefficient]) -> tuple
 
 
 def _fixed_s(engine: str, get: Mapping[str, float], found: Mapping[str, HostCoefficient]) -> float:
-    per = {name: found[f"{engine}.{name}"].value for name in _FIXED if f"{engine}.{name}" in found}
+    per = {name: found[f"{engine}.{name}"].value for name in FIXED if f"{engine}.{name}" in found}
     return (
         get["layers"] * per.get("layer.s", 0.0)
         + get["moe_layers"] * per.get("moe-layer.s", 0.0)
@@ -183,7 +182,41 @@ def _fixed_s(engine: str, get: Mapping[str, float], found: Mapping[str, HostCoef
     )
 
 
-_FIXED = ("layer.s", "moe-layer.s", "vocab.s")
+FIXED = ("layer.s", "moe-layer.s", "vocab.s")
+
+
+def _from_reference(
+    samples: Sequence[Sample], found: Mapping[str, HostCoefficient]
+) -> dict[str, HostCoefficient]:
+    """What the torch decoder takes beside reading: per layer, per expert, per FLOP of a prompt."""
+    steps = [s for s in samples if s.name == "reference decode"]
+    threads = max((int(s.setup.get("threads", 0)) for s in steps), default=0)
+    row = found.get(f"row.float32.t{threads}.bytes_per_s")
+    law = fit_reference(samples, row.value) if row is not None else None
+    if law is None:
+        return {}
+    values = {"layer.s": law.s_per_layer, "expert.s": law.s_per_expert}
+    for kind, per_flop in (("dense", law.s_per_flop_dense), ("moe", law.s_per_flop_moe)):
+        if per_flop:
+            values[f"{kind}.flop_per_s"] = 1.0 / per_flop
+    return {
+        f"torch.{name}": HostCoefficient(
+            value=value, low=value, high=value, unit="s" if name.endswith(".s") else "FLOP/s", n=len(steps),
+            note="forward passes of the reference decoder",
+        )
+        for name, value in values.items()
+    }  # fmt: skip
+
+
+def _per_thread(found: Mapping[str, HostCoefficient]) -> HostCoefficient | None:
+    """The fp32 product rate of one thread: alone, or its share of all (a busy sibling slows one alone)."""
+    best = None
+    for name, c in found.items():
+        if name.startswith("product.float32.t"):
+            n = int(name.split(".")[2][1:])
+            share = replace(c, value=c.value / n, low=c.low / n, high=c.high / n)
+            best = share if best is None or share.value > best.value else best
+    return best
 
 
 def work_facts(name: str, graph: ModelGraph) -> dict[str, str | int | float]:
@@ -214,153 +247,3 @@ def main_type(graph: ModelGraph) -> str:
         for qtype, n_bytes in weights.bytes_by_qtype:
             totals[qtype] = totals.get(qtype, 0) + n_bytes
     return max(totals, key=lambda qtype: totals[qtype], default=graph.quant)
-
-
-# ── coefficients -> the cost law ────────────────────────────────────────────────────────────────
-
-# What the law multiplies on a CPU beside the names set below; one here, since what is measured is the whole
-# rate. By kind of coefficient, as `cost.rates.host_rates` names them; the last kind counts on GPUs too.
-_NEUTRAL = {
-    "bandwidth": (
-        "local.ram.measured.bandwidth", "local.engine.{engine}.ram_bandwidth", "local.ram.sockets.bandwidth",
-    ),
-    "compute": (
-        "local.engine.{engine}.cpu_compute", "local.quants.{any}.cpu_compute",
-        "local.quant.{quant}.cpu_compute", "local.cpu.decode.compute", "local.cpu.experts.compute",
-    ),
-    "cpu time": ("local.engine.{engine}.cpu_layer_time",),
-    "time": ("local.engine.{engine}.layer_time", "local.engine.{engine}.moe.layer_time"),
-}  # fmt: skip
-
-
-def measured_machine(hardware: HardwareSpec, host: HostCalibration) -> HardwareSpec:
-    """``hardware`` with the bandwidths that were measured on it, in place of those of the catalog."""
-    read = _widest_read(host)
-    storage = host.coefficients.get("storage.sequential.bytes_per_s")
-    machine = hardware.host
-    if read is not None:
-        machine = replace(machine, ram_bytes_per_s=read.value, ram_basis="measured")
-    if storage is not None:
-        scattered = host.coefficients.get("storage.random.bytes_per_s")
-        disk = replace(
-            machine.storage,
-            id="measured",
-            name="disk of this machine",
-            read_bytes_per_s=storage.value,
-            random_read_bytes_per_s=scattered.value if scattered else None,
-            sources=(_source(host, storage),),
-        )
-        machine = replace(machine, storage=disk)
-    return replace(hardware, host=machine)
-
-
-def _widest_read(host: HostCalibration) -> HostCoefficient | None:
-    counts = [n for n in range(1, 1025) if f"read.t{n}.bytes_per_s" in host.coefficients]
-    return host.coefficients[f"read.t{counts[-1]}.bytes_per_s"] if counts else None
-
-
-class Target(NamedTuple):
-    """What is predicted: coefficients differ by each of these."""
-
-    engine: str
-    quant: str
-    """Type that most of the weights are in."""
-    isa: str
-    """The instruction set that decides, as the law names it."""
-    threads: int
-    has_gpu: bool
-    vocab: int
-
-
-def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
-    """``calibration`` with what was measured on this machine in place of what holds for machines like it.
-
-    What was not measured keeps its shipped value. With a GPU only the CPU's own names change.
-    """
-    draft = _Draft(calibration, host, target)
-    draft.set_bandwidth()
-    draft.set_rates()
-    draft.set_fixed()
-    if not draft.changed:
-        return calibration
-    return replace(calibration, id=f"{calibration.id} + this machine", coefficients=draft.coefficients)
-
-
-class _Draft:
-    """Coefficients while they are being replaced."""
-
-    def __init__(self, calibration: Calibration, host: HostCalibration, target: Target) -> None:
-        self.coefficients = dict(calibration.coefficients)
-        self.host, self.target, self.changed = host, target, False
-
-    def set_bandwidth(self) -> None:
-        """Of the threads in use, relative to all (what ``measured_machine`` states)."""
-        widest = _widest_read(self.host)
-        read = self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
-        if read is not None and widest is not None:
-            self._put("local.ram.bandwidth", replace(read, unit="1"), read.value / widest.value)
-            self._neutralise("bandwidth")
-
-    def set_rates(self) -> None:
-        """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
-        rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in _RATES}
-        base, decode = rates["prefill"], rates["decode"]
-        if base is None or decode is None:
-            return
-        self._put(f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value)
-        self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
-        for phase, dense in (("decode", decode), ("prefill", base)):
-            experts = rates[f"experts-{phase}"]
-            if experts is not None:
-                self._put(
-                    f"host.experts.{phase}.compute", replace(experts, unit="1"), experts.value / dense.value
-                )
-        self._neutralise("compute")
-
-    def set_fixed(self) -> None:
-        """Fixed work is spread over the threads; the law's factor for MoE applies to half a layer."""
-        layer, moe, entry = (self._own(name) for name in _FIXED)
-        if layer is None or not layer.value:
-            return
-        self._put("local.cpu.layer_s", layer, layer.value / self.target.threads)
-        self._neutralise("cpu time")
-        if self.target.has_gpu:
-            return
-        self._neutralise("time")
-        if moe is not None:
-            self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
-        if entry is not None:
-            self._put("local.step_s", entry, entry.value * self.target.vocab / self.target.threads)
-
-    def _own(self, name: str) -> HostCoefficient | None:
-        return self.host.coefficients.get(f"{self.target.engine}.{name}")
-
-    def _put(self, name: str, c: HostCoefficient, value: float) -> None:
-        self.coefficients[name] = Coefficient(
-            value=value, unit=c.unit, source=_source(self.host, c), n_setups=c.n
-        )
-        self.changed = True
-
-    def _neutralise(self, kind: str) -> None:
-        part = Source(
-            "measured",
-            f"moeplan profile on this machine, {self.host.date}",
-            self.host.date[:10],
-            "in the rate measured",
-        )
-        for template in _NEUTRAL[kind]:
-            name = template.format(engine=self.target.engine, quant=self.target.quant, any="*")
-            head, _, tail = name.partition("*")
-            for known in [
-                n
-                for n in self.coefficients
-                if n == name or (tail and n.startswith(head) and n.endswith(tail))
-            ]:
-                self.coefficients[known] = replace(self.coefficients[known], value=1.0, source=part)
-
-
-_RATES = ("decode", "prefill", "experts-decode", "experts-prefill")
-
-
-def _source(host: HostCalibration, c: HostCoefficient) -> Source:
-    return Source("measured", f"moeplan profile on this machine, {host.date}", host.date[:10], c.note)

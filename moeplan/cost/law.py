@@ -111,7 +111,8 @@ class _Clock:
         fit (pages leave in the order they will be needed); a MoE reads several times the missed bytes
         (readahead brings neighbours).
         """
-        if self.placement.kind != "disk":
+        tiers = (*self.placement.dense_tiers, *self.placement.expert_tiers)
+        if self.placement.kind != "disk" or "disk" not in tiers:
             return
         storage = self.hardware.host.storage
         names: Names = ()

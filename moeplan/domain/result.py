@@ -43,6 +43,8 @@ class DeviceMemory(Value):
     capacity_bytes: int
     margin_bytes: int = 0
     """Kept free before it is said to fit, where the engine's memory is reasoned and not measured."""
+    droppable_bytes: int = 0
+    """Of the total: pages of a mapped file that nobody reads again, which the system may take back."""
 
     @property
     def total_bytes(self) -> int:
@@ -57,9 +59,14 @@ class DeviceMemory(Value):
         )
 
     @property
+    def resident_bytes(self) -> int:
+        """What must be in memory at once."""
+        return self.total_bytes - self.droppable_bytes
+
+    @property
     def headroom_bytes(self) -> int:
-        """Capacity left beyond the margin; negative when it does not fit."""
-        return self.capacity_bytes - self.total_bytes - self.margin_bytes
+        """Capacity left beyond what must be resident and the margin; negative when it does not fit."""
+        return self.capacity_bytes - self.resident_bytes - self.margin_bytes
 
 
 class Reservation(Value):

@@ -28,6 +28,14 @@ def layer_state_bytes(block: Block, n_sequences: int) -> int:
     return state_elements(block.mixer) * STATE_BYTES_PER_ELEMENT * n_sequences
 
 
+def cache_home(tier: str, workload: Workload, placement: Placement, engine: EngineTraits) -> str:
+    """The tier that caches a layer whose other parts are on ``tier``."""
+    if placement.streamed and not engine.gguf:
+        return "gpu0"  # transformers makes the cache where the layer is computed
+    # A mapped file holds weights only: the cache of such layers is in RAM.
+    return tier if workload.kv_offload and tier != "disk" else "ram"
+
+
 def cache_by_tier(
     spec: ModelSpec, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
@@ -42,8 +50,7 @@ def cache_by_tier(
     kv: dict[str, float] = {}
     state: dict[str, int] = {}
     for layer, tier in enumerate(placement.dense_tiers):
-        # A mapped file holds weights only: the cache of such layers is in RAM.
-        home = tier if workload.kv_offload and tier != "disk" else "ram"
+        home = cache_home(tier, workload, placement, engine)
         kv_bytes, state_bytes = per_block[spec.layout[layer]]
         kv[home] = kv.get(home, 0.0) + kv_bytes
         state[home] = state.get(home, 0) + state_bytes

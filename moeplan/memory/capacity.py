@@ -22,13 +22,15 @@ def gpu_capacity_bytes(gpu: GpuSpec, hardware: HardwareSpec, engine: EngineTrait
     """Bytes of one GPU that model and engine may use together.
 
     Starts from what the driver reports (ECC, the share of unified memory the system lets the GPU hold)
-    where the catalog knows it, else from the nominal size.
+    where the catalog knows it, else from the nominal size. A memory shared with the host also has to hold
+    the system, and what was asked to be kept free of RAM.
     """
     usable = gpu.usable_bytes
     if gpu.unified_memory:
         if gpu.visible_bytes is None:
             usable -= HOST_RESERVE_BYTES
-        return max(0, usable - hardware.reserve_vram_bytes)
+        usable -= hardware.reserve_vram_bytes
+        return max(0, min(usable, ram_capacity_bytes(hardware)) if hardware.unified else usable)
     return max(0, int(usable * engine.memory_utilization_frac) - hardware.reserve_vram_bytes)
 
 
@@ -44,6 +46,6 @@ def ram_capacity_bytes(hardware: HardwareSpec) -> int:
 
 def gpu_overhead_bytes(gpu: GpuSpec, engine: EngineTraits) -> int:
     """Bytes an engine's process takes on a GPU before any model is loaded."""
-    if gpu.unified_memory:
-        return HOST_PROCESS_BYTES
-    return SERVER_GPU_OVERHEAD_BYTES if engine.family == "server" else LOCAL_GPU_OVERHEAD_BYTES
+    if engine.family == "server":
+        return SERVER_GPU_OVERHEAD_BYTES
+    return HOST_PROCESS_BYTES if gpu.unified_memory else LOCAL_GPU_OVERHEAD_BYTES

@@ -16,12 +16,15 @@ def device_compute_bytes(
     graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, tier: str
 ) -> int:
     """Compute buffer of ``tier``, the copies of host-resident matrices in it included."""
-    on_gpus = sorted({t for t in placement.dense_tiers if t not in _HOST})
+    on_gpus = placement.streamed or any(t not in _HOST for t in placement.dense_tiers)
     if tier == "ram" and on_gpus and not engine.gguf:
         return 0  # inputs and outputs only
     if tier == "ram":
-        return _host_bytes(graph, workload, placement, engine, alone=not on_gpus and not placement.streamed)
+        return _host_bytes(graph, workload, placement, engine, alone=not on_gpus)
     blocks = graph.spec.layer_blocks()
+    if placement.streamed:
+        # All of it is computed there; room for the matrices themselves is `streamed_bytes`.
+        return compute_bytes(graph, blocks, workload, engine, with_head=True, on_host=False)
     here = [i for i, home in enumerate(placement.dense_tiers) if home == tier]
     expert_copy, dense_copy = _copies(graph, workload, placement, engine)
     if tier == "gpu0" and dense_copy:
@@ -47,6 +50,14 @@ def device_compute_bytes(
     )
 
 
+def streamed_bytes(graph: ModelGraph) -> int:
+    """Room on the GPU for weights that are copied there in turn: the largest layer, or the output head.
+
+    As transformers reserves it (accelerate's get_max_layer_size); llama.cpp copies single matrices.
+    """
+    return max([graph.head_bytes, *(layer.dense_bytes + layer.expert_bytes for layer in graph.layers)])
+
+
 def _host_bytes(
     graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, *, alone: bool
 ) -> int:
@@ -59,6 +70,8 @@ def _host_bytes(
     inputs = compute_bytes(
         graph, blocks, workload, engine, with_head=False, on_host=True, input_copies=copies, inputs_only=True
     )
+    if placement.streamed:
+        return inputs
     homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
     mine = [i for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST]
     if not mine or offloads(workload, graph, engine, dense=placement.dense_tiers[mine[0]] in _HOST):

@@ -17,20 +17,11 @@ from moeplan.memory.capacity import (
     host_process_bytes,
     ram_capacity_bytes,
 )
-from moeplan.memory.devices import device_compute_bytes
+from moeplan.memory.devices import device_compute_bytes, streamed_bytes
+from moeplan.memory.explain import explain_device
 from moeplan.memory.repack import repacked_bytes
 from moeplan.memory.reserve import reservations, with_margin
-from moeplan.provenance import NULL_LEDGER, Ledger, Source
-
-_ENGINE_LOGS = Source(
-    "derived",
-    "llama.cpp's graph played through its allocator; 246 logged settings (ggml 0.25.3) agree to a median of "
-    "0.002%",
-    "2026-11",
-)
-_REASONED = Source("assumed", "reasoned from the engine's documentation")
-_ASSUMED = Source("assumed", "typical process overhead; see docs/limits.md")
-_INVENTORY = Source("derived", "sum of the tensors placed there")
+from moeplan.provenance import NULL_LEDGER, Ledger
 
 
 def weights_by_tier(graph: ModelGraph, placement: Placement) -> Mapping[str, int]:
@@ -45,13 +36,17 @@ def weights_by_tier(graph: ModelGraph, placement: Placement) -> Mapping[str, int
     ):
         put(dense, weights.dense_bytes)
         put(expert, weights.expert_bytes)
-    tied = graph.spec.tied_embeddings
     put(placement.embedding_tier, graph.embedding_bytes)
     put(placement.head_tier, graph.outside_bytes - graph.embedding_bytes)
-    if tied and placement.head_tier != placement.embedding_tier:
-        # llama.cpp duplicates a tied embedding when the output layer is on another device.
-        put(placement.head_tier, graph.embedding_bytes)
     return {tier: n_bytes for tier, n_bytes in tiers.items() if n_bytes}
+
+
+def twice_held_bytes(graph: ModelGraph, placement: Placement, tier: str) -> int:
+    """Bytes of a tied embedding that llama.cpp copies to ``tier`` because the output layer alone is there."""
+    apart = placement.head_tier != placement.embedding_tier
+    return (
+        graph.embedding_bytes if graph.spec.tied_embeddings and apart and tier == placement.head_tier else 0
+    )
 
 
 def memory_report(
@@ -62,19 +57,52 @@ def memory_report(
     engine: EngineTraits,
     ledger: Ledger = NULL_LEDGER,
 ) -> MemoryReport:
-    """Bytes of every tier that holds something, part by part."""
+    """Bytes of every device that holds something, part by part.
+
+    Where CPU and GPU share one memory, what the host holds beside the GPU is part of ``gpu0``.
+    """
+    devices = memory_by_tier(graph, hardware, workload, placement, engine)
+    if hardware.unified and devices[0].device == "gpu0":
+        devices = _in_one(devices)
+    for device in devices:
+        explain_device(device, graph, workload, placement, engine, ledger)
+    return MemoryReport(
+        devices=devices, reservations=reservations(graph, devices, workload, placement, engine)
+    )
+
+
+def memory_by_tier(
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+) -> tuple[DeviceMemory, ...]:
+    """Bytes of every tier as engines log them: host and GPU apart, whether or not they share a memory."""
     weights = weights_by_tier(graph, placement)
     kv, state = cache_by_tier(graph.spec, workload, placement, engine)
-    tiers = sorted({*weights, *kv, "ram"}, key=_tier_order)
-    devices = []
-    for tier in tiers:
-        for copy in range(placement.tensor_parallel if tier == "gpu0" else 1):
-            device = _device(graph, hardware, workload, placement, engine, tier, copy, weights, kv, state)
-            devices.append(device)
-            _explain(device, engine, ledger)
-    return MemoryReport(
-        devices=tuple(devices), reservations=reservations(graph, devices, workload, placement, engine)
+    used = {*weights, *kv, "ram"} | ({"gpu0"} if placement.streamed else set())
+    return tuple(
+        _device(graph, hardware, workload, placement, engine, tier, copy, weights, kv, state)
+        for tier in sorted(used, key=_tier_order)
+        for copy in range(placement.tensor_parallel if tier == "gpu0" else 1)
     )
+
+
+def _in_one(devices: tuple[DeviceMemory, ...]) -> tuple[DeviceMemory, ...]:
+    """``devices`` with the row of the host added to the first GPU's, whose memory it shares."""
+    from msgspec.structs import replace
+
+    first = devices[0]
+    ram = next(device for device in devices if device.device == "ram")
+    both = {part: getattr(first, part) + getattr(ram, part) for part in _SUMMED}
+    return replace(first, **both), *(d for d in devices[1:] if d is not ram)
+
+
+_SUMMED = (
+    "weights_bytes", "kv_bytes", "state_bytes", "compute_bytes", "output_bytes", "overhead_bytes",
+    "margin_bytes", "droppable_bytes",
+)  # fmt: skip
 
 
 def _device(
@@ -93,12 +121,12 @@ def _device(
     held = weights.get(tier, 0)
     # The first ranks carry the remainder, so that the shards sum to the whole.
     shard = held // shards + (1 if copy < held % shards else 0)
-    overhead = output = 0
+    overhead = output = droppable = 0
     if tier == "ram":
         capacity, name = ram_capacity_bytes(hardware), "RAM"
-        overhead = host_process_bytes(graph.spec.vocab_size) + repacked_bytes(
-            graph, hardware, workload, placement, engine
-        )
+        # Once copied, the pages of the file that a matrix came from are not read again.
+        droppable = repacked_bytes(graph, hardware, workload, placement, engine)
+        overhead = host_process_bytes(graph.spec.vocab_size) + droppable
         output = output_bytes(graph, workload)
     elif tier == "disk":
         capacity, name = shard, "disk (mapped)"
@@ -106,6 +134,9 @@ def _device(
         gpu = hardware.gpus[(int(tier[3:]) + copy) % len(hardware.gpus)]
         capacity, name = gpu_capacity_bytes(gpu, hardware, engine), gpu.name
         overhead = gpu_overhead_bytes(gpu, engine)
+        if tier == "gpu0" and placement.streamed:
+            overhead += streamed_bytes(graph)
+    overhead += twice_held_bytes(graph, placement, tier)
     device = DeviceMemory(
         device=f"gpu{int(tier[3:]) + copy}" if tier.startswith("gpu") else tier,
         name=name,
@@ -116,33 +147,9 @@ def _device(
         output_bytes=output,
         overhead_bytes=overhead,
         capacity_bytes=capacity,
+        droppable_bytes=droppable,
     )
     return device if tier == "disk" else with_margin(device, engine)
-
-
-def _explain(device: DeviceMemory, engine: EngineTraits, ledger: Ledger) -> None:
-    buffers = _ENGINE_LOGS if engine.status == "measured" else _REASONED
-    ledger.open()
-    ledger.note(
-        "weights", device.weights_bytes, "B", "sum of bytes of the tensors placed here", {}, _INVENTORY
-    )
-    ledger.note("KV cache", device.kv_bytes, "B", "cells x sequences x (K + V bytes per token), by layer")
-    ledger.note("state", device.state_bytes, "B", "recurrent and convolution state, f32, by layer")
-    ledger.note(
-        "compute",
-        device.compute_bytes,
-        "B",
-        "peak of the allocator over the nodes of a micro-batch",
-        {},
-        buffers,
-    )
-    ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B")
-    ledger.note(
-        "overhead", device.overhead_bytes, "B", "process, driver context, repacked copies", {}, _ASSUMED
-    )
-    ledger.close(
-        f"memory of {device.device}", device.total_bytes, "B", inputs={"capacity": device.capacity_bytes}
-    )
 
 
 def _tier_order(tier: str) -> tuple[int, int]:

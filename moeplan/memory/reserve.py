@@ -21,7 +21,7 @@ def with_margin(device: DeviceMemory, engine: EngineTraits) -> DeviceMemory:
         return device
     from msgspec.structs import replace
 
-    return replace(device, margin_bytes=round(device.total_bytes * REASONED_MARGIN_FRAC))
+    return replace(device, margin_bytes=round(device.resident_bytes * REASONED_MARGIN_FRAC))
 
 
 def reservations(

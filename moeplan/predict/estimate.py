@@ -10,7 +10,7 @@ from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import ENGINES
-from moeplan.memory.capacity import HOST_PROCESS_BYTES, gpu_capacity_bytes
+from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
 from moeplan.memory.notes import memory_notes
 from moeplan.memory.report import memory_report, weights_by_tier
 from moeplan.predict.explain import (
@@ -38,7 +38,7 @@ def choose_placement(
     When nothing fits, the one an engine would try first; the memory report then says what is missing.
     """
     graph, hardware, _, engine, _ = problem
-    room = usable_ram_bytes(hardware) - _host_needs(problem)
+    room = _room_for_weights(problem)
     asked = requested(
         graph, hardware, engine, kind=kind, gpu_layers=gpu_layers, cpu_moe=cpu_moe, ram_for_weights_bytes=room
     )
@@ -56,7 +56,7 @@ def feasible(
 ) -> Iterator[Placement]:
     """The placements that fit, of which ``choose_placement`` takes the fastest; none when nothing fits."""
     graph, hardware, _, engine, _ = problem
-    room = usable_ram_bytes(hardware) - _host_needs(problem)
+    room = _room_for_weights(problem)
     asked = requested(
         graph, hardware, engine, kind=kind, gpu_layers=gpu_layers, cpu_moe=cpu_moe, ram_for_weights_bytes=room
     )
@@ -235,13 +235,16 @@ def _phase_seconds(phase: str, problem: Problem, placement: Placement) -> float:
     return timer(graph, hardware, workload, placement, engine, calibration).seconds
 
 
-def _host_needs(problem: Problem) -> int:
-    """RAM that a CPU run needs beside the weights: cache, buffers, the process."""
+def _room_for_weights(problem: Problem) -> int:
+    """RAM left for mapped weights by what a CPU run needs beside them: cache, buffers, process, margin."""
     graph, hardware, workload, engine, _ = problem
     report = memory_report(graph, hardware, workload, on_cpu(graph), engine)
     ram = next(d for d in report.devices if d.device == "ram")
     # A mapped file that does not fit is not repacked: of the overhead only the process itself remains.
-    return ram.total_bytes - ram.weights_bytes - ram.overhead_bytes + HOST_PROCESS_BYTES
+    beside = ram.total_bytes - ram.weights_bytes - ram.overhead_bytes
+    beside += host_process_bytes(graph.spec.vocab_size)
+    margin = ram.margin_bytes / max(1, ram.resident_bytes)
+    return int(usable_ram_bytes(hardware) / (1 + margin)) - beside
 
 
 def _fix(problem: Problem, memory: MemoryReport) -> str:
@@ -249,8 +252,12 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     short = min(memory.devices, key=lambda d: d.headroom_bytes)
     missing = -short.headroom_bytes
     changes = [f"{fmt_bytes(missing)} more on {short.device}"]
-    if short.kv_bytes + short.compute_bytes > missing and problem.workload.context_tokens > 512:
+    work, with_margin = problem.workload, 1 + short.margin_bytes / max(1, short.resident_bytes)
+    if (short.kv_bytes + short.compute_bytes) * with_margin > missing and work.context_tokens > 512:
         changes.append("a shorter context (--context max finds the longest that fits)")
+    one_sequence = (short.kv_bytes + short.state_bytes) / work.n_sequences
+    if one_sequence * (work.n_sequences - 1) * with_margin > missing:
+        changes.append("a smaller batch (--batch max finds the largest that fits)")
     llama = ENGINES["llama.cpp"]
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")

@@ -97,11 +97,13 @@ def explain_room(problem: Problem, memory: MemoryReport, ledger: Ledger) -> None
         formula, inputs = _capacity(problem, device)
         ledger.note(f"capacity of {device.device}", capacity, "B", formula, inputs)
         left: dict[str, object] = {"capacity": capacity, "total": total, "margin": device.margin_bytes}
+        formula = "capacity - total - margin"
+        if device.droppable_bytes:
+            left["droppable"] = device.droppable_bytes
+            formula = "capacity - (total - droppable pages of the mapped file) - margin"
         if capacity:
             left["total / capacity"] = total / capacity
-        ledger.note(
-            f"headroom of {device.device}", device.headroom_bytes, "B", "capacity - total - margin", left
-        )
+        ledger.note(f"headroom of {device.device}", device.headroom_bytes, "B", formula, left)
 
 
 def _capacity(problem: Problem, device: DeviceMemory) -> tuple[str, dict[str, object]]:

@@ -85,7 +85,10 @@ def split(
 
 
 def mapped(graph: ModelGraph, base: Placement, ram_for_weights_bytes: int) -> Placement:
-    """``base`` with the weights that RAM cannot hold left on disk (last RAM layers first)."""
+    """``base`` with the weights that RAM cannot hold left on disk (last RAM layers first).
+
+    ``base`` itself where RAM holds them all.
+    """
     dense, experts = list(base.dense_tiers), list(base.expert_tiers)
     held = sum(
         (w.dense_bytes if d == "ram" else 0) + (w.expert_bytes if e == "ram" else 0)
@@ -105,6 +108,8 @@ def mapped(graph: ModelGraph, base: Placement, ram_for_weights_bytes: int) -> Pl
                 held -= graph.layers[i].dense_bytes
                 if not graph.layers[i].expert_bytes:
                     experts[i] = "disk"
+    if "disk" not in (*dense, *experts):
+        return base
     return _replace(base, kind="disk", dense_tiers=tuple(dense), expert_tiers=tuple(experts))
 
 

@@ -89,6 +89,8 @@ class DeviceJson(msgspec.Struct, kw_only=True):
     capacity_bytes: Count
     margin_bytes: Count
     """Kept free before it counts as fitting: the engine's memory is reasoned, not measured."""
+    droppable_bytes: Count
+    """Of the total: mapped pages that the system may take back; they do not count against the capacity."""
     headroom_bytes: int
 
 

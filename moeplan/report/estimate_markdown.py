@@ -44,8 +44,10 @@ def _memory(e: Estimate) -> str:
     rows += [
         ("**total**", *(f"**{fmt_bytes(d.total_bytes)}**" for _, d in groups)),
         ("capacity", *(fmt_bytes(d.capacity_bytes) for _, d in groups)),
-        ("headroom", *(fmt_bytes(d.headroom_bytes) for _, d in groups)),
     ]
+    if any(d.droppable_bytes for _, d in groups):
+        rows.append(("of it droppable", *(fmt_bytes(d.droppable_bytes) for _, d in groups)))
+    rows.append(("headroom", *(fmt_bytes(d.headroom_bytes) for _, d in groups)))
     return md_table(("memory", *(name for name, _ in groups)), "l" + "r" * len(groups), rows)
 
 

@@ -69,6 +69,8 @@ def _memory_bars(e: Estimate) -> list[_Bar]:
     for name, device in words.device_groups(e.memory.devices):
         segments = [(what, float(words.part_bytes(device, part))) for part, what in words.PARTS]
         tail = f"{fmt_bytes(device.total_bytes)} of {fmt_bytes(device.capacity_bytes)}"
+        if device.droppable_bytes:
+            tail += f", {fmt_bytes(device.droppable_bytes)} droppable"
         full = float(max(device.capacity_bytes, device.total_bytes, 1))
         bars.append(_Bar(name, [s for s in segments if s[1] > 0], full, tail))
     return bars

@@ -86,6 +86,8 @@ def _memory_grid(
     rows.append(row("capacity", "", [d.capacity_bytes for d in shown]))
     if any(d.margin_bytes for d in devices):
         rows.append(row("margin", "", [d.margin_bytes for d in shown]))
+    if any(d.droppable_bytes for d in devices):
+        rows.append(row("droppable", "", [d.droppable_bytes for d in shown]))
     rows.append(row("headroom", "", [d.headroom_bytes for d in shown]))
     return grid(rows, "ll" + "r" * len(groups), first=LABEL_WIDTH - 5)
 
@@ -106,7 +108,7 @@ def _in_unit(n_bytes: int, unit: tuple[str, int]) -> str:
 def _bars(groups: Sequence[words.DeviceGroup], screen: Screen) -> list[Line]:
     """One bar per group: its parts to scale, what is free, and how full it is."""
     label_width = max([LABEL_WIDTH, *(len(name) + 1 for name, _ in groups)])
-    used = [d.total_bytes / d.capacity_bytes if d.capacity_bytes else math.inf for _, d in groups]
+    used = [d.resident_bytes / d.capacity_bytes if d.capacity_bytes else math.inf for _, d in groups]
     tails = [
         f"{frac:.0%} of {fmt_bytes(d.capacity_bytes)}" if frac < 10 else f"{frac:,.0f} times what it has"
         for frac, (_, d) in zip(used, groups, strict=True)
@@ -126,6 +128,7 @@ def _bars(groups: Sequence[words.DeviceGroup], screen: Screen) -> list[Line]:
 
 def _bar(device: DeviceMemory, cells: int, screen: Screen) -> list[Span]:
     parts = [words.part_bytes(device, part) for part, _ in words.PARTS]
+    parts[0] -= device.droppable_bytes  # of the weights
     shares = apportion([*parts, max(device.headroom_bytes, 0)], cells)
     spans = [
         ((_BLOCK if screen.color else _MARKS[part]) * n, part)

@@ -10,7 +10,7 @@ from moeplan.report import plan_words as pw
 from moeplan.report.layout import printable
 from moeplan.units import GIB, fmt_number
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _GAP = 860, 70, 70, 70, 170, 84
+_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _GAP = 860, 70, 70, 84, 170, 84
 _LOG = frozenset({"context", "batch", "ubatch"})
 # Colour-blind safe (Okabe and Ito, 2008).
 _DECODE, _VRAM, _KNEE, _GREY = "#0072B2", "#E69F00", "#D55E00", "#999999"
@@ -20,7 +20,8 @@ def render(plan: Plan) -> str:
     """The SVG document: one panel per curve, speed to the left, VRAM of the fullest GPU to the right."""
     body = [_text(16, 28, pw.title(plan), 16, weight="bold")]
     if plan.best is not None:
-        body.append(_text(16, 48, f"{pw.headline(plan.best)}; {pw.speed(plan.best)}", 12))
+        body.append(_text(16, 47, pw.headline(plan.best), 12))
+        body.append(_text(16, 63, pw.speed(plan.best), 12))
     y = _TOP
     for curve in plan.curves:
         body += _panel(curve, y)

@@ -56,9 +56,12 @@ def _llama_like(problem: Problem, placement: Placement, tables: Tables, model: s
 def llama_settings(problem: Problem, placement: Placement, model: str) -> Settings:
     """What llama-server is told, by the names of configs/engines/llama.cpp.yaml."""
     work = problem.workload
-    settings: Settings = {"model": model, "context_total": work.context_tokens * work.n_sequences}
-    if work.n_sequences > 1:
-        settings["batch"] = work.n_sequences
+    # Without a number the server opens four slots.
+    settings: Settings = {
+        "model": model,
+        "context_total": work.context_tokens * work.n_sequences,
+        "batch": work.n_sequences,
+    }
     settings["gpu_layers"] = placement.gpu_layers
     settings |= _experts(problem, placement)
     if len(problem.hardware.gpus) > 1 and placement.gpu_layers:

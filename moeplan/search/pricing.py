@@ -230,7 +230,7 @@ class Table:
         held = {d.device: _layer_parts(d) for d in before.devices}
         # The margin of engines that are only reasoned about is a share of all that a device holds.
         grown = {
-            d.device: (_layer_parts(d) - held.get(d.device, 0)) * needed_bytes(d) / max(1, d.total_bytes)
+            d.device: (_layer_parts(d) - held.get(d.device, 0)) * needed_bytes(d) / max(1, d.resident_bytes)
             for d in after.devices
         }
         # Rates may depend on the type that most of the model has: its layers stay beside the one more.
@@ -285,8 +285,8 @@ def exact_seconds(problem: Problem, placement: Placement) -> tuple[float, float]
 
 
 def needed_bytes(device: DeviceMemory) -> int:
-    """Bytes a device must have: what it holds, and the margin kept free."""
-    return device.total_bytes + device.margin_bytes
+    """Bytes a device must have: what must be resident, and the margin kept free."""
+    return device.resident_bytes + device.margin_bytes
 
 
 def _slim(graph: ModelGraph) -> ModelGraph:

@@ -22,6 +22,8 @@ State = tuple[int, ...]
 ALL = 0
 STEPS = (ALL, 8, 4, 2, 1)
 """How many layers move at once: all of a slot (one GPU needs smaller buffers than several), or a few."""
+TRIED_FURTHER = 4
+"""Places from which pairs of moves are tried on two GPUs, where they are few."""
 
 
 class Climber:
@@ -47,9 +49,12 @@ class Climber:
         self._seen: dict[State, Rank] = {}
 
     def run(self) -> None:
-        """Climb from every start, then once more, with pairs of moves, from the best place found."""
-        ends = [self._climb(state) for state in dict.fromkeys(self._starts())]
-        best = min(ends, key=self._rank)
+        """Climb from every start, then on with pairs of moves from the best places found."""
+        ends = sorted({self._climb(state) for state in dict.fromkeys(self._starts())}, key=self._rank)
+        for end in ends[: TRIED_FURTHER if self._n_gpus == 2 else 1]:
+            self._climb_on(end)
+
+    def _climb_on(self, best: State) -> None:
         while True:
             paired = min(self._pairs(best), key=self._rank, default=best)
             if self._rank(paired) >= self._rank(best):
@@ -106,7 +111,8 @@ class Climber:
     # ── where to start ───────────────────────────────────────────────────────────────────────────
 
     def _starts(self) -> Iterator[State]:
-        """Shares in proportion to memory, the GPUs filled one after the other from either end, each alone."""
+        """Shares in proportion to memory, the GPUs filled one after the other from either end, each alone;
+        of two GPUs the best of all splits into whole layers."""
         free = [max(0.0, room[0]) for room in self._room]
         total = sum(free) or 1.0
         yield self._fitted([self._n * f / total for f in free])
@@ -114,6 +120,9 @@ class Climber:
             yield self._filled(range(self._n_gpus), whole=False)
         for order in (range(self._n_gpus), range(self._n_gpus - 1, -1, -1)):
             yield self._filled(order, whole=True)
+        if self._n_gpus == 2 and self._leaves:  # few enough to try them all
+            pairs = ((a, b) for a in range(self._n) for b in range(a, self._n + 1))
+            yield min(((a, 0, b - a, 0, self._n - b) for a, b in pairs), key=self._rank)
         for g in range(self._n_gpus):  # one GPU alone needs smaller buffers than several
             yield self._fitted([self._n if g == other else 0 for other in range(self._n_gpus)])
             if self._leaves:

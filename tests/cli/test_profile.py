@@ -1,4 +1,4 @@
-"""`moeplan profile` from outside. What needs torch is in tests/crosscheck; here is what every install can do."""
+"""`moeplan profile` from outside: what every install can do (tests/crosscheck has what needs torch)."""
 
 from __future__ import annotations
 

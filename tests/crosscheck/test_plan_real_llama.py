@@ -180,8 +180,8 @@ def said_by(words: list[str], until: str) -> str:
             if until in line or time.monotonic() > end:
                 break
     finally:
-        process.terminate()
-        process.wait(10)
+        process.kill()
+        process.communicate()
     return "".join(lines)
 
 

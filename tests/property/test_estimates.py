@@ -73,7 +73,9 @@ def test_parts_sum_and_ranges_are_ordered(graph: ModelGraph, hardware: HardwareS
     assert sum(d.weights_bytes for d in told.memory.devices) == graph.weights_bytes
     for span in (told.decode_step_s, told.prefill_s):
         assert 0 < span.low <= span.expected <= span.high
-    assert told.fits == all(d.total_bytes <= d.capacity_bytes for d in told.memory.devices)
+    for d in told.memory.devices:
+        assert 0 <= d.droppable_bytes <= d.weights_bytes
+    assert told.fits == all(d.resident_bytes <= d.capacity_bytes for d in told.memory.devices)
     assert told.fits or told.fix
 
 

@@ -126,8 +126,8 @@ def split_wins(sync_s: float) -> str:
 
 
 def test_whole_layers_win_where_hosted_experts_wait_too_long() -> None:
-    # Reported for Qwen3-30B-A3B on a 12 GB card: 29.4 tok/s by whole layers, 26.6 by experts. A layer moved as
-    # a whole reads its attention in RAM too; hosted experts wait for the GPU and back. Which is more decides.
+    # Reported for Qwen3-30B-A3B on a 12 GB card: 29.4 tok/s by whole layers, 26.6 by experts. A layer moved
+    # as a whole reads its attention in RAM too; hosted experts wait for the GPU and back. That decides.
     assert split_wins(0.0) == "experts"
     assert split_wins(5e-3) == "layers"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from moeplan.calibrate.host import Kernels, Target, derive, measured_machine, overlay
+from moeplan.calibrate.host import Kernels, derive
+from moeplan.calibrate.overlay import Target, measured_machine, overlay
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.errors import SpecError
 from moeplan.measure.run import run_jobs

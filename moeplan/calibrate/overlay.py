@@ -1,0 +1,160 @@
+"""What was measured on this machine in place of what holds for machines like it: names of the cost law."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from moeplan.calibrate.host import FIXED
+from moeplan.domain.calibration import Calibration, Coefficient
+from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.profile import HostCalibration, HostCoefficient
+from moeplan.provenance import Source
+
+# What the law multiplies on a CPU beside the names set below; one here, since what is measured is the whole
+# rate. By kind of coefficient, as `cost.rates.host_rates` names them; the last kind counts on GPUs too.
+_NEUTRAL = {
+    "bandwidth": (
+        "local.ram.measured.bandwidth", "local.engine.{engine}.ram_bandwidth", "local.ram.sockets.bandwidth",
+    ),
+    "compute": (
+        "local.engine.{engine}.cpu_compute", "local.quants.{any}.cpu_compute",
+        "local.quant.{quant}.cpu_compute", "local.cpu.decode.compute", "local.cpu.experts.compute",
+    ),
+    "cpu time": ("local.engine.{engine}.cpu_layer_time",),
+    "time": ("local.engine.{engine}.layer_time", "local.engine.{engine}.moe.layer_time"),
+}  # fmt: skip
+
+
+def measured_machine(hardware: HardwareSpec, host: HostCalibration) -> HardwareSpec:
+    """``hardware`` with the bandwidths that were measured on it, in place of those of the catalog."""
+    read = _widest_read(host)
+    storage = host.coefficients.get("storage.sequential.bytes_per_s")
+    machine = hardware.host
+    if read is not None:
+        machine = replace(machine, ram_bytes_per_s=read.value, ram_basis="measured")
+    if storage is not None:
+        scattered = host.coefficients.get("storage.random.bytes_per_s")
+        disk = replace(
+            machine.storage,
+            id="measured",
+            name="disk of this machine",
+            read_bytes_per_s=storage.value,
+            random_read_bytes_per_s=scattered.value if scattered else None,
+            sources=(_source(host, storage),),
+        )
+        machine = replace(machine, storage=disk)
+    return replace(hardware, host=machine)
+
+
+def _widest_read(host: HostCalibration) -> HostCoefficient | None:
+    counts = [n for n in range(1, 1025) if f"read.t{n}.bytes_per_s" in host.coefficients]
+    return host.coefficients[f"read.t{counts[-1]}.bytes_per_s"] if counts else None
+
+
+class Target(NamedTuple):
+    """What is predicted: coefficients differ by each of these."""
+
+    engine: str
+    quant: str
+    """Type that most of the weights are in."""
+    isa: str
+    """The instruction set that decides, as the law names it."""
+    threads: int
+    has_gpu: bool
+    vocab: int
+
+
+def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
+    """``calibration`` with what was measured on this machine in place of what holds for machines like it.
+
+    What was not measured keeps its shipped value. With a GPU only the CPU's own names change.
+    """
+    draft = _Draft(calibration, host, target)
+    draft.set_bandwidth()
+    draft.set_rates()
+    draft.set_fixed()
+    if not draft.changed:
+        return calibration
+    return replace(calibration, id=f"{calibration.id} + this machine", coefficients=draft.coefficients)
+
+
+class _Draft:
+    """Coefficients while they are being replaced."""
+
+    def __init__(self, calibration: Calibration, host: HostCalibration, target: Target) -> None:
+        self.coefficients = dict(calibration.coefficients)
+        self.host, self.target, self.changed = host, target, False
+
+    def set_bandwidth(self) -> None:
+        """Of the threads in use, relative to all (what ``measured_machine`` states)."""
+        widest = _widest_read(self.host)
+        read = self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
+        if read is not None and widest is not None:
+            self._put("local.ram.bandwidth", replace(read, unit="1"), read.value / widest.value)
+            self._neutralise("bandwidth")
+
+    def set_rates(self) -> None:
+        """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
+        rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in _RATES}
+        base, decode = rates["prefill"], rates["decode"]
+        if base is None or decode is None:
+            return
+        self._put(f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value)
+        self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
+        for phase, dense in (("decode", decode), ("prefill", base)):
+            experts = rates[f"experts-{phase}"]
+            if experts is not None:
+                self._put(
+                    f"host.experts.{phase}.compute", replace(experts, unit="1"), experts.value / dense.value
+                )
+        self._neutralise("compute")
+
+    def set_fixed(self) -> None:
+        """Fixed work is spread over the threads; the law's factor for MoE applies to half a layer."""
+        layer, moe, entry = (self._own(name) for name in FIXED)
+        if layer is None or not layer.value:
+            return
+        self._put("local.cpu.layer_s", layer, layer.value / self.target.threads)
+        self._neutralise("cpu time")
+        if self.target.has_gpu:
+            return
+        self._neutralise("time")
+        if moe is not None:
+            self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
+        if entry is not None:
+            self._put("local.step_s", entry, entry.value * self.target.vocab / self.target.threads)
+
+    def _own(self, name: str) -> HostCoefficient | None:
+        return self.host.coefficients.get(f"{self.target.engine}.{name}")
+
+    def _put(self, name: str, c: HostCoefficient, value: float) -> None:
+        self.coefficients[name] = Coefficient(
+            value=value, unit=c.unit, source=_source(self.host, c), n_setups=c.n
+        )
+        self.changed = True
+
+    def _neutralise(self, kind: str) -> None:
+        part = Source(
+            "measured",
+            f"moeplan profile on this machine, {self.host.date}",
+            self.host.date[:10],
+            "in the rate measured",
+        )
+        for template in _NEUTRAL[kind]:
+            name = template.format(engine=self.target.engine, quant=self.target.quant, any="*")
+            head, _, tail = name.partition("*")
+            for known in [
+                n
+                for n in self.coefficients
+                if n == name or (tail and n.startswith(head) and n.endswith(tail))
+            ]:
+                self.coefficients[known] = replace(self.coefficients[known], value=1.0, source=part)
+
+
+_RATES = ("decode", "prefill", "experts-decode", "experts-prefill")
+
+
+def _source(host: HostCalibration, c: HostCoefficient) -> Source:
+    return Source("measured", f"moeplan profile on this machine, {host.date}", host.date[:10], c.note)

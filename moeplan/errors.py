@@ -68,9 +68,7 @@ class SpecError(MoeplanError):
 class UnknownName(MoeplanError):
     """A name that no catalog entry, alias or file answers to; ``candidates`` are the nearest."""
 
-    def __init__(
-        self, kind: str, name: str, candidates: Sequence[str] = (), help: str | None = None
-    ) -> None:
+    def __init__(self, kind: str, name: str, candidates: Sequence[str] = (), help: str | None = None) -> None:
         self.kind = kind
         self.name = name
         self.candidates = tuple(candidates)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from moeplan.api.resolve import Session
 from moeplan.api.validate import Skipped
-from moeplan.domain.result import MemoryReport
+from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement
 from moeplan.errors import MoeplanError
 from moeplan.memory.report import memory_by_tier, twice_held_bytes
@@ -67,14 +67,17 @@ def predict_load(load: Sequence[MemoryRow], session: Session) -> tuple[MemoryRep
         # One memory, yet logged apart: the input embedding is in the host's buffer.
         placement = replace(placement, embedding_tier="ram")
     graph = problem.graph
-    devices = tuple(
-        # A log counts the copy of a tied embedding among the weights.
-        replace(
-            device, weights_bytes=device.weights_bytes + twice_held_bytes(graph, placement, device.device)
-        )
-        for device in memory_by_tier(graph, problem.hardware, problem.workload, placement, problem.engine)
-    )
+    rows = memory_by_tier(graph, problem.hardware, problem.workload, placement, problem.engine)
+    devices = tuple(_as_logged(row, twice_held_bytes(graph, placement, row.device)) for row in rows)
     return MemoryReport(devices=devices), graph.embedding_bytes, guessed
+
+
+def _as_logged(device: DeviceMemory, copy_bytes: int) -> DeviceMemory:
+    """``device`` with the copy of a tied embedding among its weights, where logs count it."""
+    from msgspec.structs import replace
+
+    weights, overhead = device.weights_bytes + copy_bytes, device.overhead_bytes - copy_bytes
+    return replace(device, weights_bytes=weights, overhead_bytes=overhead)
 
 
 def place(

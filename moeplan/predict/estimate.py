@@ -279,9 +279,9 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     if spec.is_moe and problem.workload.n_sequences > 1:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if placement.kind == "layer-split":
-        notes.append("overlap of micro-batches across GPUs in prefill")
+        notes.append("uneven pipelines: micro-batches of a prompt are taken to overlap fully across GPUs")
     if placement.kind == "tensor-parallel":
-        notes.append("collectives apart from the fixed time per layer")
+        notes.append("collectives other than two all-reduces a layer")
     if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:
         notes.append("scheduling and queueing of a server under load")
     return tuple(notes)

@@ -386,12 +386,7 @@ def _term(term: Term, gaps: _Gaps) -> TermJson:
         unit=term.unit,
         formula=term.formula,
         inputs={key: _input(value, gaps, where) for key, value in term.inputs.items()},
-        source=SourceJson(
-            kind=term.source.kind,
-            ref=term.source.ref,
-            retrieved=term.source.retrieved,
-            note=term.source.note,
-        ),
+        source=SourceJson(**term.source._asdict()),
         children=[_term(child, gaps) for child in term.children],
     )
 

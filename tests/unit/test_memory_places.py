@@ -181,3 +181,15 @@ def test_a_hybrid_shows_its_cache_and_its_state() -> None:
     )
     n = {name: float(str(value)) for name, value in parts["state"].inputs.items()}
     assert parts["state"].value == n["layers"] * n["elements"] * n["sequences"] * 4 > 0
+
+
+def test_a_log_counts_the_copy_of_a_tied_embedding_once_and_among_the_weights() -> None:
+    from moeplan.api.validate_memory import _as_logged
+
+    graph = graph_of(replace(dense_spec(), tied_embeddings=True))
+    box = machine((gpu(),))
+    held = _row(memory_by_tier(graph, box, workload(), on_gpus(graph, box, LLAMA), LLAMA), "gpu0")
+    logged = _as_logged(held, graph.embedding_bytes)
+    assert logged.total_bytes == held.total_bytes
+    # all but the looked-up embedding, and its copy
+    assert logged.weights_bytes == graph.weights_bytes

@@ -3,7 +3,7 @@
     python tests/benchmarks/plan_speed.py            print the ratios
     python tests/benchmarks/plan_speed.py --check    exit 1 when one is over its limit
 
-The targets are 10 s for 100,000 candidates on one core of a 2-core x86 machine, and 3 s and 300 MB for a whole
+The targets: 10 s for 100,000 candidates on one core of a 2-core x86 machine, and 3 s and 300 MB for a whole
 plan of 61 layers x 256 experts on four GPUs. There the loop takes 0.125 s: the limits are 80 and 24 loops.
 """
 

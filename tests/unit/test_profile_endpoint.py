@@ -31,7 +31,7 @@ def server(handler: Handler) -> Iterator[str]:
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):  # the client hung up, as it should
-            handler(connection, connection.recv(65536))
+            handler(connection, whole_request(connection))
 
     def accept() -> None:
         while not stop.is_set():
@@ -53,6 +53,21 @@ def server(handler: Handler) -> Iterator[str]:
         acceptor.join(2)
         for thread in threads:
             thread.join(3)
+
+
+def whole_request(connection: socket.socket) -> bytes:
+    """Head and body: closing with unread bytes would reset the line and take the answer with it."""
+    data = b""
+    while piece := connection.recv(65536):
+        data += piece
+        head, found, body = data.partition(b"\r\n\r\n")
+        length = next(
+            (int(v) for k, _, v in (line.partition(b":") for line in head.lower().split(b"\r\n"))
+             if k == b"content-length"), 0,
+        )  # fmt: skip
+        if found and len(body) >= length:
+            break
+    return data
 
 
 def event(text: str | None = None, **more: object) -> bytes:

@@ -27,7 +27,7 @@ from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
-from moeplan.units import fmt_bytes
+from moeplan.units import MIB, fmt_bytes
 
 
 def choose_placement(
@@ -136,7 +136,7 @@ def estimate(
             extrapolated=stand_in,
             engine_status=engine.status,
         ),
-        not_modelled=not_modelled + _not_modelled(problem, placement),
+        not_modelled=not_modelled + _not_modelled(problem, placement) + _tight(memory),
         assumptions=assumptions,
         explain=ledger.terms,
     )
@@ -268,6 +268,20 @@ def _fits_in_llama(problem: Problem) -> bool:
     trial = problem._replace(engine=ENGINES["llama.cpp"])
     placement = choose_placement(trial, kind=None, gpu_layers=None, cpu_moe=None)
     return placement.kind != "disk" and _fits(trial)(placement)
+
+
+TIGHT_BYTES = 256 * MIB
+"""Less than this left on a GPU is worth a word: a browser takes as much. A choice, not physics."""
+
+
+def _tight(memory: MemoryReport) -> tuple[str, ...]:
+    """A fit by a hair is said: memory not modelled here can be larger than what is left."""
+    return tuple(
+        f"what other programs take on {d.device}: only {fmt_bytes(d.headroom_bytes)} are left; "
+        "--reserve-vram-gib keeps room"
+        for d in memory.devices
+        if d.device.startswith("gpu") and 0 <= d.headroom_bytes < TIGHT_BYTES
+    )
 
 
 def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:

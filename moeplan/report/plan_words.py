@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeplan.domain.plan import Change, Choice, Curve, CurvePoint, MachineOffer, Plan, Rejected
+from moeplan.predict.estimate import TIGHT_BYTES
 from moeplan.report import words
-from moeplan.units import GIB, MIB, fmt_bytes, fmt_number, fmt_seconds
+from moeplan.units import GIB, fmt_bytes, fmt_number, fmt_seconds
 
 GOALS = {
     "decode": "the fastest decode",
@@ -73,10 +74,6 @@ def speed(choice: Choice) -> str:
 def decode_rate(choice: Choice) -> float:
     """Expected tokens per second of all sequences."""
     return choice.estimate.workload.n_sequences / choice.estimate.decode_step_s.expected
-
-
-TIGHT_BYTES = 256 * MIB
-"""Less than this left on a GPU is worth a word: a browser takes as much. A choice, not physics."""
 
 
 def memory(choice: Choice) -> str:

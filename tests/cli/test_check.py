@@ -413,7 +413,7 @@ def test_it_needs_no_network(here: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_fifty_cases_in_three_seconds(here: Path, moeplan: Callable[..., Any]) -> None:
+def test_fifty_cases_cost_little(here: Path, moeplan: Callable[..., Any]) -> None:
     matrix = """\
 models: {a: {model: mixtral-8x7b, engine: vllm}, b: {model: llama-3.1-70b, quant: fp8, engine: vllm},
          c: {model: qwen3-30b-a3b, quant: q4_k_m}, d: gpt-oss-120b, e: {model: llama-3.1-8b, quant: q8_0}}
@@ -425,7 +425,8 @@ budgets: {memory: {headroom: 5%}, decode: {min_tokens_per_s: 5, confidence: 0.9}
     (here / "moeplan.check.yaml").write_text(matrix, encoding="utf-8")
     ran = moeplan("check", "--format", "json", cwd=here)
     assert len(ran.json["cases"]) == 50 * 4
-    assert ran.cpu_s <= 3, "processor time: a runner that shares its cores waits longer"
+    # 3 s where `moeplan --version` takes 26 ms: a ratio in one run, since machines differ and are shared
+    assert ran.cpu_s <= 115 * moeplan("--version", cwd=here).cpu_s
 
 
 # ── init, explain ───────────────────────────────────────────────────────────────────────────────

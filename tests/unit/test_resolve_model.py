@@ -132,10 +132,10 @@ def make_bad_files(folder: Path) -> dict[str, str]:
 
 def test_bad_input_ends_in_one_clear_error_at_once(catalog: Catalog, tmp_path: Path) -> None:
     for name, what in make_bad_files(tmp_path).items():
-        started = time.perf_counter()
+        started = time.process_time()
         with pytest.raises(MoeplanError) as caught:
             resolve_model(name, catalog, QUANTS)
-        assert time.perf_counter() - started < 2, name
+        assert time.process_time() - started < 2, name
         assert what in str(caught.value), name
         assert len(str(caught.value)) < 6000, name
 

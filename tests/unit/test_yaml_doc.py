@@ -322,10 +322,10 @@ def test_a_document_of_the_wrong_shape_is_told_at_its_start(text: str) -> None:
 
 
 def refused(path: Path) -> str:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SpecError) as caught:
         load_document(path)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert caught.value.path == str(path)
     return caught.value.message
 

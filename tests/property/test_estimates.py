@@ -112,10 +112,13 @@ def test_memory_grows_with_context_and_batch(
     longer = problem._replace(workload=replace(work, context_tokens=work.context_tokens + more))
     wider = problem._replace(workload=replace(work, n_sequences=work.n_sequences + 1))
     for larger in (longer, wider):
-        for small, big in zip(
-            base.devices, estimate(larger, placement, level=0.8).memory.devices, strict=True
-        ):
-            assert big.total_bytes >= small.total_bytes
+        grown = estimate(larger, placement, level=0.8).memory
+        for small, big in zip(base.devices, grown.devices, strict=True):
+            for part in ("weights_bytes", "kv_bytes", "state_bytes", "output_bytes", "overhead_bytes"):
+                assert getattr(big, part) >= getattr(small, part), part
+            # A compute buffer is the result of best-fit packing, which is not monotone: about one random case
+            # in 3,000 packs a longer context tighter (docs/limits.md). The total still may not fall by 1%.
+            assert big.total_bytes >= small.total_bytes * 0.99
 
 
 def _grow(hardware: HardwareSpec, factor: float, what: str) -> HardwareSpec:

@@ -55,6 +55,8 @@ class EngineTraits(Value):
     mixes_inputs: bool = False
     """Tokens and embeddings may be mixed in one batch: two more copies of the
     hidden state are reserved and never used again (builds of October 2026)."""
+    crops_late: frozenset[str] = frozenset()
+    """Architectures whose last layer runs for every row; those asked for are picked behind it."""
     chunks_prefill: bool = True
     """A long prompt goes through in micro-batches; without, all its rows are alive at once."""
     pipeline_copies: int = 1
@@ -65,6 +67,15 @@ _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
     {"gpu", "unified", "cpu", "layers", "experts", "mixed", "disk", "layer-split", "stream"}
 )
 _SERVER_SPLITS: frozenset[PlacementKind] = frozenset({"gpu", "unified", "tensor-parallel"})
+
+
+# Graphs that keep every row for a draft head (embeddings_nextn_masked in src/models/*.cpp, November 2026).
+_CROPS_LATE = frozenset(
+    {
+        "gpt_oss", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "gemma4_text", "nemotron_h", "hy_v3",
+        "step3p7",
+    }
+)  # fmt: skip
 
 
 def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineTraits:
@@ -93,6 +104,7 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         expands_latent=ik,
         casts_mask=ik,
         reserves_embeddings=not ik,
+        crops_late=frozenset() if ik else _CROPS_LATE,
         pipeline_copies=4,
     )
 

@@ -82,6 +82,7 @@ def compute_bytes(
             holds_embedding=on_host,
             has_head=with_head,
             ends_model=with_head,
+            crops_late=graph.spec.architecture in engine.crops_late,
         )
     )
 

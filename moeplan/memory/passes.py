@@ -40,6 +40,8 @@ class Pass(NamedTuple):
     holds_embedding: bool
     has_head: bool
     ends_model: bool
+    crops_late: bool = False
+    """The rows whose logits are asked for are picked behind the last layer, not inside it."""
     host_inputs_only: bool = False
     """GPUs compute everything: the host holds the inputs of the graph and no more."""
     host_copies: int = 1
@@ -80,9 +82,13 @@ class _Player:
             return self.arena.peak_bytes
         last_of = {layer.kind: i for i, layer in enumerate(work.layers)}
         for i, layer in enumerate(work.layers):
-            final = work.ends_model and i == len(work.layers) - 1
+            final = work.ends_model and not work.crops_late and i == len(work.layers) - 1
             done = layer.kind if last_of[layer.kind] == i else None
             hidden = self._layer(layer, hidden, final=final, release=done)
+        if work.ends_model and work.crops_late:
+            self._tape(work.batch.outputs, Homes()).act(work.hidden)
+            # What was picked from stays: the draft head may ask for it.
+            self.arena.drop(*self.inputs.pop("", []))
         if work.has_head:
             outputs = work.batch.outputs * F32
             if work.batch.fused_up_gate:  # a fused norm has room of its own
@@ -96,11 +102,12 @@ class _Player:
         work, rows = self.work, self.work.batch.rows
         take = self.arena.take
         copies = max(1, work.input_copies)
-        tokens = take(rows * F32) if work.input_copies == 0 else (0, 0)
-        mixes = work.input_copies == 0 and work.batch.mixed_inputs
-        given = self.full.act(work.hidden if mixes else 0)
-        if work.input_copies == 0 and work.batch.spare_embeddings:
+        on_host = work.input_copies == 0
+        tokens = take(rows * F32) if on_host else NOTHING
+        if on_host and work.batch.spare_embeddings:
             self.full.act(work.hidden)  # embeddings instead of tokens: reserved, never used
+        mixes = on_host and work.batch.mixed_inputs
+        marked, slots, given = (self.full.act(n if mixes else 0) for n in (1, 2, work.hidden))
         if work.host_inputs_only and work.host_copies > 1:
             copies = work.host_copies
         position = [take(rows * F32) for _ in range(copies)]
@@ -112,8 +119,9 @@ class _Player:
         self.arena.drop(tokens)
         if mixes:
             looked_up = self.full.act(work.hidden)
+            self.arena.drop(marked)
             self.full.act(work.hidden)  # the mixture: its only reader is a view that nobody reads
-            self.arena.drop(given, looked_up)
+            self.arena.drop(given, looked_up, slots)
         if work.batch.cast_mask and work.layers:
             self._cast_masks(keep=copies > 1 or work.host_inputs_only)
         if copies > 1:

@@ -13,7 +13,7 @@ from moeplan.validate.rows import Unpredictable
 
 # The processor of a log is not stated and decides no buffer; any large one stands in.
 _ANY_CPU = "epyc-9654"
-# The Hadamard rotation of quantised caches came to llama.cpp in 2026.
+# The Hadamard rotation of quantised caches, and graphs that keep all rows for a draft head, came in 2026.
 _ROTATES_SINCE = "2026-03"
 # Masks came to the device in f32, and graphs held no room for given embeddings, before September 2025.
 _F16_MASK_SINCE = "2025-09"
@@ -74,7 +74,7 @@ def aged(engine: EngineTraits, row: MemoryRow) -> EngineTraits:
     if row.date and row.date < _F16_MASK_SINCE:
         engine = replace(engine, casts_mask=True, reserves_embeddings=False)
     if row.date and row.date < _ROTATES_SINCE:
-        engine = replace(engine, rotates_quantised_cache=False)
+        engine = replace(engine, rotates_quantised_cache=False, crops_late=frozenset())
     return engine
 
 

@@ -30,7 +30,7 @@ from moeplan.readers.catalog import Catalog
 from moeplan.readers.engine_tables import EngineTables
 from moeplan.search.commands import commands
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
-from tests.support.make_gguf import MODELS, model_keys, model_rows, write_gguf
+from tests.support.make_gguf import loadable
 from tests.support.problems import calibration, gpu, machine, workload
 
 BIN = Path(os.environ.get("MOEPLAN_LLAMA_BIN", "/nonexistent"))
@@ -42,26 +42,6 @@ pytestmark = [
 ]
 LLAMA = find_engine("llama.cpp")
 N_LAYERS = 6
-
-
-def loadable(path: Path, model: str) -> Path:
-    """A file with a vocabulary, so that a real llama.cpp loads it."""
-    hp = MODELS[model] | {"n_layer": N_LAYERS}
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    tokens += [f"tok{i}" for i in range(hp["n_vocab"] - len(tokens))]
-    head_dim = hp.get("head_dim", hp["n_embd"] // hp["n_head"])
-    keys = model_keys(hp) | {
-        "rope.dimension_count": hp.get("qk_rope", head_dim),
-        "rope.freq_base": 10000.0,
-        "expert_feed_forward_length": hp.get("n_ff_exp", hp["n_ff"]),
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens))],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.token_type": [2, 3, 3, *([6] * 256), *([1] * (len(tokens) - 259))],
-    }
-    return write_gguf(path, hp["arch"], keys, list(model_rows(hp)))
 
 
 def planned(path: Path, layout: object, n_gpus: int) -> tuple[Problem, Placement]:
@@ -96,7 +76,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 @pytest.mark.parametrize("model", ["mixtral", "deepseek2", "gpt-oss"])
 def test_llama_bench_takes_the_planned_flags(model: str, name: str, tmp_path: Path) -> None:
-    path = loadable(tmp_path / f"{model}.gguf", model)
+    path = loadable(tmp_path / f"{model}.gguf", model, n_layer=N_LAYERS)
     problem, placement = planned(path, LAYOUTS[name], 1)
     words = words_of(problem, placement, path, "measure")
     done = subprocess.run(
@@ -107,7 +87,7 @@ def test_llama_bench_takes_the_planned_flags(model: str, name: str, tmp_path: Pa
 
 
 def test_llama_server_takes_the_planned_flags(tmp_path: Path) -> None:
-    path = loadable(tmp_path / "mixtral.gguf", "mixtral")
+    path = loadable(tmp_path / "mixtral.gguf", "mixtral", n_layer=N_LAYERS)
     for layout in (LAYOUTS["mixed"], LAYOUTS["last experts"]):
         problem, placement = planned(path, layout, 1)
         words = [*words_of(problem, placement, path, "serve"), "--port", str(free_port()), "--threads", "1"]
@@ -135,7 +115,7 @@ def served() -> Iterator[list[str]]:
 @pytest.mark.skipif(not (BIN / "ggml-rpc-server").exists(), reason="the build has no RPC server")
 @pytest.mark.parametrize("model", ["mixtral", "deepseek2", "gpt-oss"])
 def test_buffers_land_where_the_plan_said(model: str, tmp_path: Path) -> None:
-    path = loadable(tmp_path / f"{model}.gguf", model)
+    path = loadable(tmp_path / f"{model}.gguf", model, n_layer=N_LAYERS)
     layouts = [
         several_gpus(N_LAYERS, 0, (2, N_LAYERS), (0, 0)),
         several_gpus(N_LAYERS, 0, (4, N_LAYERS), (3, 1)),

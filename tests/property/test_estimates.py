@@ -116,8 +116,8 @@ def test_memory_grows_with_context_and_batch(
         for small, big in zip(base.devices, grown.devices, strict=True):
             for part in ("weights_bytes", "kv_bytes", "state_bytes", "output_bytes", "overhead_bytes"):
                 assert getattr(big, part) >= getattr(small, part), part
-            # A compute buffer is the result of best-fit packing, which is not monotone: about one random case
-            # in 3,000 packs a longer context tighter (docs/limits.md). The total still may not fall by 1%.
+            # A compute buffer is the result of the engine's best-fit packing, which is not monotone: a real
+            # llama.cpp takes less for a longer context now and then (crosscheck/test_llama_cpp_logits.py).
             assert big.total_bytes >= small.total_bytes * 0.99
 
 

@@ -212,6 +212,26 @@ def write_gguf(
     return path
 
 
+def loadable(path: Path, model: str, **changes: Any) -> Path:
+    """A file of holes with a vocabulary, so that a real llama.cpp loads it."""
+    hp = MODELS[model] | changes
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += [f"tok{i}" for i in range(hp["n_vocab"] - len(tokens))]
+    head_dim = hp.get("head_dim", hp["n_embd"] // hp["n_head"])
+    keys = model_keys(hp) | {
+        "rope.dimension_count": hp.get("qk_rope", head_dim),
+        "rope.freq_base": 10000.0,
+        "expert_feed_forward_length": hp.get("n_ff_exp", hp["n_ff"]),
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [-float(i) for i in range(len(tokens))],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.token_type": [2, 3, 3, *([6] * 256), *([1] * (len(tokens) - 259))],
+    }
+    return write_gguf(path, hp["arch"], keys, list(model_rows(hp)))
+
+
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 

@@ -71,6 +71,10 @@ def build_workload(
         flash_attention=True if request.flash_attention is None else request.flash_attention,
         threads=None if request.threads is None else count(request.threads, 1, "--threads", ""),
         depth_tokens=request.depth_tokens,
+        n_slots=0 if request.slots is None else count(request.slots, 1, "--slots", ""),
+        kv_unified=request.kv_unified,
+        swa_full=request.swa_full,
+        output_rows=request.output_rows,
     )
 
 

@@ -15,6 +15,8 @@ from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.value import Value
 from moeplan.errors import NotModelled, SpecError
 
+# What llama-server opens by itself, on a unified cache (tools/server/server.cpp, November 2026).
+_AUTO_SLOTS = 4
 _KV_NAMES = {"auto": "", "bfloat16": "bf16", "float16": "f16", "half": "f16"}
 # What a method named on the command line makes of a 16-bit checkpoint. vLLM 0.33 and SGLang 0.5
 # (bitsandbytes: 4-bit NF4), TGI 3.3 (bitsandbytes: 8 bits).
@@ -142,6 +144,7 @@ class _Builder:
             threads=self.value("threads"),
             memory_utilization=self.utilization(),
             mmap=self.mmap(),
+            **self.cache(),
         )
         return Sizing(
             launch=self.launch,
@@ -270,6 +273,22 @@ class _Builder:
         if int(total) // slots < 2:
             raise self.error("batch", f"{slots} slots share a context of {total} tokens")
         return int(total) // slots, slots, 0
+
+    def cache(self) -> dict[str, Any]:
+        """How llama-server lays out its cache, and that it keeps one row of logits a slot."""
+        program = self.launch.argv[0] if self.launch.argv else ""
+        if self.table.id != "llama.cpp" or program.rpartition("/")[2].startswith("llama-cli"):
+            return {}
+        told = self.value("batch")
+        slots = int(told or _AUTO_SLOTS)
+        if told is None:
+            self.notes.append(f"no {self.flag('batch')}: {slots} slots share one cache")
+        return {
+            "slots": slots,
+            "kv_unified": told is None or bool(self.value("kv_unified")),
+            "swa_full": bool(self.value("full_window_cache")),
+            "output_rows": slots,
+        }
 
     def utilization(self) -> float | None:
         """The share of memory; SGLang's is of weights and cache alone and is judged apart."""

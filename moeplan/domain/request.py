@@ -46,6 +46,14 @@ class EstimateRequest(Value):
     placement: str | None = None
     tensor_parallel: int | None = None
     threads: int | None = None
+    slots: int | None = None
+    """Sequences that the server lays its cache out for; None: as many as decode together."""
+    kv_unified: bool = False
+    """All sequences share the cells of one cache."""
+    swa_full: bool = False
+    """Window layers cache the whole context."""
+    output_rows: int | None = None
+    """Rows of a micro-batch whose logits are reserved; None: all of them."""
     calibration: str | None = None
     level: float = 0.8
     depth_tokens: int = 0

@@ -36,12 +36,20 @@ class Workload(Value):
     sequence, other programs one a token."""
     kv_unified: bool = False
     """All sequences share one pool of cells (llama.cpp); windows then grow with their number."""
+    n_slots: int = 0
+    """Sequences that a server lays its cache out for, where they are more than ``n_sequences``: each has a
+    recurrent state and a row of logits of its own, and its window in a unified cache."""
     swa_full: bool = False
     """Window layers cache the whole context all the same."""
     repack: bool = True
     """The CPU may keep a second, rearranged copy of 4-bit matrices."""
     kv_offload: bool = True
     """The cache of layers on a GPU is there too, not in RAM."""
+
+    @property
+    def n_reserved(self) -> int:
+        """Sequences that memory is kept for."""
+        return max(self.n_sequences, self.n_slots)
 
 
 class Placement(Value):

@@ -113,7 +113,8 @@ def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tupl
     shared = n if workload.kv_unified else 1
     cells = _round_up(context, step) * shared
     if window is not None and engine.window_cache == "padded" and not workload.swa_full:
-        cells = _round_up(min(cells, window * shared + ubatch), step)
+        windows = workload.n_reserved if workload.kv_unified else 1
+        cells = _round_up(min(cells, window * windows + ubatch), step)
     return cells, n // shared
 
 

@@ -89,7 +89,7 @@ def compute_bytes(
 
 def output_bytes(graph: ModelGraph, workload: Workload) -> int:
     """Host buffer of the logits handed to the sampler: one f32 row of the vocabulary per sequence."""
-    return graph.spec.vocab_size * workload.n_sequences * F32
+    return graph.spec.vocab_size * workload.n_reserved * F32
 
 
 # ── engines whose buffers are reasoned ───────────────────────────────────────────────────────────

@@ -43,7 +43,7 @@ def cache_by_tier(
     per_block = [
         (
             layer_kv_bytes(block, workload, engine, placement.tensor_parallel),
-            layer_state_bytes(block, workload.n_sequences),
+            layer_state_bytes(block, workload.n_reserved),
         )
         for block in spec.blocks
     ]

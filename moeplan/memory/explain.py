@@ -40,7 +40,7 @@ def explain_device(
     compute = _compute_inputs(graph, workload, engine) if device.compute_bytes else {}
     output: Inputs = {}
     if device.output_bytes:
-        output = {"vocabulary": graph.spec.vocab_size, "sequences": workload.n_sequences}
+        output = {"vocabulary": graph.spec.vocab_size, "sequences": workload.n_reserved}
     ledger.open()
     ledger.note(
         "weights", device.weights_bytes, "B", "sum of bytes of the tensors placed here", {}, _INVENTORY
@@ -75,7 +75,7 @@ def _cache_inputs(
             cached.append((block.name, counts))
         elements = layer_state_bytes(block, 1) // STATE_BYTES_PER_ELEMENT
         if elements and device.state_bytes:
-            counts = {"layers": layers, "elements": elements, "sequences": workload.n_sequences}
+            counts = {"layers": layers, "elements": elements, "sequences": workload.n_reserved}
             kept.append((block.name, counts))
     return _named(cached), _named(kept)
 

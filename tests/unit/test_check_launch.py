@@ -42,6 +42,19 @@ def test_llama_server_divides_its_context_among_its_slots() -> None:
     assert sizing("llama-server -hf org/m-GGUF -c 32768").request.context == 32768
 
 
+def test_llama_server_opens_four_slots_on_one_cache_by_itself() -> None:
+    """tools/server/server.cpp: "n_parallel is set to auto, using n_parallel = 4 and kv_unified = true"."""
+
+    def cache(line: str) -> tuple[int | None, bool, bool, int | None]:
+        asked = sizing(line).request
+        return asked.slots, asked.kv_unified, asked.swa_full, asked.output_rows
+
+    assert cache("llama-server -hf org/m-GGUF -c 32768") == (4, True, False, 4)
+    assert cache("llama-server -hf org/m-GGUF -c 32768 -np 2 --swa-full") == (2, False, True, 2)
+    assert cache("llama-server -hf org/m-GGUF -c 32768 -np 2 -kvu") == (2, True, False, 2)
+    assert cache("llama-cli -hf org/m-GGUF -c 32768") == (None, False, False, None)
+
+
 def test_llama_server_without_a_context_takes_what_fits() -> None:
     asked = sizing("llama-server -hf org/m-GGUF")
     assert (asked.request.context, asked.least_context) == ("max", 4096)

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from moeplan.api.plan_space import Space
-from moeplan.domain.plan import Choice, Limits, MachineOffer, Objective, Plan, PlanRequest
+from moeplan.domain.plan import Choice, Curve, Limits, MachineOffer, Objective, Plan, PlanRequest
 from moeplan.errors import SpecError
 from moeplan.search.commands import commands
 from moeplan.search.curves import curves, filled
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from moeplan.readers.catalog import Catalog
 
 N_REJECTED = 6
-WITHIN = ", within its range"
-"""Of a runner-up whose expected decode speed lies in the range of the best: a measurement may swap them."""
 KINDS_FIRST = 3
 """Runners-up that show another kind of placement come before those that differ in the quantisation."""
 
@@ -93,7 +91,7 @@ def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, bri
     space = Space(session, request, hardware)
     search = search_space(space, request)
     best, chosen = _best(search, space)
-    if best is None and (other := space.without_server()) is not None:
+    while best is None and (other := space.fallback()) is not None:
         space, search = other, search_space(other, request)
         best, chosen = _best(search, space)
     others = _alternatives(search, space, best, chosen) if best and chosen else ()
@@ -101,11 +99,9 @@ def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, bri
         request=request,
         best=chosen,
         alternatives=others,
-        rejected=tuple(search.missed[:N_REJECTED]),
+        rejected=tuple(space.hinted(missed) for missed in search.missed[:N_REJECTED]),
         curves=(
-            curves(best.problem, best.placement, request.limits.max_vram_bytes)
-            if best and request.curves and not brief
-            else ()
+            _curves(best, request.limits.max_vram_bytes) if best and request.curves and not brief else ()
         ),
         changes=() if best or brief else helpful_changes(space, request),
         what_if=what_if(space, request, best) if best and request.what_if and not brief else (),
@@ -155,22 +151,29 @@ def _choice(found: Found, space: Space, best: tuple[Found, Choice] | None = None
 
     request, (problem, placement) = space.request, (found.problem, found.placement)
     answer = estimate(problem, placement, level=request.base.level)
-    lost_by = ""
+    lost_by, within = "", False
     if best is not None:
         span = best[1].estimate.decode_step_s.inverse(best[0].problem.workload.n_sequences)
         rate = problem.workload.n_sequences / answer.decode_step_s.expected
-        overlap = request.objective in ("decode", "throughput") and span.low <= rate <= span.high
-        lost_by = _lost_by(found, best[0], request) + (WITHIN if overlap else "")
+        within = request.objective in ("decode", "throughput") and span.low <= rate <= span.high
+        lost_by = _lost_by(found, best[0], request)
     return Choice(
         estimate=answer,
         bits_per_weight=found.bits,
         full_decode_tokens_per_s=_full_rate(problem, placement),
         tensor_overrides=tensor_overrides(placement) if problem.engine.gguf else (),
         lost_by=lost_by,
+        within_range=within,
         commands=commands(
             problem, placement, EngineTables().get, space.source.path if space.source.kind == "gguf" else None
         ),
     )
+
+
+def _curves(best: Found, max_vram_bytes: int | None) -> tuple[Curve, ...]:
+    """The curves through the choice. One on which it does not fit belongs to another split over the GPUs."""
+    every = curves(best.problem, best.placement, max_vram_bytes)
+    return tuple(c for c in every if all(p.fits for p in c.points if p.x == c.chosen))
 
 
 def _full_rate(problem: Problem, placement: Placement) -> float:

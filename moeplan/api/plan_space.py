@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from moeplan.api.workload import build_workload
-from moeplan.domain.plan import PlanRequest
+from moeplan.domain.plan import PlanRequest, Rejected
 from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
 from moeplan.errors import NotModelled, SpecError
+from moeplan.predict.estimate import TIGHT_BYTES
 from moeplan.search.search import Variant
+from moeplan.units import fmt_bytes
 
 if TYPE_CHECKING:
     from moeplan.api.resolve import Session
@@ -34,7 +36,10 @@ SERVER_COMPUTE_CAPABILITY = 7.0
 class Space:
     """The choices of one request on one machine. Reads each quantisation once."""
 
-    def __init__(self, session: Session, request: PlanRequest, hardware: str | None) -> None:
+    def __init__(
+        self, session: Session, request: PlanRequest, hardware: str | None, *, roomy: bool = True
+    ) -> None:
+        """``roomy``: a little of each GPU is kept free, unless something else was said."""
         self.session, self.request, self.hardware_name = session, request, hardware
         self.assumptions: list[str] = []
         self.not_modelled: list[str] = []
@@ -42,6 +47,8 @@ class Space:
         self.source = session.source(request.base.model)
         self.hardware = self._hardware()
         self.engines = self._engines()
+        self._roomy = roomy and self._keep_room()
+        self._name_order()
         self.choices = [
             choice for engine in self.engines for choice in self._quantised(engine, self._quants(engine))
         ]
@@ -108,6 +115,46 @@ class Space:
         names = ("vllm",) if servers else ("llama.cpp",)
         self.assumptions.append(f"engine {names[0]}: what people run on such a machine")
         return tuple(ENGINES[name] for name in names)
+
+    def _keep_room(self) -> bool:
+        """Whether room was kept on every GPU: nobody said how much, and the engine leaves none itself."""
+        hardware = self.hardware
+        asked = self._base.machine.reserve_vram_gib is not None or hardware.reserve_vram_bytes > 0
+        own = all(engine.family == "server" for engine in self.engines)
+        if asked or own or not hardware.gpus or any(gpu.unified_memory for gpu in hardware.gpus):
+            return False
+        machine = replace(self._base.machine, reserve_vram_gib=f"{TIGHT_BYTES}B")
+        self._base = replace(self._base, machine=machine)
+        self.hardware = self._hardware()
+        each = " of each GPU" if len(hardware.gpus) > 1 else " of VRAM"
+        self.assumptions.append(
+            f"{fmt_bytes(TIGHT_BYTES)}{each} kept free for other programs (--reserve-vram-gib)"
+        )
+        return True
+
+    def _name_order(self) -> None:
+        """Say which GPU is which: a split for unlike ones is wrong in another order.
+
+        CUDA_DEVICE_ORDER is FASTEST_FIRST by default (CUDA C++ Programming Guide, environment variables).
+        """
+        names = [gpu.name for gpu in self.hardware.gpus]
+        if len(set(names)) > 1 and any(engine.gguf for engine in self.engines):
+            order = ", ".join(f"gpu{i} {name}" for i, name in enumerate(names))
+            shown = "CUDA puts the fastest first, llama-server --list-devices shows it"
+            self.assumptions.append(f"order of the GPUs: {order}; {shown}")
+
+    def hinted(self, missed: Rejected) -> Rejected:
+        """``missed``, with a word where only the room kept free stands in its way."""
+        short = missed.need_bytes - missed.have_bytes
+        if self._roomy and missed.device.startswith("gpu") and short <= TIGHT_BYTES:
+            return replace(missed, hint="--reserve-vram-gib 0 would do")
+        return missed
+
+    def fallback(self) -> Space | None:
+        """What else may have a plan: another engine, or VRAM used to the last byte; None where nothing."""
+        if (other := self.without_server()) is not None:
+            return other
+        return Space(self.session, self.request, self.hardware_name, roomy=False) if self._roomy else None
 
     def without_server(self) -> Space | None:
         """The same with llama.cpp, which can keep weights in RAM; None where that is no change."""

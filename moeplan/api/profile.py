@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample
 from moeplan.domain.value import Value
@@ -54,19 +55,24 @@ def run_profile(
     from moeplan.measure.run import run_jobs
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
+    # importing torch and looking at the machine are part of the time that was promised
+    started = time.perf_counter()
     facts = local_facts()
-    budget_s = BUDGET_S[request.mode]
     samples: tuple[Sample, ...] = ()
     gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
         for part in _parts(request, catalog, Path(folder)):
-            outcome = run_jobs(part, budget_s, progress)
+            budget_s = max(1.0, BUDGET_S[request.mode] - (time.perf_counter() - started))
+            outcome = run_jobs(part.jobs, budget_s, progress, patience=part.patience)
+            started = time.perf_counter()
             samples, gaps = samples + outcome.samples, gaps + outcome.notes
             if outcome.interrupted:
                 break
     if not samples:
         raise MeasurementError("nothing could be measured: " + "; ".join(gaps))
     notes = [*gaps, *_remarks(samples)]
+    if not request.gpu and request.endpoint is None:
+        notes.append("experts or layers in RAM beside an accelerator are measured with --gpu only")
     kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type]
     return HostCalibration(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -101,32 +107,34 @@ def _remarks(samples: tuple[Sample, ...]) -> list[str]:
 Planned = Iterator[tuple[str, float, "Job"]]
 
 
-def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[list[tuple[str, float, Job]]]:
+class _Part(NamedTuple):
+    """Jobs that share one budget; after ``patience`` times that none starts."""
+
+    jobs: list[tuple[str, float, Job]]
+    patience: float
+
+
+def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[_Part]:
     """What the request asks for, in parts that get the whole budget each: the machine, then an engine."""
     if request.endpoint is not None:
-        yield list(_endpoint_jobs(request))
+        yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
     # everything that can be wrong with the request is found before anything is measured
     engine = list(_engine_jobs(request, catalog, folder)) if request.engine is not None else []
     from moeplan.measure.device import cpu_device, gpu_device
 
     device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
-    yield list(_device_jobs(request, catalog, device))
+    yield _Part(list(_device_jobs(request, catalog, device)), 1.0)
     if engine:
-        yield engine
+        yield _Part(engine, 1.5)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:
-    from moeplan.measure import micro, reference
+    from moeplan.measure import micro, placements, reference
     from moeplan.measure.storage import storage_rates
 
     threads = micro.usable_threads()
     yield from micro.jobs(device, threads)
-    storage = Path(request.storage or tempfile.gettempdir())
-    if not storage.is_dir():
-        raise SpecError("--storage: not a directory", path=str(storage))
-    n_bytes = _STORAGE_BYTES[request.mode]
-    yield "storage", _STORAGE_WEIGHT, lambda budget_s: storage_rates(storage, n_bytes, budget_s)
     count = threads if device.is_cpu else 0
     if request.model is not None and request.engine is None:
         from moeplan.api.resolve import Session
@@ -134,6 +142,13 @@ def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> P
         yield from reference.model_jobs(Session(catalog).source(request.model).spec, device, count)
     else:
         yield from reference.jobs(device, count, quick=request.mode == "quick", full=request.mode == "full")
+        yield from placements.jobs(device, count, quick=request.mode == "quick")
+    storage = Path(request.storage or tempfile.gettempdir())
+    if not storage.is_dir():
+        raise SpecError("--storage: not a directory", path=str(storage))
+    n_bytes = _STORAGE_BYTES[request.mode]
+    yield "storage", _STORAGE_WEIGHT, lambda budget_s: storage_rates(storage, n_bytes, budget_s)
+    yield from micro.more_jobs(device, threads)
     if request.training or request.mode == "full":
         from moeplan.measure import training
 

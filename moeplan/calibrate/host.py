@@ -64,7 +64,7 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
     for table in kernels:
         found |= _from_kernels(table, found)
     found |= _from_engine(samples, found)
-    found |= _from_reference(samples, found)
+    found |= _from_reference(samples)
     return found
 
 
@@ -185,27 +185,24 @@ def _fixed_s(engine: str, get: Mapping[str, float], found: Mapping[str, HostCoef
 FIXED = ("layer.s", "moe-layer.s", "vocab.s")
 
 
-def _from_reference(
-    samples: Sequence[Sample], found: Mapping[str, HostCoefficient]
-) -> dict[str, HostCoefficient]:
-    """What the torch decoder takes beside reading: per layer, per expert, per FLOP of a prompt."""
-    steps = [s for s in samples if s.name == "reference decode"]
-    threads = max((int(s.setup.get("threads", 0)) for s in steps), default=0)
-    row = found.get(f"row.float32.t{threads}.bytes_per_s")
-    law = fit_reference(samples, row.value) if row is not None else None
+def _from_reference(samples: Sequence[Sample]) -> dict[str, HostCoefficient]:
+    """What the torch decoder takes: by element of a matrix and rows, by layer, expert, value, cached byte."""
+    law = fit_reference(samples)
     if law is None:
         return {}
-    values = {"layer.s": law.s_per_layer, "expert.s": law.s_per_expert}
-    for kind, per_flop in (("dense", law.s_per_flop_dense), ("moe", law.s_per_flop_moe)):
-        if per_flop:
-            values[f"{kind}.flop_per_s"] = 1.0 / per_flop
+    values = {f"element.rows{n}.s": t for n, t in sorted(law.s_per_element.items())}
+    names = {
+        "layer.s": law.s_per_layer, "expert.s": law.s_per_expert,
+        "expert-of-many.s": law.s_per_expert_of_many, "value.s": law.s_per_value,
+        "cache-byte.s": law.s_per_cache_byte, "attention-flop.s": law.s_per_attention_flop,
+    }  # fmt: skip
+    n = sum(s.name.startswith("reference ") for s in samples)
     return {
         f"torch.{name}": HostCoefficient(
-            value=value, low=value, high=value, unit="s" if name.endswith(".s") else "FLOP/s", n=len(steps),
-            note="forward passes of the reference decoder",
+            value=value, low=value, high=value, unit="s", n=n, note="forward passes of the reference decoder"
         )
-        for name, value in values.items()
-    }  # fmt: skip
+        for name, value in (values | names).items()
+    }
 
 
 def _per_thread(found: Mapping[str, HostCoefficient]) -> HostCoefficient | None:

@@ -1,64 +1,115 @@
-"""The reference decoder at sizes that were not run: a law of four coefficients, fitted on those that were.
+"""The reference decoder at sizes that were not run: a law of a few terms, fitted on those that were.
 
-A step of batch 1 takes bytes / bandwidth + s per layer + s per expert that ran, with the bandwidth of a large
-matrix times one row; a prompt takes FLOP / rate (dense and experts apart) on top of the same fixed parts.
+A forward pass takes, for each matrix, its elements x the time of an element with as many rows (measured
+past the caches at several numbers of rows: one row waits for the memory, many for arithmetic); what attention
+reads or computes; and fixed time a layer, an expert and a value of the activations, which runs of the decoder
+tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from moeplan.domain.profile import Sample
+from moeplan.measure.work import Work, work_in
 
 
 class ReferenceLaw(NamedTuple):
-    """Fitted on one machine with one number of threads."""
+    """Of one machine with one number of threads."""
 
-    s_per_byte: float
+    s_per_element: Mapping[int, float]
+    """Of a matrix in fp32, by the number of rows that it meets."""
     s_per_layer: float
     s_per_expert: float
-    """Of each routed expert that computes anything, per layer."""
-    s_per_flop_dense: float
-    s_per_flop_moe: float
+    """Of each routed expert that runs on the only row of a step."""
+    s_per_expert_of_many: float
+    """Of each routed expert that picks its rows out of several."""
+    s_per_value: float
+    s_per_cache_byte: float
+    s_per_attention_flop: float
 
-    def decode_s(self, n_bytes: float, layers: int, experts: float) -> float:
-        """A step of one token that reads ``n_bytes`` and runs ``experts`` experts in each layer."""
-        return n_bytes * self.s_per_byte + layers * (self.s_per_layer + experts * self.s_per_expert)
+    def seconds(self, work: Work) -> float:
+        """Of one forward pass."""
+        fixed = sum(c * n for c, n in zip(self.fitted(), _counts(work), strict=True))
+        return fixed + self.known_s(work)
 
-    def prefill_s(self, flop: float, layers: int, experts: float) -> float:
-        """A prompt of ``flop``; ``experts`` 0 is a dense model."""
-        per_flop = self.s_per_flop_moe if experts else self.s_per_flop_dense
-        return flop * per_flop + layers * (self.s_per_layer + experts * self.s_per_expert)
+    def fitted(self) -> tuple[float, ...]:
+        """What is not measured by itself, in the order of the counts."""
+        return self.s_per_layer, self.s_per_expert, self.s_per_expert_of_many, self.s_per_value
+
+    def known_s(self, work: Work) -> float:
+        """Matrices and attention alone."""
+        return (
+            work.dense_elements * self.element_s(work.rows)
+            + work.head_elements * self.element_s(work.head_rows)
+            + work.expert_elements * self.element_s(work.expert_rows)
+            + work.cache_bytes * self.s_per_cache_byte
+            + work.attention_flop * self.s_per_attention_flop
+        )
+
+    def element_s(self, rows: float) -> float:
+        """Between the numbers of rows that were measured a power law; beyond the last, the same rate."""
+        if rows <= 0:
+            return 0.0
+        known = sorted(self.s_per_element.items())
+        if rows >= known[-1][0]:
+            return known[-1][1] * rows / known[-1][0]
+        if rows <= known[0][0]:
+            return known[0][1]
+        above = next(i for i, (n, _) in enumerate(known) if n >= rows)
+        (n0, t0), (n1, t1) = known[above - 1], known[above]
+        share = math.log(rows / n0) / math.log(n1 / n0)
+        return float(t0 * (t1 / t0) ** share)
 
 
-def fit_reference(samples: Sequence[Sample], row_bytes_per_s: float) -> ReferenceLaw | None:
-    """The law of the samples of one profile; None where they do not suffice.
+def _counts(work: Work) -> tuple[float, ...]:
+    single = work.rows <= 1
+    return (
+        work.layers,
+        work.experts if single else 0.0,
+        0.0 if single else work.experts,
+        work.values,
+    )
 
-    ``row_bytes_per_s`` is the quickest matrix times one row in fp32 with as many threads.
-    """
-    steps = [s for s in samples if s.name == "reference decode" and s.setup["batch"] == 1]
-    if len({s.setup["model"] for s in steps}) < 2 or len({s.setup["layers"] for s in steps}) < 2:
+
+def fit_reference(samples: Sequence[Sample]) -> ReferenceLaw | None:
+    """The law of the samples of one profile, with the most threads; None where they do not suffice."""
+    threads = max((_threads(s) for s in samples if s.name.startswith("reference ")), default=0)
+    here = [s for s in samples if _threads(s) == threads]
+    rows = {int(_get(s, "rows")): _seconds(s) for s in here if s.name == "matrix times rows"}
+    runs = [
+        (work, _seconds(s)) for s in here if s.name.startswith("reference ") and (work := work_in(s.setup))
+    ]
+    if len(rows) < 2 or not runs:
         return None
-    rows = [(_get(s, "layers"), _get(s, "layers") * _get(s, "experts_touched")) for s in steps]
-    per_byte = 1.0 / row_bytes_per_s
-    solved = _least_squares(rows, [_seconds(s) for s in steps], [_get(s, "bytes") * per_byte for s in steps])
-    if solved is None:
-        return None
-    per_layer, per_expert = solved
-    law = ReferenceLaw(per_byte, per_layer, per_expert, 0.0, 0.0)
-    rates = [_per_flop(samples, law, is_moe) for is_moe in (False, True)]
-    return law._replace(s_per_flop_dense=rates[0], s_per_flop_moe=rates[1])
+    elements = {int(_get(s, "rows")): _get(s, "elements") for s in here if s.name == "matrix times rows"}
+    law = ReferenceLaw(
+        s_per_element={n: t / elements[n] for n, t in rows.items()},
+        s_per_layer=0.0,
+        s_per_expert=0.0,
+        s_per_expert_of_many=0.0,
+        s_per_value=0.0,
+        s_per_cache_byte=_best_time(here, "attention, decode"),
+        s_per_attention_flop=_best_time(here, "attention, prompt"),
+    )
+    found = _non_negative(
+        [_counts(w) for w, _ in runs], [t - law.known_s(w) for w, t in runs], [t for _, t in runs]
+    )
+    return law._replace(
+        s_per_layer=found[0], s_per_expert=found[1], s_per_expert_of_many=found[2], s_per_value=found[3]
+    )
 
 
-def _per_flop(samples: Sequence[Sample], law: ReferenceLaw, is_moe: bool) -> float:
-    found = []
-    for s in samples:
-        experts = _get(s, "experts_touched")
-        if s.name == "reference prefill" and bool(experts) is is_moe:
-            fixed = law.prefill_s(0.0, int(_get(s, "layers")), experts)
-            found.append(max(0.0, _seconds(s) - fixed) / _get(s, "flop"))
-    return sorted(found)[len(found) // 2] if found else 0.0
+def _threads(sample: Sample) -> int:
+    return int(_get(sample, "threads"))
+
+
+def _best_time(samples: Sequence[Sample], name: str) -> float:
+    """Seconds per unit of a rate, of the quickest sample; 0 where there is none."""
+    rates = [s.median if s.stable else s.high for s in samples if s.name == name]
+    return 1.0 / max(rates) if rates else 0.0
 
 
 def _get(sample: Sample, key: str) -> float:
@@ -71,25 +122,21 @@ def _seconds(sample: Sample) -> float:
     return sample.median if sample.stable else sample.low
 
 
-def _least_squares(
-    rows: list[tuple[float, float]], times: list[float], known: list[float]
-) -> tuple[float, float] | None:
-    """Both coefficients of the smallest squared relative error, neither below zero."""
-    a = [row[0] / t for row, t in zip(rows, times, strict=True)]
-    b = [row[1] / t for row, t in zip(rows, times, strict=True)]
-    y = [1.0 - k / t for k, t in zip(known, times, strict=True)]
-    aa, ab, bb = _dot(a, a), _dot(a, b), _dot(b, b)
-    ay, by = _dot(a, y), _dot(b, y)
-    det = aa * bb - ab * ab
-    if not aa or det < 1e-9 * aa * bb:
-        return None
-    first, second = (ay * bb - by * ab) / det, (by * aa - ay * ab) / det
-    if second < 0:
-        first, second = ay / aa, 0.0
-    if first < 0:
-        first, second = 0.0, max(0.0, by / bb if bb else 0.0)
-    return first, second
-
-
-def _dot(x: list[float], y: list[float]) -> float:
-    return sum(p * q for p, q in zip(x, y, strict=True))
+def _non_negative(
+    counts: Sequence[tuple[float, ...]], left: Sequence[float], times: Sequence[float], rounds: int = 200
+) -> list[float]:
+    """Coefficients, none below zero, of the smallest squared relative error: each in turn, in rounds."""
+    n = len(counts[0])
+    scaled = [[c / t for c in row] for row, t in zip(counts, times, strict=True)]
+    rest = [x / t for x, t in zip(left, times, strict=True)]
+    found = [0.0] * n
+    squares = [sum(row[i] ** 2 for row in scaled) for i in range(n)]
+    for _ in range(rounds):
+        for i in range(n):
+            if not squares[i]:
+                continue
+            gain = sum(row[i] * r for row, r in zip(scaled, rest, strict=True)) / squares[i]
+            step = max(found[i] + gain, 0.0) - found[i]
+            found[i] += step
+            rest = [r - row[i] * step for row, r in zip(scaled, rest, strict=True)]
+    return found

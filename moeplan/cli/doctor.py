@@ -22,7 +22,7 @@ moeplan doctor --format json
 """
 
 PACKAGES = ("typer", "rich", "PyYAML", "msgspec", "psutil", "nvidia-ml-py")
-EXTRAS = {"torch": "profile", "huggingface_hub": "hub", "matplotlib": "plot", "plotille": "plot"}
+EXTRAS = {"torch": "profile", "huggingface_hub": "hub", "plotille": "plot", "resvg_py": "plot"}
 """Optional module -> the extra that brings it."""
 
 # mistralai/Mixtral-8x7B-v0.1 on Hugging Face, model.safetensors.index.json: total_size 93405585408

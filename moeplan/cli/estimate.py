@@ -9,7 +9,6 @@ import typer
 
 from moeplan.cli import options as opt
 from moeplan.cli.tree import Command, new_app
-from moeplan.errors import SpecError
 
 if TYPE_CHECKING:
     from moeplan.domain.result import Estimate
@@ -77,8 +76,10 @@ def estimate(
     Exit code 1 when it does not fit; the result is printed all the same.
     """
     request = opt.estimate_request(ctx.params)
-    if plot is not None and not plot.lower().endswith(".svg"):
-        raise SpecError(f"--plot: expected a file name that ends in .svg; got {opt.shown(plot)}")
+    if plot is not None:
+        from moeplan.report import picture
+
+        picture.check_name(plot)
     from moeplan.api import run_estimate
     from moeplan.provenance import NULL_LEDGER, Ledger
 
@@ -92,10 +93,10 @@ def estimate(
 
         result = replace(result, engine_check=verify(request, catalog, binary=engine_binary))
     if plot is not None:
-        from moeplan.cli.output import write_file
+        from moeplan.cli.output import write_picture
         from moeplan.report import estimate_svg
 
-        write_file(plot, estimate_svg.render(result), "--plot")
+        write_picture(plot, estimate_svg.render(result))
     show(result, format, output)
     if not result.fits:
         raise typer.Exit(1)

@@ -133,7 +133,7 @@ Level = Annotated[
 Explain = Annotated[bool, typer.Option("--explain", help="Show every number's formula, inputs and source.")]
 Plot = Annotated[
     str | None,
-    typer.Option("--plot", metavar="FILE.svg", help="Also draw memory and time as a picture."),
+    typer.Option("--plot", metavar="FILE", help="Also draw memory and time as a picture: .svg or .png."),
 ]
 
 Verify = Annotated[

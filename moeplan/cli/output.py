@@ -100,31 +100,39 @@ def note(text: str) -> None:
         sys.stderr.write(printable(text) + "\n")
 
 
-def write_file(path: str, text: str, option: str = "--output") -> None:
+def write_picture(path: str, svg: str) -> None:
+    """Write the picture described by ``svg`` to the file of ``--plot``: as it is, or as PNG."""
+    from moeplan.report.picture import content
+
+    write_file(path, content(path, svg), "--plot")
+
+
+def write_file(path: str, text: str | bytes, option: str = "--output") -> None:
     """Write ``path`` so that it is never seen half-written: a new file takes its place when complete.
 
     A device or pipe is written as it is. SpecError when it cannot be written.
     """
+    data = text if isinstance(text, bytes) else text.encode("utf-8")
     try:
         target = Path(path).resolve()
         if target.is_dir():
             raise IsADirectoryError(21, "it is a directory")
         if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(data)
         else:
-            _replace(target, text)
+            _replace(target, data)
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpecError(f"{option}: cannot be written: {reason}", path=path) from None
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, data: bytes) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(text)
+        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)

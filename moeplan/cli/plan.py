@@ -43,6 +43,7 @@ def plan(
         Literal["decode", "ttft", "request", "throughput", "context", "quality", "cheapest", "memory"],
         typer.Option(
             "--objective",
+            metavar="GOAL",
             help="decode speed, ttft (time to first token), a whole request (--prompt and --output-tokens), "
             "throughput over batches, longest context, quality (widest weights above --min-tps), cheapest "
             "of several machines, or least memory.",
@@ -124,7 +125,7 @@ def plan(
         bool, typer.Option("--curves/--no-curves", help="Speed and memory with one setting varied.")
     ] = True,
     plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE.svg", help="Also draw the curves as a picture.")
+        str | None, typer.Option("--plot", metavar="FILE", help="Also draw the curves: .svg or .png.")
     ] = None,
     format: opt.Format = "table",
     output: opt.Output = None,
@@ -136,16 +137,18 @@ def plan(
     keeps the limits; the smallest changes that would help are shown.
     """
     request = plan_request(ctx.params)
-    if plot is not None and not plot.lower().endswith(".svg"):
-        raise SpecError(f"--plot: expected a file name that ends in .svg; got {opt.shown(plot)}")
+    if plot is not None:
+        from moeplan.report import picture
+
+        picture.check_name(plot)
     from moeplan.api.plan import run_plan
 
     result = run_plan(request, opt.open_catalog(configs))
     if plot is not None:
-        from moeplan.cli.output import write_file
+        from moeplan.cli.output import write_picture
         from moeplan.report import plan_svg
 
-        write_file(plot, plan_svg.render(result), "--plot")
+        write_picture(plot, plan_svg.render(result))
     show(result, format, output)
     if result.best is None:
         raise typer.Exit(1)

@@ -50,7 +50,8 @@ def validate(
     calibration: opt.Calibration = None,
     level: opt.Level = "0.8",
     plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE.svg", help="Draw predicted against measured.")
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Draw predicted against measured: .svg or .png."),
     ] = None,
     format: opt.Format = "table",
     output: opt.Output = None,
@@ -65,6 +66,10 @@ def validate(
 
     from moeplan.api.validation import run_validation
 
+    if plot is not None:
+        from moeplan.report import picture
+
+        picture.check_name(plot)
     most, least = opt.positive(max_median, "--max-median"), opt.positive(min_coverage, "--min-coverage")
     result = run_validation(
         Path(corpus),
@@ -75,10 +80,11 @@ def validate(
         calibration=calibration,
     )
     if plot is not None:
-        from moeplan.cli.output import write_file
+        from moeplan.cli.output import write_picture
         from moeplan.report.validate_svg import render
 
-        write_file(plot, render(result.rows, f"{Path(corpus).name}: {len(result.rows)} rows"), "--plot")
+        title, unit = f"{Path(corpus).name}: {len(result.rows)} rows", {"speed": "tok/s"}.get(result.kind, "")
+        write_picture(plot, render(result.rows, title, unit))
     _show(result, format, output)
     if not _within(result, most, least):
         raise typer.Exit(1)

@@ -67,6 +67,8 @@ class Choice(Value):
     """``pattern=buffer`` as llama.cpp's -ot takes them."""
     lost_by: str = ""
     """Why it is not the best; empty for the best."""
+    within_range: bool = False
+    """Its expected decode speed lies in the range of the best: a measurement may swap them."""
     commands: tuple[Command, ...] = ()
 
 
@@ -81,6 +83,8 @@ class Rejected(Value):
     need_bytes: int = 0
     have_bytes: int = 0
     device: str = ""
+    hint: str = ""
+    """The option that would make it fit, where one does."""
 
 
 class CurvePoint(Value):

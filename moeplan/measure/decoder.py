@@ -8,11 +8,12 @@ with the same weights. Batch-1 decode of a MoE layer reads only the experts that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, ModelSpec, MoeFfn
 from moeplan.errors import NotModelled
 from moeplan.measure.device import import_torch
+from moeplan.measure.layout import joined_matrices
 
 _PARTS = ("gate", "up", "down")
 
@@ -30,6 +31,16 @@ class Conventions(NamedTuple):
     n_groups: int = 1
     top_groups: int = 1
     """DeepSeek-V3: experts are chosen within the best ``top_groups`` of ``n_groups`` groups."""
+
+
+class ExpertStream(Protocol):
+    """Brings the experts of one layer after the other into the memory that ``weights`` names for them."""
+
+    def bring(self, layer: int) -> None:
+        """The experts of ``layer`` are there when what is started next on the device runs."""
+
+    def release(self, layer: int) -> None:
+        """What was started on the device until now is the last that needs them."""
 
 
 class LayerCache:
@@ -69,27 +80,37 @@ class Decoder:
         self.adapters: dict[str, tuple[Any, Any]] = {}
         """LoRA by weight name: A (r, in) and B (out, r), or one of each per expert in front."""
         self.adapter_scale = 1.0
-        self.touched: list[int] | None = None
-        """Distinct experts of every MoE layer that ran, while it is a list."""
+        self.choices: list[Any] | None = None
+        """What `route` chose in every MoE layer that ran, while it is a list."""
+        self.stream: ExpertStream | None = None
+        """Brings the experts of a layer to where it runs; without it they compute where they lie."""
+        self._joined = joined_matrices(weights)
+        self._turns: dict[Any, tuple[Any, Any]] = {}
         self.blocks = spec.layer_blocks()
         for block in self.blocks:
             _require_supported(block)
 
     def new_cache(self, n_sequences: int, capacity: int) -> list[LayerCache]:
         """An empty cache for ``n_sequences`` of at most ``capacity`` tokens."""
-        like = self.weights["token_embd.weight"]
+        likes = [self.weights[f"blk.{i}.attn_norm.weight"] for i in range(len(self.blocks))]
         return [
             LayerCache(self.torch, b, n_sequences, capacity, dtype=like.dtype, device=like.device)
-            for b in self.blocks
+            for b, like in zip(self.blocks, likes, strict=True)
         ]
 
     def forward(
         self, tokens: Any, cache: list[LayerCache] | None = None, at: int = 0, last_only: bool = False
     ) -> Any:
-        """Logits (B, R, vocabulary) of tokens (B, R) that start at position ``at``."""
+        """Logits (B, R, vocabulary) of tokens (B, R) that start at position ``at``.
+
+        Every layer runs on the device that its weights are on.
+        """
+        self._turns.clear()
         x = self.weights["token_embd.weight"][tokens]
         for layer, block in enumerate(self.blocks):
+            x = x.to(self.weights[f"blk.{layer}.attn_norm.weight"].device)
             x = self.layer(layer, block, x, cache[layer] if cache else None, at)
+        x = x.to(self.weights["output_norm.weight"].device)
         x = self._norm(x[:, -1:] if last_only else x, "output_norm.weight")
         head = "token_embd.weight" if self.spec.tied_embeddings else "output.weight"
         return self._matmul(x, head)
@@ -104,16 +125,16 @@ class Decoder:
             x = x + self._gqa(name, block.mixer, normed, cache, at)
         normed = self._norm(x, name + "ffn_norm.weight")
         if isinstance(block.ffn, MoeFfn):
-            return x + self._moe(name, block.ffn, normed)
+            return x + self._moe(layer, block.ffn, normed)
         return x + self._mlp(normed, [f"{name}ffn_{part}.weight" for part in _PARTS])
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 
     def _gqa(self, name: str, mixer: GqaAttention, x: Any, cache: LayerCache | None, at: int) -> Any:
         rows = x.shape[1]
-        q = self._heads(x, name + "attn_q", mixer.n_heads)
-        k = self._heads(x, name + "attn_k", mixer.n_kv_heads)
-        v = self._heads(x, name + "attn_v", mixer.n_kv_heads)
+        q, k, v = self._products(x, [f"{name}attn_{part}.weight" for part in "qkv"])
+        q = self._heads(q, name + "attn_q", mixer.n_heads)
+        k, v = (self._heads(t, name + n, mixer.n_kv_heads) for t, n in ((k, "attn_k"), (v, "attn_v")))
         if mixer.qk_norm == "head":
             q, k = self._norm(q, name + "attn_q_norm.weight"), self._norm(k, name + "attn_k_norm.weight")
         q, k = self._rope(q, at), self._rope(k, at)
@@ -122,12 +143,11 @@ class Decoder:
         out = self._attend(q, k, v, mixer.window_tokens, mixer.head_dim**-0.5)
         return self._matmul(out.transpose(1, 2).reshape(x.shape[0], rows, -1), name + "attn_output.weight")
 
-    def _heads(self, x: Any, name: str, n_heads: int) -> Any:
-        """Project to (B, heads, R, d)."""
-        y = self._matmul(x, name + ".weight")
+    def _heads(self, y: Any, name: str, n_heads: int) -> Any:
+        """A product (B, R, heads x d) with its bias, as (B, heads, R, d)."""
         bias = self.weights.get(name + ".bias")
         y = y if bias is None else y + bias
-        return y.view(x.shape[0], x.shape[1], n_heads, -1).transpose(1, 2)
+        return y.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
     def _attend(self, q: Any, k: Any, v: Any, window: int | None, scale: float) -> Any:
         """Causal attention of the last R positions of k and v: (B, H, R, d)."""
@@ -156,7 +176,8 @@ class Decoder:
         query = x
         if mixer.q_lora_rank:
             query = self._norm(self._matmul(x, name + "attn_q_a.weight"), name + "attn_q_a_norm.weight")
-        q = self._heads(query, name + ("attn_q_b" if mixer.q_lora_rank else "attn_q"), mixer.n_heads)
+        to_q = name + ("attn_q_b" if mixer.q_lora_rank else "attn_q")
+        q = self._heads(self._matmul(query, to_q + ".weight"), to_q, mixer.n_heads)
         q_nope, q_rope = q.split([mixer.nope_head_dim, mixer.rope_head_dim], dim=-1)
         latent, k_rope = self._matmul(x, name + "attn_kv_a_mqa.weight").split(
             [mixer.kv_lora_rank, mixer.rope_head_dim], dim=-1
@@ -175,44 +196,59 @@ class Decoder:
 
     def _rope(self, x: Any, at: int) -> Any:
         """Turn pairs of x (B, heads, R, d) by position."""
-        torch, half = self.torch, x.shape[-1] // 2
-        steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
-        places = torch.arange(at, at + x.shape[-2], device=x.device, dtype=torch.float32)
-        angle = places[:, None] * self.conventions.rope_theta**-steps
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        cos, sin = self._turn(x, at)
         if self.conventions.rope_interleaved:
             a, b = x[..., 0::2], x[..., 1::2]
         else:
-            a, b = x[..., :half], x[..., half:]
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+            a, b = x.chunk(2, dim=-1)
+        return self.torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def _turn(self, x: Any, at: int) -> tuple[Any, Any]:
+        """Cosines and sines (R, d / 2) of the rows of x: made once in a forward pass."""
+        key = (x.device, x.shape[-1])
+        if key not in self._turns:
+            torch, half = self.torch, x.shape[-1] // 2
+            steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
+            places = torch.arange(at, at + x.shape[-2], device=x.device, dtype=torch.float32)
+            angle = places[:, None] * self.conventions.rope_theta**-steps
+            self._turns[key] = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        return self._turns[key]
 
     # ── feed-forward ─────────────────────────────────────────────────────────────────────────────
 
     def _mlp(self, x: Any, names: Sequence[str], expert: int | None = None) -> Any:
-        gate, up, down = names
-        silu = self.torch.nn.functional.silu
-        hidden = silu(self._matmul(x, gate, expert)) * self._matmul(x, up, expert)
-        return self._matmul(hidden, down, expert)
+        gate, up = self._products(x, names[:2], expert)
+        return self._matmul(self.torch.nn.functional.silu(gate) * up, names[2], expert)
 
-    def _moe(self, name: str, ffn: MoeFfn, x: Any) -> Any:
-        """Each chosen expert sees only its own rows; those that nobody chose are not touched."""
+    def _moe(self, layer: int, ffn: MoeFfn, x: Any) -> Any:
+        name = f"blk.{layer}."
         flat = x.reshape(-1, x.shape[-1])
         weight, chosen = self.route(name, ffn, flat)
+        if self.choices is not None:
+            self.choices.append(chosen)
         names = [f"{name}ffn_{part}_exps.weight" for part in _PARTS]
-        out = self.torch.zeros_like(flat)
-        if self.touched is not None:
-            self.touched.append(len(chosen.unique()))
-        if len(flat) == 1:
-            for slot, expert in enumerate(chosen[0].tolist()):
-                out = out + weight[0, slot] * self._mlp(flat, names, expert)
-        else:
-            rows_of, slots_of = _rows_by_expert(self.torch, chosen)
-            for expert, rows in rows_of.items():
-                part = self._mlp(flat[rows], names, expert) * weight[rows, slots_of[expert], None]
-                out = out.index_add(0, rows, part)
+        if self.stream is not None:
+            self.stream.bring(layer)
+        home = self.weights[names[0]].device
+        out = self._experts(names, flat.to(home), weight.to(home), chosen.to(home)).to(flat.device)
+        if self.stream is not None:
+            self.stream.release(layer)
         if ffn.n_shared:
             out = out + self._mlp(flat, [f"{name}ffn_{part}_shexp.weight" for part in _PARTS])
         return out.view(x.shape)
+
+    def _experts(self, names: Sequence[str], flat: Any, weight: Any, chosen: Any) -> Any:
+        """Each chosen expert sees only its own rows; those that nobody chose are not touched."""
+        out = self.torch.zeros_like(flat)
+        if len(flat) == 1:
+            for share, expert in zip(weight[0], chosen[0].tolist(), strict=True):
+                out = out + share * self._mlp(flat, names, expert)
+            return out
+        rows_of, slots_of = _rows_by_expert(self.torch, chosen)
+        for expert, rows in rows_of.items():
+            part = self._mlp(flat[rows], names, expert) * weight[rows, slots_of[expert], None]
+            out = out.index_add(0, rows, part)
+        return out
 
     def route(self, name: str, ffn: MoeFfn, flat: Any) -> tuple[Any, Any]:
         """(weights, experts), each (rows, n_active), of rows (rows, D)."""
@@ -236,6 +272,14 @@ class Decoder:
         return (weight * c.routed_scale).to(flat.dtype), chosen
 
     # ── pieces ───────────────────────────────────────────────────────────────────────────────────
+
+    def _products(self, x: Any, names: Sequence[str], expert: int | None = None) -> Sequence[Any]:
+        """x times each of the matrices; at once where they lie one under the other in memory."""
+        joined = self._joined.get(names[0])
+        if joined is None or self.adapters or self.torch.is_grad_enabled():
+            return [self._matmul(x, name, expert) for name in names]
+        y = self.linear(x, joined if expert is None else joined[expert])
+        return y.split([self.weights[name].shape[-2] for name in names], dim=-1)  # type: ignore[no-any-return]
 
     def _matmul(self, x: Any, name: str, expert: int | None = None) -> Any:
         weight = self.weights[name] if expert is None else self.weights[name][expert]

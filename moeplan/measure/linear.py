@@ -1,4 +1,4 @@
-"""Matrix times activations at the speed of the memory: which torch kernel serves one row on a CPU."""
+"""Matrix times a few rows at the speed of the memory: which torch kernel serves them on a CPU."""
 
 from __future__ import annotations
 
@@ -7,35 +7,77 @@ from typing import Any
 
 from moeplan.measure.device import import_torch
 
+# More rows than these are a matrix product that BLAS spreads over the threads by itself.
+_FEW_ROWS = 16
+# Half a megabyte in fp32: one thread reads it in the time that it takes to start the others.
+_MIN_ELEMENTS = 1 << 17
+
 
 def linear_kernel() -> Callable[[Any, Any], Any]:
-    """``linear(x, weight)`` with x (..., in) and weight (out, in).
+    """``linear(x, weight)`` with x (..., in) and weight (out, in), for use without gradients.
 
-    On x86 torch hands one fp32 row to a BLAS routine that runs on one thread (MKL's sgemv on AMD: 22 of
-    31 GB/s); oneDNN's kernel uses all. It exists in torch builds with oneDNN and takes no gradients.
+    On x86 torch hands one fp32 row to a BLAS routine that runs on one thread (MKL's sgemv on AMD), and a
+    few rows to one that first copies the matrix. A batch of slices of the matrix, one a thread, runs on
+    all of them and costs 5 us to start; oneDNN's kernel for one row costs 20 us.
     """
     torch = import_torch()
     plain = torch.nn.functional.linear
-    if not _has_one_dnn(torch):
+    few = _by_slices(torch) if torch.backends.mkl.is_available() else _by_one_dnn(torch)
+    if few is None:
         return plain  # type: ignore[no-any-return]
-    one_dnn = torch.ops.mkldnn._linear_pointwise
 
     def linear(x: Any, weight: Any) -> Any:
-        single_row = x.numel() == x.shape[-1] and x.device.type == "cpu" and x.dtype == torch.float32
-        if not single_row or torch.is_grad_enabled():
+        rows = x.numel() // x.shape[-1]
+        if rows > _FEW_ROWS or weight.numel() < _MIN_ELEMENTS or torch.get_num_threads() == 1:
             return plain(x, weight)
-        return one_dnn(x.reshape(1, -1), weight, None, "none", [], "").reshape(*x.shape[:-1], -1)
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+            return plain(x, weight)
+        return few(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
 
     return linear
 
 
-def _has_one_dnn(torch: Any) -> bool:
-    """Whether the kernel is there and agrees with the plain one on this build."""
+def _by_slices(torch: Any) -> Callable[[Any, Any], Any]:
+    def linear(x: Any, weight: Any) -> Any:
+        (rows, width), n_out = x.shape, weight.shape[0]
+        n = slices(n_out, torch.get_num_threads())
+        if n == 1 or not weight.is_contiguous():
+            return torch.nn.functional.linear(x, weight)
+        # (n, rows, in) x (n, in, out / n): views only, nothing is copied
+        parts = torch.bmm(x.expand(n, rows, width), weight.view(n, n_out // n, width).transpose(1, 2))
+        return parts.transpose(0, 1).reshape(rows, n_out)
+
+    return linear
+
+
+def slices(n_out: int, threads: int) -> int:
+    """In how many equal parts ``threads`` threads share ``n_out`` rows; 1 where they cannot evenly.
+
+    One part a thread, else the power of two that gives each at least four, so that the last round, in which
+    some threads have none, is a small share.
+    """
+    if n_out % threads == 0:
+        return threads
+    parts = 1 << (4 * threads - 1).bit_length()
+    return parts if n_out % parts == 0 else 1
+
+
+def _by_one_dnn(torch: Any) -> Callable[[Any, Any], Any] | None:
+    """oneDNN's kernel, where it is there and agrees with the plain one on this build."""
     if not torch.backends.mkldnn.is_available():
-        return False
+        return None
     try:
+        one_dnn = torch.ops.mkldnn._linear_pointwise
         x, weight = torch.ones(1, 8), torch.ones(4, 8)
-        answer = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        answer = one_dnn(x, weight, None, "none", [], "")
     except (AttributeError, RuntimeError, NotImplementedError):
-        return False
-    return bool(torch.allclose(answer, torch.nn.functional.linear(x, weight)))
+        return None
+    if not torch.allclose(answer, torch.nn.functional.linear(x, weight)):
+        return None
+
+    def linear(x: Any, weight: Any) -> Any:
+        if len(x) > 1:
+            return torch.nn.functional.linear(x, weight)
+        return one_dnn(x, weight, None, "none", [], "")
+
+    return linear

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from moeplan.units import GIB, MIB
 _CACHE_MULTIPLE, _MIN_READ_BYTES, _MAX_READ_BYTES = 16, 512 * MIB, 2 * GIB
 # Enough that matrices met in turn do not stay in a cache.
 _MIN_BUFFER_BYTES = 256 * MIB
+# Read in one repeat: a few milliseconds, many times what it takes to start and to read the clock.
+_TURN_BYTES = 64 * MIB
+_TOKENS = 8
+"""Whose experts are read in one repeat."""
+# Of a decode step in which one to many sequences run, of the experts of a prompt, and of a prompt.
+_ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Job = Callable[[float], list[Sample]]
@@ -33,20 +40,31 @@ def thread_counts(n: int) -> tuple[int, ...]:
 
 
 def jobs(device: Device, n_threads: int) -> Iterator[tuple[str, float, Job]]:
-    """(what, weight in time, job) of every micro-benchmark that fits the device."""
-    counts = thread_counts(n_threads) if device.is_cpu else (0,)
-    ends = sorted({counts[0], counts[-1]})
+    """(what, weight in time, job) of the micro-benchmarks that predictions need."""
+    counts = _counts(device, n_threads)
     for threads in counts:
         yield f"read bandwidth{_of(threads)}", 1.0, _bound(read_bandwidth, device, threads)
-    for threads in ends:
+    for threads in sorted({counts[0], counts[-1]}):
         yield f"matrix products{_of(threads)}", 1.5, _bound(gemm, device, threads)
-        yield f"matrix times one row{_of(threads)}", 1.0, _bound(gemv, device, threads)
-    yield "attention", 0.8, _bound(attention, device, counts[-1])
-    yield "experts", 0.8, _bound(experts, device, counts[-1])
+    yield "matrix times few and many rows", 1.5, _bound(few_rows, device, counts[-1])
+
+
+def more_jobs(device: Device, n_threads: int) -> Iterator[tuple[str, float, Job]]:
+    """The others: what can be left out on a machine that others keep busy."""
+    counts = _counts(device, n_threads)
+    ends = sorted({counts[0], counts[-1]})
     for threads in ends:  # once more: memory that others kept busy the first time may be free now
         yield f"read bandwidth again{_of(threads)}", 0.5, _bound(read_bandwidth, device, threads)
-    yield "latencies", 0.3, _bound(latencies, device, counts[-1])
+    yield "attention", 0.8, _bound(attention, device, counts[-1])
+    for threads in ends:
+        yield f"matrix times one row{_of(threads)}", 0.8, _bound(gemv, device, threads)
+    yield "experts", 0.6, _bound(experts, device, counts[-1])
+    yield "latencies", 0.2, _bound(latencies, device, counts[-1])
     yield "copies", 0.4, _bound(copies, device, counts[-1])
+
+
+def _counts(device: Device, n_threads: int) -> tuple[int, ...]:
+    return thread_counts(n_threads) if device.is_cpu else (0,)
 
 
 def _of(threads: int) -> str:
@@ -131,14 +149,40 @@ def gemv(device: Device, threads: int, budget_s: float) -> list[Sample]:
         n = max(2, held // (rows * columns * width))
         weights = torch.empty(n, rows, columns, dtype=getattr(torch, dtype), device=device.name).fill_(0.01)
         x = torch.ones(1, columns, dtype=weights.dtype, device=device.name)
-
-        def work(x: Any = x, weights: Any = weights) -> None:
-            for weight in weights:
-                linear(x, weight)
-
-        span = repeat(work, budget_s=budget_s / len(cases), sync=device.sync)
+        each = max(1, _TURN_BYTES // (rows * columns * width))
+        turns = cycle([partial(_all_of, linear, x, group) for group in weights.split(each)])
+        span = repeat(partial(_take_turn, turns), budget_s=budget_s / len(cases), sync=device.sync)
         setup = _setup(device, threads, dtype=dtype, rows=rows, columns=columns)
-        found.append(rate_sample("matrix times row", setup, "B/s", weights.numel() * width, span))
+        found.append(rate_sample("matrix times row", setup, "B/s", weights[:each].numel() * width, span))
+    return found
+
+
+def _take_turn(turns: Iterator[Callable[[], None]]) -> None:
+    next(turns)()
+
+
+def _all_of(linear: Callable[[Any, Any], Any], x: Any, weights: Any) -> None:
+    for weight in weights:
+        linear(x, weight)
+
+
+def few_rows(device: Device, threads: int, budget_s: float) -> list[Sample]:
+    """Seconds of a matrix that meets 1, 2, 4 ... rows: what waits for memory, what for arithmetic."""
+    torch, linear, found = device.torch, linear_kernel(), []
+    size = 2048
+    for n_rows in _ROWS:
+        # matrices enough that none stays in a cache; with many rows the time is not that of the memory
+        n = max(
+            2,
+            min(_MIN_BUFFER_BYTES // 2, device.budget_bytes // 4) // (size * size * 4) // (1 + n_rows // 16),
+        )
+        weights = torch.empty(n, size, size, device=device.name).fill_(0.01)
+        x = torch.ones(n_rows, size, device=device.name)
+        turns = cycle([partial(_all_of, linear, x, pair) for pair in weights.split(2)])
+        span = repeat(partial(_take_turn, turns), budget_s=budget_s / len(_ROWS), sync=device.sync)
+        each = Span(tuple(s / 2 for s in span.seconds), span.foreign_cores)
+        setup = _setup(device, threads, dtype="float32", rows=n_rows, elements=size * size)
+        found.append(time_sample("matrix times rows", setup, each))
     return found
 
 
@@ -177,13 +221,12 @@ def experts(device: Device, threads: int, budget_s: float) -> list[Sample]:
         x = torch.ones(1, hidden, device=device.name)
         picks = torch.rand(64, n_experts).argsort(1)[:, :k].tolist()
 
-        def work(x: Any = x, weights: Any = weights, picks: list[list[int]] = picks) -> None:
-            for chosen in picks:
-                for expert in chosen:
-                    linear(x, weights[expert])
-
-        span = repeat(work, budget_s=budget_s / 3, sync=device.sync)
-        n_bytes = 64.0 * k * width * hidden * 4
+        turns = cycle(
+            [partial(_all_of, linear, x, [weights[e] for token in few for e in token])
+             for few in (picks[i : i + _TOKENS] for i in range(0, len(picks), _TOKENS))]
+        )  # fmt: skip
+        span = repeat(partial(_take_turn, turns), budget_s=budget_s / 3, sync=device.sync)
+        n_bytes = float(_TOKENS) * k * width * hidden * 4
         setup = _setup(device, threads, experts=n_experts, active=k)
         found.append(rate_sample("expert gather", setup, "B/s", n_bytes, span))
     return found

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from moeplan.domain.graph import Tensor
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, ModelSpec, MoeFfn
 from moeplan.domain.profile import Sample
 from moeplan.errors import MeasurementError
 from moeplan.graph.inventory import build_tensors
 from moeplan.measure.decoder import Decoder
-from moeplan.measure.device import Device
+from moeplan.measure.device import Device, cpu_device
+from moeplan.measure.layout import make_joined
 from moeplan.measure.linear import linear_kernel
 from moeplan.measure.micro import Job, torch_threads
 from moeplan.measure.timing import repeat, time_sample
+from moeplan.measure.work import work_of
 from moeplan.units import fmt_bytes
 
 _NOISE_ELEMENTS = 1 << 22
 _STD = 0.02
 # Steps between which decode meets fresh tokens, so that a MoE does not run through the same experts.
 _FRESH_TOKENS = 64
+# After so many times its budget a model's other runs are left out.
+_PATIENCE = 1.25
 
 
 def dense_shape(hidden: int = 2048, layers: int = 4, vocab: int = 8192) -> ModelSpec:
@@ -53,35 +59,49 @@ def _spec(id_: str, block: Block, hidden: int, layers: int, vocab: int) -> Model
     )  # fmt: skip
 
 
-def random_weights(spec: ModelSpec, device: Device, dtype: str = "float32") -> dict[str, Any]:
-    """Every tensor of ``spec`` on the device; MeasurementError when they would take more than allowed.
+def random_weights(
+    spec: ModelSpec,
+    device: Device,
+    dtype: str = "float32",
+    *,
+    joined: bool = False,
+    home: Callable[[Tensor], str] | None = None,
+) -> dict[str, Any]:
+    """Every tensor of ``spec`` on the device, or where ``home`` has it (the device or ``cpu``).
+
+    Raises MeasurementError when they would take more than allowed.
 
     Matrices repeat one block of noise (cheap to make; no two rows of a tensor are aligned), routers are
-    drawn one by one, so that experts are chosen evenly.
+    drawn one by one, so that experts are chosen evenly. ``joined``: matrices that meet the same row lie one
+    under the other.
     """
     torch = device.torch
     kind = getattr(torch, dtype)
-    tensors = build_tensors(spec)
-    need = sum(t.n_elements for t in tensors) * kind.itemsize
-    if need > device.budget_bytes:
-        raise MeasurementError(
-            f"{spec.id} with {spec.n_layers} layers takes {fmt_bytes(need)}, "
-            f"more than the {fmt_bytes(device.budget_bytes)} that may be used"
-        )
+    tensors = {t.name: t for t in build_tensors(spec)}
+    homes = {name: home(t) if home else device.name for name, t in tensors.items()}
+    for place in sorted(set(homes.values())):
+        may_hold = device.budget_bytes if place == device.name else cpu_device().budget_bytes
+        need = sum(t.n_elements for name, t in tensors.items() if homes[name] == place) * kind.itemsize
+        if need > may_hold:
+            raise MeasurementError(
+                f"{spec.id} with {spec.n_layers} layers takes {fmt_bytes(need)}, "
+                f"more than the {fmt_bytes(may_hold)} that may be used"
+            )
     generator = torch.Generator().manual_seed(1)
-    noise = (torch.randn(_NOISE_ELEMENTS - 61, generator=generator) * _STD).to(kind).to(device.name)
-    weights = {}
-    for t in tensors:
-        if t.role == "norm":
-            weights[t.name] = torch.ones(t.shape, dtype=kind, device=device.name)
-        elif t.role in ("router", "bias"):
-            std = t.shape[-1] ** -0.5 if t.role == "router" else 0.0
-            weights[t.name] = (torch.randn(t.shape, generator=generator) * std).to(kind).to(device.name)
-        else:
-            weights[t.name] = _tiled(torch, noise, t.shape)
-    embedding = weights["token_embd.weight"]
-    embedding.copy_((torch.randn(embedding.shape, generator=generator)).to(kind))
-    return weights
+    noise = (torch.randn(_NOISE_ELEMENTS - 61, generator=generator) * _STD).to(kind)
+    noises = {place: noise.to(place) for place in set(homes.values())}
+
+    def make(name: str, shape: tuple[int, ...]) -> Any:
+        role, place = tensors[name].role, homes[name]
+        if role == "norm":
+            return torch.ones(shape, dtype=kind, device=place)
+        if role in ("router", "bias", "embedding"):
+            std = {"router": shape[-1] ** -0.5, "bias": 0.0, "embedding": 1.0}[role]
+            return (torch.randn(shape, generator=generator) * std).to(kind).to(place)
+        return _tiled(torch, noises[place], shape)
+
+    shapes = {name: t.shape for name, t in tensors.items()}
+    return make_joined(shapes, make) if joined else {name: make(name, s) for name, s in shapes.items()}
 
 
 def _tiled(torch: Any, noise: Any, shape: tuple[int, ...]) -> Any:
@@ -130,10 +150,17 @@ def active_flop(spec: ModelSpec, n_tokens: int, n_head_rows: int) -> float:
 class Reference:
     """A reference model in memory, ready to be timed."""
 
-    def __init__(self, spec: ModelSpec, device: Device, threads: int, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        device: Device,
+        threads: int,
+        dtype: str = "float32",
+        weights: dict[str, Any] | None = None,
+    ) -> None:
         self.spec, self.device, self.threads, self.dtype = spec, device, threads, dtype
         self.itemsize: int = getattr(device.torch, dtype).itemsize
-        weights = random_weights(spec, device, dtype)
+        weights = weights or random_weights(spec, device, dtype, joined=True)
         self.model = Decoder(spec, weights, linear=linear_kernel())
         generator = device.torch.Generator().manual_seed(2)
         self.tokens = device.torch.randint(0, spec.vocab_size, (_FRESH_TOKENS * 64,), generator=generator)
@@ -144,8 +171,11 @@ class Reference:
         """Time of one decode step or one prompt; the sample also says what it read and computed."""
         with torch_threads(self.device.torch, self.threads), self.device.torch.inference_mode():
             work = self._decode(run) if run.phase == "decode" else self._prefill(run)
+            choices: list[Any] = []
+            self.model.choices = choices
             span = repeat(work, budget_s=budget_s, sync=self.device.sync, min_n=3)
-            touched = self._experts_touched(work)
+            self.model.choices = None
+            touched = _experts_touched(choices)
         n_tokens = run.batch if run.phase == "decode" else run.batch * run.depth
         setup: dict[str, str | int | float] = {
             "device": self.device.name, "model": self.spec.id, "layers": self.spec.n_layers,
@@ -157,18 +187,20 @@ class Reference:
             setup["threads"] = self.threads
         if touched:
             setup["experts_touched"] = round(touched, 3)
+        setup |= work_of(self.spec, run.phase, run.batch, run.depth, touched).setup()
         return time_sample(f"reference {run.phase}", setup, span)
 
-    def _experts_touched(self, work: Any, steps: int = 4) -> float:
-        """Distinct experts a MoE layer read in a step, counted on the router's real choices."""
-        if not self.spec.is_moe:
-            return 0.0
-        counts: list[int] = []
-        self.model.touched = counts
-        for _ in range(steps):
-            work()
-        self.model.touched = None
-        return sum(counts) / len(counts)
+    def cut(self, n_layers: int) -> Reference:
+        """The same model with fewer layers, in the same memory."""
+        moved = {
+            f"blk.{old}.": f"blk.{new}." for new, old in enumerate(_picked(self.spec.n_layers, n_layers))
+        }
+        weights = {}
+        for name, tensor in self.model.weights.items():
+            layer = name[: name.index(".", 4) + 1] if name.startswith("blk.") else ""
+            if not layer or layer in moved:
+                weights[moved.get(layer, "") + name.removeprefix(layer)] = tensor
+        return Reference(with_layers(self.spec, n_layers), self.device, self.threads, self.dtype, weights)
 
     def _decode(self, run: Run) -> Any:
         cache = self.model.new_cache(run.batch, run.depth + 1)
@@ -195,12 +227,21 @@ class Reference:
         return chosen.view(batch, rows)
 
 
+def _experts_touched(choices: list[Any], enough: int = 200) -> float:
+    """Distinct experts that a MoE layer read in a step, by the router's real choices; 0 without a router."""
+    latest = choices[-enough:]
+    return sum(len(chosen.unique()) for chosen in latest) / max(1, len(latest))
+
+
 def with_layers(spec: ModelSpec, n_layers: int) -> ModelSpec:
     """The same model cut to ``n_layers``, every kind of layer kept in its share and order."""
     if n_layers >= spec.n_layers:
         return spec
-    picked = sorted({round(i * (spec.n_layers - 1) / max(1, n_layers - 1)) for i in range(n_layers)})
-    return replace(spec, layout=tuple(spec.layout[i] for i in picked))
+    return replace(spec, layout=tuple(spec.layout[i] for i in _picked(spec.n_layers, n_layers)))
+
+
+def _picked(n_all: int, n: int) -> list[int]:
+    return sorted({round(i * (n_all - 1) / max(1, n - 1)) for i in range(n)})
 
 
 def layers_that_fit(spec: ModelSpec, device: Device, itemsize: int = 4) -> int:
@@ -221,38 +262,41 @@ def jobs(
     device: Device, threads: int, *, full: bool = False, quick: bool = False
 ) -> Iterator[tuple[str, float, Job]]:
     """Dense and MoE decode and prefill; layers at two counts, so that the time per layer is checked."""
-    decode = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
-    more = [Run("decode", 1, 2048), Run("decode", 4, 128), Run("prefill", 1, 512)]
-    runs = decode if quick else decode + more
-    shapes = [dense_shape(1024 if quick else 2048), moe_shape()]
+    runs = [Run("decode", 1, 128), Run("prefill", 1, 128), Run("decode", 8, 128)]
+    if not quick:
+        runs += [Run("decode", 1, 2048), Run("decode", 4, 128), Run("prefill", 1, 512)]
+    # a quick run cannot spend its time on filling memory
+    shapes = [dense_shape(1024), moe_shape(n_experts=16)] if quick else [dense_shape(), moe_shape()]
     if full:
         shapes += [dense_shape(1024), moe_shape(n_experts=8), moe_shape(n_experts=128)]
     for spec in shapes:
-        yield f"forward passes of {spec.id}", 3.0, _job(spec, device, threads, runs)
-    for spec in shapes[:2]:
-        yield (
-            f"twice the layers of {spec.id}",
-            1.0,
-            _job(replace(spec, layout=spec.layout * 2), device, threads, [Run("decode", 1, 128)]),
-        )
+        yield f"forward passes of {spec.id}", 4.0, _job(spec, device, threads, runs)
 
 
 def model_jobs(spec: ModelSpec, device: Device, threads: int) -> Iterator[tuple[str, float, Job]]:
-    """A model of the catalog, cut to a few layers that fit, and to twice as many as the check."""
-    fit = layers_that_fit(spec, device)
+    """A model of the catalog, cut to the layers that fit, and to half as many as the check."""
+    n = layers_that_fit(spec, device)
     runs = [Run("decode", 1, 128), Run("decode", 8, 128), Run("prefill", 1, 128)]
-    for n in sorted({max(1, fit // 2), fit} if fit < spec.n_layers else {max(1, fit // 2), spec.n_layers}):
-        yield (
-            f"{n} of {spec.n_layers} layers of {spec.id}",
-            2.0,
-            _job(with_layers(spec, n), device, threads, runs),
-        )
+    what = f"{n} of {spec.n_layers} layers of {spec.id}"
+    yield what, 4.0, _job(with_layers(spec, n), device, threads, runs)
 
 
 def _job(spec: ModelSpec, device: Device, threads: int, runs: list[Run]) -> Job:
+    """The first of ``runs``, the same with half of the layers, and the others as far as the time goes."""
+
     def job(budget_s: float) -> list[Sample]:
+        started = time.perf_counter()
         reference = Reference(spec, device, threads)
-        return [reference.measure(run, budget_s / len(runs)) for run in runs]
+        plan = [(reference, run) for run in runs]
+        if spec.n_layers > 1:
+            plan.insert(1, (reference.cut(spec.n_layers // 2), runs[0]))
+        each_s = max(budget_s / 2, budget_s - (time.perf_counter() - started)) / len(plan)
+        samples: list[Sample] = []
+        for model, run in plan:
+            if samples and time.perf_counter() - started > _PATIENCE * budget_s:
+                break
+            samples.append(model.measure(run, each_s))
+        return samples
 
     return job
 

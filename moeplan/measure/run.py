@@ -15,9 +15,9 @@ Progress = Callable[[str, float], None]
 """What starts now, and the share of the budget that is done."""
 
 # Share of the budget that may go into waiting for a quiet moment.
-_WAIT_SHARE = 0.15
-# On a machine that others keep busy everything takes longer; beyond this the rest is left out.
-_PATIENCE = 1.5
+_WAIT_SHARE = 0.08
+# What comes late still gets this share of its time, or it would not be worth its while.
+_LEAST_SHARE = 0.5
 
 
 class Outcome(NamedTuple):
@@ -29,11 +29,16 @@ class Outcome(NamedTuple):
 
 
 def run_jobs(
-    jobs: Iterable[tuple[str, float, Job]], budget_s: float, progress: Progress = lambda what, share: None
+    jobs: Iterable[tuple[str, float, Job]],
+    budget_s: float,
+    progress: Progress = lambda what, share: None,
+    *,
+    patience: float = 1.5,
 ) -> Outcome:
     """Every job with its share of ``budget_s``; Ctrl-C ends the run and keeps what is there.
 
-    A job that runs out of memory or fails becomes a note, and the next one starts.
+    A job that runs out of memory or fails becomes a note, and the next one starts. On a machine that others
+    keep busy everything takes longer: after ``patience`` times the budget no other job starts.
     """
     listed = list(jobs)
     total = sum(weight for _, weight, _ in listed) or 1.0
@@ -45,14 +50,15 @@ def run_jobs(
     started = time.perf_counter()
     try:
         for what, weight, job in listed:
-            if time.perf_counter() - started > _PATIENCE * budget_s:
+            if time.perf_counter() - started > patience * budget_s:
                 left_out.append(what)
                 continue
             progress(what, done / total)
             patience_s -= wait_until_quiet(max(0.0, patience_s))
-            left_s = max(0.05, budget_s - (time.perf_counter() - started))
+            left_s = budget_s - (time.perf_counter() - started)
             share_s = left_s * weight / max(1e-9, total - done)
-            samples += _attempt(what, job, share_s, notes)
+            least_s = _LEAST_SHARE * budget_s * weight / total
+            samples += _attempt(what, job, max(share_s, least_s), notes)
             done += weight
     except KeyboardInterrupt:
         notes.append(f"interrupted during {what!r}: what had been measured until then is kept")

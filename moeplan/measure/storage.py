@@ -15,6 +15,8 @@ from moeplan.units import MIB
 
 _BLOCK_BYTES = 4 * MIB
 _PAGE_BYTES = 4096
+# Written through every so often, so that the clock sees what the disk takes.
+_SYNC_BLOCKS = 4
 # At most this share of what the disk has free is written, and never more than the cap of the mode.
 _FREE_SHARE = 0.1
 
@@ -22,6 +24,7 @@ _FREE_SHARE = 0.1
 def storage_rates(folder: Path, max_bytes: int, budget_s: float) -> list[Sample]:
     """Rates of a file of at most ``max_bytes`` in ``folder``: written, read, deleted.
 
+    A disk that writes slowly gets a smaller file: writing takes about as long as reading may.
     O_DIRECT where the file system has it; else the page cache is asked to forget the file, and the
     sample says so.
     """
@@ -30,12 +33,21 @@ def storage_rates(folder: Path, max_bytes: int, budget_s: float) -> list[Sample]
     if n_bytes < 4 * _BLOCK_BYTES:
         return []
     with tempfile.NamedTemporaryFile(dir=folder, prefix="moeplan-profile-") as file:
-        block = os.urandom(_BLOCK_BYTES)  # random: some disks and file systems compress
-        for _ in range(n_bytes // _BLOCK_BYTES):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-        return _read(file.name, n_bytes, budget_s)
+        written = _write(file.fileno(), n_bytes, budget_s / 2)
+        return _read(file.name, written, budget_s / 2)
+
+
+def _write(descriptor: int, n_bytes: int, budget_s: float) -> int:
+    block = os.urandom(_BLOCK_BYTES)  # random: some disks and file systems compress
+    started = time.perf_counter()
+    for done in range(1, n_bytes // _BLOCK_BYTES + 1):
+        os.write(descriptor, block)
+        if done % _SYNC_BLOCKS == 0:
+            os.fsync(descriptor)
+            if time.perf_counter() - started > budget_s:
+                return done * _BLOCK_BYTES
+    os.fsync(descriptor)
+    return n_bytes
 
 
 def _read(path: str, n_bytes: int, budget_s: float) -> list[Sample]:

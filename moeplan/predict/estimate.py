@@ -136,7 +136,9 @@ def estimate(
             extrapolated=stand_in,
             engine_status=engine.status,
         ),
-        not_modelled=not_modelled + _not_modelled(problem, placement) + _tight(memory),
+        not_modelled=not_modelled
+        + _not_modelled(problem, placement)
+        + _tight(memory, problem.hardware.reserve_vram_bytes),
         assumptions=assumptions,
         explain=ledger.terms,
     )
@@ -274,13 +276,13 @@ TIGHT_BYTES = 256 * MIB
 """Less than this left on a GPU is worth a word: a browser takes as much. A choice, not physics."""
 
 
-def _tight(memory: MemoryReport) -> tuple[str, ...]:
+def _tight(memory: MemoryReport, kept_bytes: int) -> tuple[str, ...]:
     """A fit by a hair is said: memory not modelled here can be larger than what is left."""
     return tuple(
-        f"what other programs take on {d.device}: only {fmt_bytes(d.headroom_bytes)} are left; "
+        f"what other programs take on {d.device}: only {fmt_bytes(d.headroom_bytes + kept_bytes)} are left; "
         "--reserve-vram-gib keeps room"
         for d in memory.devices
-        if d.device.startswith("gpu") and 0 <= d.headroom_bytes < TIGHT_BYTES
+        if d.device.startswith("gpu") and 0 <= d.headroom_bytes < TIGHT_BYTES - kept_bytes
     )
 
 

@@ -246,7 +246,10 @@ def _events(document: Document) -> Iterator[Any]:
         mark = error.problem_mark or error.context_mark
         if mark is None:
             raise SpecError(f"not valid YAML: {what}", path=str(document.path)) from None
-        raise document.error_at(f"not valid YAML: {what}", mark.line + 1, mark.column + 1) from None
+        # PyYAML from 6.0.4 on has a limit of its own, and reads far enough ahead to meet it before ours.
+        deep = "maximum nesting depth" in what
+        message = f"nested deeper than {MAX_DEPTH} levels" if deep else f"not valid YAML: {what}"
+        raise document.error_at(message, mark.line + 1, mark.column + 1) from None
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or str(error).splitlines()[0]
         raise SpecError(f"not valid YAML: {reason}", path=str(document.path)) from None

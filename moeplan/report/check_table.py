@@ -11,7 +11,7 @@ from moeplan.report.check_words import (
     severity,
     value_words,
 )
-from moeplan.report.layout import Line, Screen, Span, grid, join_blocks, wrap
+from moeplan.report.layout import Line, Screen, Span, join_blocks, table, wrap
 
 _STYLES = {"pass": "good", "near": "warn", "unsure": "warn", "FAIL": "bad"}
 
@@ -19,11 +19,14 @@ _STYLES = {"pass": "good", "near": "warn", "unsure": "warn", "FAIL": "bad"}
 def check_lines(report: CheckReport, screen: Screen) -> list[Line]:
     """The whole report."""
     return join_blocks(
-        _table(report), _details(report, screen.width), _notes(report, screen.width), _end(report)
+        _table(report, screen.width),
+        _details(report, screen.width),
+        _notes(report, screen.width),
+        _end(report),
     )
 
 
-def _table(report: CheckReport) -> list[Line]:
+def _table(report: CheckReport, width: int) -> list[Line]:
     head: list[Span] = [(text, "head") for text in ("check", "", "predicted", "budget")]
     rows = [head]
     for result in report.results:
@@ -31,7 +34,7 @@ def _table(report: CheckReport) -> list[Line]:
         rows.append(
             [(result.id, ""), (word, _STYLES[word]), (value_words(result), ""), (limit_words(result), "dim")]
         )
-    return grid(rows, "llrr")
+    return table(rows, "llrr", width)
 
 
 def _details(report: CheckReport, width: int) -> list[Line]:
@@ -46,6 +49,8 @@ def _detail(result: CaseResult, width: int) -> list[Line]:
     word = mark(result)
     place = f"  {result.file}:{result.line}" if result.line else f"  {result.file}"
     lines: list[Line] = [[(f"{word} ", _STYLES[word]), (result.id, "head"), (place, "dim")]]
+    if len(word) + 1 + len(result.id) + len(place) > width:
+        lines = [lines[0][:2], [("   ", ""), (place, "dim")]]
     texts = [result.reason]
     changed = change_words(result)
     texts += [changed] if changed else []

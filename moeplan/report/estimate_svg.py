@@ -1,7 +1,4 @@
-"""The estimate as one picture: memory of every device and what makes up the time of both phases.
-
-Written by hand as SVG, which needs no library and opens in every browser.
-"""
+"""The estimate as one picture: memory of every device and what makes up the time of both phases."""
 
 from __future__ import annotations
 
@@ -10,14 +7,16 @@ from typing import NamedTuple
 
 from moeplan.domain.result import Estimate, PhaseTime
 from moeplan.report import words
-from moeplan.report.layout import printable
+from moeplan.report.layout import wrap
+from moeplan.report.picture import COLORS, document, escape, text
 from moeplan.units import fmt_bytes, fmt_number, fmt_seconds
 
-_WIDTH, _LEFT, _RIGHT = 860, 130, 150
+_WIDTH, _LEFT, _RIGHT = 860, 110, 190
+_COLUMNS, _COLUMN = 3, 240
+"""Of the legend."""
+_TERMS = 5
+"""Parts of a phase that are shown by name: with those of both phases the colours are enough."""
 _ROW, _BAR = 34, 20
-# Colour-blind safe (Okabe and Ito, 2008).
-_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#999999", "#F0E442")
-_FONT = 'font-family="system-ui, sans-serif"'
 
 
 class _Bar(NamedTuple):
@@ -34,25 +33,24 @@ def render(e: Estimate) -> str:
     sections = [("Memory", _memory_bars(e))]
     if e.fits:
         sections.append(("Time", [_phase_bar("decode step", e.decode), _phase_bar("prefill", e.prefill)]))
-    body, y = [_text(16, 30, words.title(e), size=16, weight="bold")], 54
-    body.append(_text(16, y, _subtitle(e), size=12))
+    lines = [(line, 16) for line in wrap(words.title(e), 78)]
+    lines += [(line, 12) for line in wrap(_subtitle(e), 124)]
+    body, y = [], 12
+    for line, size in lines:
+        y += size + 6
+        body.append(text(16, y, line, size=size, bold=size > 12))
     for title, bars in sections:
         y += 34
-        body.append(_text(16, y, title, size=13, weight="bold"))
+        body.append(text(16, y, title, size=13, bold=True))
         y += 12
         colors = _palette(bars)
         for bar in bars:
             body += _draw(bar, colors, y)
             y += _ROW
         body += _legend(colors, y + 8)
-        y += 12 + 18 * ((len(colors) + 3) // 4)
+        y += 18 * -(-len(colors) // _COLUMNS)
     height = y + 16
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
-        f'viewBox="0 0 {_WIDTH} {height}" {_FONT}>\n<rect width="100%" height="100%" fill="white"/>\n'
-        + "\n".join(body)
-        + "\n</svg>\n"
-    )
+    return document(body, _WIDTH, height)
 
 
 def _subtitle(e: Estimate) -> str:
@@ -77,8 +75,13 @@ def _memory_bars(e: Estimate) -> list[_Bar]:
 
 
 def _phase_bar(name: str, phase: PhaseTime) -> _Bar:
-    segments = sorted((term for term in phase.terms if term[1] > 0), key=lambda term: -term[1])
-    shown, rest = segments[:6], sum(seconds for _, seconds in segments[6:])
+    terms: dict[str, float] = {}
+    for term, seconds in phase.terms:
+        device, _, what = term.partition(" ")
+        kind = f"GPU {what}" if words.is_gpu(device) and what else term
+        terms[kind] = terms.get(kind, 0.0) + seconds
+    segments = sorted((term for term in terms.items() if term[1] > 0), key=lambda term: -term[1])
+    shown, rest = segments[:_TERMS], sum(seconds for _, seconds in segments[_TERMS:])
     if rest > 0:
         shown = [*shown, ("other", rest)]
     return _Bar(name, shown, phase.seconds or 1.0, fmt_seconds(phase.seconds))
@@ -86,13 +89,13 @@ def _phase_bar(name: str, phase: PhaseTime) -> _Bar:
 
 def _palette(bars: Sequence[_Bar]) -> dict[str, str]:
     names = dict.fromkeys(name for bar in bars for name, _ in bar.segments)
-    return {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(names)}
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
 
 
 def _draw(bar: _Bar, colors: dict[str, str], y: int) -> list[str]:
     room = _WIDTH - _LEFT - _RIGHT
     parts = [
-        _text(_LEFT - 10, y + 15, bar.label, size=12, anchor="end"),
+        text(_LEFT - 10, y + 15, bar.label, size=12, anchor="end"),
         f'<rect x="{_LEFT}" y="{y}" width="{room}" height="{_BAR}" fill="#eeeeee"/>',
     ]
     x = float(_LEFT)
@@ -100,25 +103,16 @@ def _draw(bar: _Bar, colors: dict[str, str], y: int) -> list[str]:
         width = amount / bar.full * room
         parts.append(
             f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="{colors[name]}">'
-            f"<title>{_escape(name)}</title></rect>"
+            f"<title>{escape(name)}</title></rect>"
         )
         x += width
-    return [*parts, _text(_WIDTH - _RIGHT + 10, y + 15, bar.tail, size=12)]
+    return [*parts, text(_WIDTH - _RIGHT + 10, y + 15, bar.tail, size=12)]
 
 
 def _legend(colors: dict[str, str], y: int) -> list[str]:
     parts = []
     for i, (name, color) in enumerate(colors.items()):
-        x, row = _LEFT + (i % 4) * 170, y + (i // 4) * 18
+        x, row = _LEFT + (i % _COLUMNS) * _COLUMN, y + (i // _COLUMNS) * 18
         parts.append(f'<rect x="{x}" y="{row - 9}" width="10" height="10" fill="{color}"/>')
-        parts.append(_text(x + 15, row, name, size=11))
+        parts.append(text(x + 15, row, name, size=11))
     return parts
-
-
-def _text(x: int, y: int, text: str, *, size: int, weight: str = "normal", anchor: str = "start") -> str:
-    style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
-    return f'<text x="{x}" y="{y}" {style} fill="#222222">{_escape(text)}</text>'
-
-
-def _escape(text: str) -> str:
-    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -95,6 +96,51 @@ def grid(rows: Sequence[Sequence[Span]], align: str, gap: int = 2, first: int = 
     return lines
 
 
+def table(rows: Sequence[Sequence[Span]], align: str, width: int, first: int = 0) -> list[Line]:
+    """``rows`` below their header as ``grid`` lays them out, at most ``width`` columns wide.
+
+    Where they do not fit, text in the last column is wrapped within it or goes below its row; where that is
+    still too wide, the first cell goes above. No cell is cut.
+    """
+    lines = grid(rows, align, first=first)
+    if _width(lines) <= width:
+        return lines
+    n = len(align) - (align[-1] == "l")
+    lines = grid([row[:n] for row in rows], align[:n], first=first)
+    if n < len(align) and (fitting := _wrapped_last(rows, lines, width)):
+        return fitting
+    above = _width(lines) > width
+    if above:
+        lines = [[("  ", ""), *line] for line in grid([row[1:n] for row in rows], align[1:n])]
+    stacked: list[Line] = []
+    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        if above:
+            stacked += [[(text, row[0][1])] for text in wrap(row[0][0], width)]
+        stacked.append(line)
+        if i and n < len(row):  # the last name of the header would stand over no column
+            stacked += [[("  ", ""), (text, row[-1][1])] for text in wrap(row[-1][0], width - 2)]
+    return stacked
+
+
+def _wrapped_last(rows: Sequence[Sequence[Span]], lines: Sequence[Line], width: int) -> list[Line]:
+    """``lines`` with the last cells of ``rows`` wrapped to their right; none where there is no room."""
+    start = _width(lines) + 2
+    room = width - start
+    if room < 20 or any(len(word) > room for row in rows for word in row[-1][0].split()):
+        return []
+    wrapped: list[Line] = []
+    for row, line in zip(rows, lines, strict=True):
+        chunks = wrap(row[-1][0], room) or [""]
+        pad = start - _width([line])
+        wrapped.append([*line, (" " * pad, ""), (chunks[0], row[-1][1])])
+        wrapped += [[(" " * start, ""), (chunk, row[-1][1])] for chunk in chunks[1:]]
+    return wrapped
+
+
+def _width(lines: Iterable[Line]) -> int:
+    return max((sum(len(text) for text, _ in line) for line in lines), default=0)
+
+
 def fact(label: str, text: str, width: int, style: str = "") -> list[Line]:
     """``label`` and ``text`` on as many lines as needed, the text aligned in its own column."""
     chunks = wrap(text, width - LABEL_WIDTH) or [""]
@@ -117,8 +163,14 @@ def facts(label: str, texts: Iterable[str], width: int) -> list[Line]:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """``text`` in lines of at most ``width`` columns where its words allow it; words are never cut."""
-    return textwrap.wrap(printable(text), max(width, 20), break_long_words=False, break_on_hyphens=False)
+    """``text`` in lines of at most ``width`` columns where its words allow it; words are never cut, and a
+    number keeps its unit."""
+    words = printable(text).split()
+    for i, (word, after) in enumerate(pairwise(words)):
+        figure = word[0].isdigit() and word[-1].isdigit()
+        words[i] = word + ("\xa0" if figure and not after[0].isdigit() else " ")
+    lines = textwrap.wrap("".join(words), max(width, 20), break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def apportion(parts: Sequence[float], cells: int) -> list[int]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from moeplan.report.layout import Line, Screen, Span, fact, facts, grid, join_blocks, wrap
+from moeplan.report.layout import Line, Screen, Span, fact, facts, grid, join_blocks, table, wrap
 from moeplan.report.markdown import md_list, md_table
 
 _ELLIPSIS = "..."
 
 
 class Column(NamedTuple):
-    """A column of a list; on a narrow screen those with the highest ``rank`` are left out first, and
-    text columns (never numbers) are shortened."""
+    """A column of a list; on a narrow screen those with the highest ``rank`` are left out first, text
+    columns (never numbers) of a rank are shortened, and those without are wrapped."""
 
     name: str
     align: str = "l"
@@ -38,13 +38,15 @@ def listing_lines(listing: Listing, screen: Screen | None) -> list[Line]:
         shown = _fitting(listing.columns, widths, screen.width)
     head: list[Span] = [(listing.columns[i].name, "head") for i in shown]
     body: list[list[Span]] = [[(row[i], "") for i in shown] for row in listing.rows]
-    if screen is not None:
-        limit = _text_limit(listing.columns, widths, shown, screen.width)
-        for line in body:
-            for at, i in enumerate(shown):
-                if listing.columns[i].align == "l":
-                    line[at] = (_shorten(line[at][0], limit), "")
-    return grid([head, *body], "".join(listing.columns[i].align for i in shown))
+    align = "".join(listing.columns[i].align for i in shown)
+    if screen is None:
+        return grid([head, *body], align)
+    limit = _text_limit(listing.columns, widths, shown, screen.width)
+    for line in body:
+        for at, i in enumerate(shown):
+            if _shortens(listing.columns[i]):
+                line[at] = (_shorten(line[at][0], limit), "")
+    return table([head, *body], align, screen.width)
 
 
 def listing_markdown(listing: Listing) -> str:
@@ -103,18 +105,19 @@ _TEXT_MIN = 28
 """A text column is shortened down to this many characters before another column is left out."""
 
 
+def _shortens(column: Column) -> bool:
+    return column.align == "l" and column.rank > 0
+
+
 def _least_width(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int]) -> int:
-    return sum(
-        (min(widths[i], _TEXT_MIN) if columns[i].rank and columns[i].align == "l" else widths[i]) + 2
-        for i in shown
-    )
+    return sum((min(widths[i], _TEXT_MIN) if _shortens(columns[i]) else widths[i]) + 2 for i in shown)
 
 
 def _text_limit(columns: Sequence[Column], widths: Sequence[int], shown: Sequence[int], width: int) -> int:
     """The longest text cell that still lets every row fit."""
     limit = max(widths)
     while limit > _TEXT_MIN:
-        total = sum((min(widths[i], limit) if columns[i].align == "l" else widths[i]) + 2 for i in shown)
+        total = sum((min(widths[i], limit) if _shortens(columns[i]) else widths[i]) + 2 for i in shown)
         if total - 2 <= width:
             break
         limit -= 1

@@ -31,6 +31,7 @@ from moeplan.report.estimate_json import (
     pretty,
 )
 from moeplan.report.model_json import ModelJson
+from moeplan.report.plan_words import lost_by
 
 
 class PlacementChoiceJson(msgspec.Struct, kw_only=True):
@@ -232,7 +233,7 @@ def _choice(choice: Choice) -> ChoiceJson:
         memory=answer.memory,
         confidence=answer.confidence,
         full_context_tokens_per_s=choice.full_decode_tokens_per_s,
-        lost_by=choice.lost_by,
+        lost_by=lost_by(choice),
         commands=[_command(command) for command in choice.commands],
         not_modelled=answer.not_modelled,
     )

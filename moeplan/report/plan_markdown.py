@@ -62,7 +62,7 @@ def _alternatives(plan: Plan) -> str:
             f"{fmt_number(c.full_decode_tokens_per_s)} tok/s",
             fmt_seconds(c.estimate.prefill_s.expected),
             pw.vram(c),
-            c.lost_by,
+            pw.lost_by(c),
         )
         for c in plan.alternatives
     ]

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from moeplan.domain.plan import Command, Curve, CurvePoint, Plan
 from moeplan.report import plan_words as pw
 from moeplan.report import words
-from moeplan.report.layout import LABEL_WIDTH, Line, Screen, Span, fact, facts, grid, join_blocks, wrap
+from moeplan.report.layout import LABEL_WIDTH, Line, Screen, Span, fact, facts, grid, join_blocks, table, wrap
 from moeplan.units import fmt_bytes, fmt_number, fmt_seconds
 
 _MAX_WIDTH = 110
-_BAR = 24
+_BAR, _LEAST_BAR = 24, 8
+_BLOCK = "█"
+_DENSE = 10
+"""Points from which a curve is drawn as well, on a terminal."""
 
 
 def plan_lines(plan: Plan, screen: Screen) -> list[Line]:
@@ -52,19 +55,21 @@ def _head(plan: Plan, width: int) -> list[Line]:
 def _commands(plan: Plan, width: int) -> list[Line]:
     lines: list[Line] = []
     for command in plan.best.commands if plan.best else ():
-        lines += [[(_label(command), "head")]]
+        lines += [[(text, "head")] for text in _label(command, width)]
         for text in _text(command, width):
             lines.append([(text, "")])
     return lines
 
 
-def _label(command: Command) -> str:
+def _label(command: Command, width: int) -> list[str]:
+    """What a command is for, as comments of a shell: a block can be pasted as a whole."""
     what = {"measure": "to check the prediction", "file": f"the file {command.file}"}.get(
         command.purpose, "to run it"
     )
     version = f" {command.version}" if command.version else ""
     note = f" ({command.note})" if command.note else ""
-    return f"# {command.engine}{version}, {what}{note}"
+    first, *rest = wrap(f"{command.engine}{version}, {what}{note}", width - 4)
+    return [f"# {first}", *(f"#   {text}" for text in rest)]
 
 
 def _text(command: Command, width: int) -> list[str]:
@@ -76,24 +81,22 @@ def _text(command: Command, width: int) -> list[str]:
 def _alternatives(plan: Plan, width: int) -> list[Line]:
     if not plan.alternatives:
         return []
-    rows = [
-        (
+    header = ("runners-up", "tok/s", "full", "first token", "VRAM", "lost by")
+    rows: list[list[Span]] = [[(text, "dim" if i else "head") for i, text in enumerate(header)]]
+    for c in plan.alternatives:
+        cells = (
             pw.short(c),
-            f"{fmt_number(pw.decode_rate(c))} tok/s",
+            fmt_number(pw.decode_rate(c)),
             fmt_number(c.full_decode_tokens_per_s),
             fmt_seconds(c.estimate.prefill_s.expected),
             pw.vram(c),
-            c.lost_by,
+            c.lost_by + (" ~" if c.within_range else ""),
         )
-        for c in plan.alternatives
-    ]
-    return _grid("runners-up", ("decode", "full", "first token", "VRAM", "lost by"), rows)
-
-
-def _grid(name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Line]:
-    head: list[Span] = [(name, "head"), *((text, "dim") for text in header)]
-    body: list[list[Span]] = [[(row[0], ""), *((text, "") for text in row[1:])] for row in rows]
-    return grid([head, *body], "l" + "r" * (len(header) - 1) + "l", first=LABEL_WIDTH - 2)
+        rows.append([(text, "") for text in cells])
+    lines = table(rows, "lrrrrl", width, first=LABEL_WIDTH - 2)
+    if any(c.within_range for c in plan.alternatives):
+        lines += [[(text, "dim")] for text in wrap(pw.SWAP, width)]
+    return lines
 
 
 def _rows(name: str, rows: Sequence[Sequence[str]], width: int) -> list[Line]:
@@ -110,16 +113,21 @@ def _rejected(plan: Plan, width: int) -> list[Line]:
 
 def _curve(curve: Curve, screen: Screen, width: int) -> list[Line]:
     head: list[Line] = [[(f"by {pw.AXES[curve.name]}", "head")]]
-    figure = _figure(curve, width) if screen.color else None
-    if figure is not None:
-        return [*head, *([(text, "")] for text in figure), *_knee(curve, width)]
+    tail = [*(_figure(curve, width) if screen.color else []), *_knee(curve, width)]
     points = pw.sampled(curve)
-    top = max((_height(curve, p) for p in points), default=0.0) or 1.0
     rows: list[list[Span]] = [
-        [(t, "dim") for t in (f"{curve.name}", "decode", "first token", "VRAM", "", "")],
-        *(_point(curve, p, top) for p in points),
+        [(t, "dim") for t in (curve.name, "tok/s", "first token", "VRAM", "", "")],
+        *(_point(curve, p) for p in points),
     ]
-    return [*head, *grid(rows, "rrrrll"), *_knee(curve, width)]
+    used = [max(len(row[i][0]) for row in rows) + 2 for i in range(6)]
+    cells = min(_BAR, width - sum(used))
+    if cells < _LEAST_BAR:
+        return [*head, *grid([(*row[:4], row[5]) for row in rows], "rrrrl"), *tail]
+    block = _BLOCK if screen.color else "#"
+    top = max((_height(curve, p) for p in points), default=0.0) or 1.0
+    for row, p in zip(rows[1:], points, strict=True):
+        row[4] = (block * max(1, round(_height(curve, p) / top * cells)) if p.fits else "", "weights")
+    return [*head, *grid(rows, "rrrrll"), *tail]
 
 
 def _knee(curve: Curve, width: int) -> list[Line]:
@@ -133,37 +141,23 @@ def _height(curve: Curve, p: CurvePoint) -> float:
     return (p.prefill_tokens_per_s if curve.name == "ubatch" else p.decode_tokens_per_s) or 0.0
 
 
-def _point(curve: Curve, p: CurvePoint, top: float) -> list[Span]:
-    marked = pw.mark(curve, p.x)
+def _point(curve: Curve, p: CurvePoint) -> list[Span]:
+    vram, mark = fmt_bytes(p.vram_bytes), pw.mark(curve, p.x)
     if not p.fits:
-        return [
-            (f"{p.x:,}", ""),
-            ("-", ""),
-            ("-", ""),
-            (fmt_bytes(p.vram_bytes), "bad"),
-            ("does not fit", "bad"),
-            (marked, ""),
-        ]
-    bar = "#" * max(1, round(_height(curve, p) / top * _BAR))
-    return [
-        (f"{p.x:,}", ""),
-        (f"{fmt_number(p.decode_tokens_per_s or 0.0)} tok/s", ""),
-        (fmt_seconds(p.ttft_s or 0.0), ""),
-        (fmt_bytes(p.vram_bytes), ""),
-        (bar, "weights"),
-        (marked, "good"),
-    ]
+        return [(f"{p.x:,}", ""), ("-", ""), ("-", ""), (vram, "bad"), ("", ""), ("does not fit", "bad")]
+    rate, first = fmt_number(p.decode_tokens_per_s or 0.0), fmt_seconds(p.ttft_s or 0.0)
+    return [(f"{p.x:,}", ""), (rate, ""), (first, ""), (vram, ""), ("", ""), (mark, "good")]
 
 
-def _figure(curve: Curve, width: int) -> list[str] | None:
-    """The curve drawn by plotille, where it is installed (extra ``plot``)."""
+def _figure(curve: Curve, width: int) -> list[Line]:
+    """The curve drawn by plotille, where it is installed (extra ``plot``) and the table leaves points out."""
+    points = [p for p in curve.points if p.fits]
+    if len(points) < _DENSE:
+        return []
     try:
         import plotille
     except ImportError:
-        return None
-    points = [p for p in curve.points if p.fits]
-    if len(points) < 3:
-        return None
+        return []
     figure = plotille.Figure()
     figure.width, figure.height, figure.origin = max(30, width - 30), 10, False
     figure.x_label, figure.y_label = curve.name, "tok/s"
@@ -174,7 +168,7 @@ def _figure(curve: Curve, width: int) -> list[str] | None:
     figure.plot([float(p.x) for p in points], [_height(curve, p) for p in points])
     if curve.knee is not None:
         figure.axvline((curve.knee - points[0].x) / max(1, points[-1].x - points[0].x))
-    return str(figure.show()).split("\n")
+    return [[(text.rstrip(" \u2800"), "")] for text in str(figure.show()).split("\n")]
 
 
 def _tick(value: float, chars: int, delta: float, left: bool = False) -> str:

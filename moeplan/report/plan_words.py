@@ -28,6 +28,10 @@ AXES = {
 }
 
 
+SWAP = "~ within the range of the best: on your machine they may change places"
+"""What the mark behind a runner-up means."""
+
+
 def title(plan: Plan) -> str:
     """Model, machine and what is sought."""
     if plan.best is None:
@@ -49,7 +53,7 @@ def short(choice: Choice) -> str:
     """Quantisation and kind of placement, in two words."""
     e = choice.estimate
     n = e.placement.tensor_parallel
-    return f"{e.quant} {e.placement.kind}" + (f" x{n}" if n > 1 else "")
+    return f"{e.quant} tp{n}" if n > 1 else f"{e.quant} {e.placement.kind}"
 
 
 def none_words(plan: Plan) -> str:
@@ -71,6 +75,11 @@ def speed(choice: Choice) -> str:
     return f"{text}, {full} at a full context; first token after {fmt_seconds(e.prefill_s.expected)}"
 
 
+def lost_by(choice: Choice) -> str:
+    """Why it is not the best, and whether a measurement may say otherwise."""
+    return choice.lost_by + (", within its range" if choice.within_range else "")
+
+
 def decode_rate(choice: Choice) -> float:
     """Expected tokens per second of all sequences."""
     return choice.estimate.workload.n_sequences / choice.estimate.decode_step_s.expected
@@ -85,8 +94,9 @@ def memory(choice: Choice) -> str:
     )
     gpus = [d for d in devices if words.is_gpu(d.device)]
     least = min(gpus, key=lambda d: d.headroom_bytes, default=None)
-    if least is not None and least.headroom_bytes < TIGHT_BYTES:
-        left = f"{fmt_bytes(least.headroom_bytes)} left on {least.device}"
+    kept = choice.estimate.hardware.reserve_vram_bytes
+    if least is not None and least.headroom_bytes + kept < TIGHT_BYTES:
+        left = f"{fmt_bytes(least.headroom_bytes + kept)} left on {least.device}"
         text += f"; tight: {left}, --reserve-vram-gib keeps more free"
     return text
 
@@ -102,7 +112,8 @@ def rejection(r: Rejected) -> str:
     if not r.device:
         return r.reason
     short = fmt_bytes(r.need_bytes - r.have_bytes)
-    return f"{fmt_bytes(r.need_bytes)} needed on {r.device}, {short} more than it has"
+    text = f"{fmt_bytes(r.need_bytes)} needed on {r.device}, {short} more than it has"
+    return f"{text}; {r.hint}" if r.hint else text
 
 
 def change_rows(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:

@@ -39,5 +39,19 @@ def json_schema(name: str) -> dict[str, Any]:
         raise UnknownName("schema", name, nearest(name, SCHEMAS) or tuple(SCHEMAS), help="moeplan schema")
     where, title = SCHEMAS[name]
     module, struct = where.split(":")
-    schema = msgspec.json.schema(getattr(import_module(module), struct))
+    schema = _clean(msgspec.json.schema(getattr(import_module(module), struct)))
     return {"$schema": DIALECT, "title": f"moeplan {name}", "description": title, **schema}
+
+
+def _clean(node: Any) -> Any:
+    """``node`` with descriptions free of the indentation of docstrings, which msgspec keeps before 0.23."""
+    from inspect import cleandoc
+
+    if isinstance(node, list):
+        return [_clean(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: cleandoc(value) if key == "description" and isinstance(value, str) else _clean(value)
+        for key, value in node.items()
+    }

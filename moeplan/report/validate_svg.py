@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from moeplan.report.layout import printable
+from moeplan.report.picture import COLORS, document, text
 from moeplan.validate.score import Scored
 
-_SIZE, _LEFT, _TOP, _LEGEND = 520, 70, 40, 300
-# Colour-blind safe (Okabe and Ito, 2008).
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999", "#F0E442")
+_SIZE, _LEFT, _TOP, _LEGEND = 520, 70, 56, 300
 
 
-def render(rows: Sequence[Scored], title: str) -> str:
-    """The SVG document; the diagonal is a perfect prediction, the dashed lines a factor of two."""
+def render(rows: Sequence[Scored], title: str, unit: str = "") -> str:
+    """The SVG document; the diagonal is a perfect prediction, the dashed lines a factor of two.
+
+    ``unit`` is that of both axes, where the rows share one.
+    """
     values = [math.log10(v) for r in rows for v in (r.measured, r.predicted)] or [0.0, 1.0]
     low, high = math.floor(min(values)), math.ceil(max(values))
     span = max(1, high - low)
@@ -23,32 +24,30 @@ def render(rows: Sequence[Scored], title: str) -> str:
         return (math.log10(value) - low) / span * _SIZE
 
     regimes = sorted({r.regime for r in rows})
-    colors = {regime: _COLORS[i % len(_COLORS)] for i, regime in enumerate(regimes)}
-    body = [_text(_LEFT, 24, printable(title), 14)]
+    colors = {regime: COLORS[i % len(COLORS)] for i, regime in enumerate(regimes)}
+    body = [text(_LEFT, 24, title, 14)]
     body.append(f'<rect x="{_LEFT}" y="{_TOP}" width="{_SIZE}" height="{_SIZE}" fill="none" stroke="#888"/>')
     for factor, dash in ((1.0, ""), (2.0, "4 4"), (0.5, "4 4")):
         body.append(_diagonal(math.log10(factor) / span * _SIZE, dash))
     for exponent in range(low, high + 1):
         at = (exponent - low) / span * _SIZE
-        body.append(_text(_LEFT + at, _TOP + _SIZE + 18, f"{10.0**exponent:g}", 11, "middle"))
-        body.append(_text(_LEFT - 8, _TOP + _SIZE - at + 4, f"{10.0**exponent:g}", 11, "end"))
+        body.append(text(_LEFT + at, _TOP + _SIZE + 18, f"{10.0**exponent:,g}", 11, anchor="middle"))
+        body.append(text(_LEFT - 8, _TOP + _SIZE - at + 4, f"{10.0**exponent:,g}", 11, anchor="end"))
     for row in rows:
         x, y = _LEFT + place(row.measured), _TOP + _SIZE - place(row.predicted)
         body.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colors[row.regime]}" fill-opacity="0.6"/>'
         )
-    body.append(_text(_LEFT + _SIZE / 2, _TOP + _SIZE + 38, "measured", 12, "middle"))
-    body.append(_text(16, _TOP - 8, "predicted", 12))
+    body.append(
+        text(_LEFT + _SIZE / 2, _TOP + _SIZE + 38, f"measured{unit and ', '}{unit}", 12, anchor="middle")
+    )
+    body.append(text(16, _TOP - 10, f"predicted{unit and ', '}{unit}", 12))
     for i, regime in enumerate(regimes):
         y = _TOP + 12 + 16 * i
         body.append(f'<circle cx="{_LEFT + _SIZE + 16}" cy="{y - 4}" r="4" fill="{colors[regime]}"/>')
-        body.append(_text(_LEFT + _SIZE + 26, y, printable(regime), 11))
+        body.append(text(_LEFT + _SIZE + 26, y, regime, 11))
     width, height = _LEFT + _SIZE + _LEGEND, _TOP + max(_SIZE + 60, 16 * len(regimes) + 30)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif">\n'
-        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
-    )
+    return document(body, width, height)
 
 
 def _diagonal(shift: float, dash: str) -> str:
@@ -58,8 +57,3 @@ def _diagonal(shift: float, dash: str) -> str:
     y1, y2 = _TOP + _SIZE - (start + shift), _TOP + _SIZE - (end + shift)
     style = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#555"{style}/>'
-
-
-def _text(x: float, y: float, text: str, size: int, anchor: str = "start") -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}">{escaped}</text>'

@@ -13,13 +13,13 @@ _COLUMNS = (
     Column("setups", "r"),
     Column("sources", "r", 2),
     Column("median", "r"),
-    Column("p90", "r"),
+    Column("p90", "r", 1),
     Column("bias", "r"),
     Column("in range", "r"),
 )
 _WORST = (
     Column("row"),
-    Column("regime"),
+    Column("regime", "l", 1),
     Column("measured", "r"),
     Column("predicted", "r"),
     Column("factor", "r"),

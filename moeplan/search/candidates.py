@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from math import comb
 
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
@@ -11,27 +12,26 @@ from moeplan.domain.workload import Placement
 from moeplan.engines.traits import EngineTraits
 from moeplan.predict.placement import on_cpu, on_gpus, streamed
 from moeplan.predict.problem import Problem
-from moeplan.search.layout import Layout, Shape, hosted_last, one_gpu, shape_of
-from moeplan.search.several import Climber, Rank
+from moeplan.search.layout import Layout, Shape, hosted_last, one_gpu, several_gpus, shape_of
+
+EVERY = 2000
+"""Layouts over two GPUs that are all priced: 0.06 s, models of up to 12 layers."""
 
 
-def explore(
-    problem: Problem,
-    visit: Callable[[Layout], Rank],
-    room: Callable[[], Sequence[tuple[float, float, float]]],
-) -> None:
-    """Show ``visit`` every layout worth trying.
-
-    One GPU: all of them. Several: a climb from several starts (see search/several.py), which needs ``room``.
-    """
+def explore(problem: Problem, visit: Callable[[Layout], object], several: Callable[[Shape], object]) -> None:
+    """Show ``visit`` every layout worth trying; leave several GPUs with too many of them to ``several``."""
     if not problem.hardware.gpus or problem.hardware.unified or problem.engine.family != "local":
         return
-    shape = shape_of(problem.graph)
-    if len(problem.hardware.gpus) == 1:
-        for layout in on_one_gpu(shape, problem.engine):
-            visit(layout)
-    elif problem.engine.multi_gpu == "layer-split" and "layer-split" in problem.engine.splits:
-        Climber(shape, problem.engine, visit, room()).run()
+    shape, n_gpus = shape_of(problem.graph), len(problem.hardware.gpus)
+    if n_gpus > 1 and (
+        problem.engine.multi_gpu != "layer-split" or "layer-split" not in problem.engine.splits
+    ):
+        return
+    if n_gpus > 2 or (n_gpus == 2 and comb(shape.n_layers + 4, 4) > EVERY):
+        several(shape)
+        return
+    for layout in (on_one_gpu if n_gpus == 1 else on_two_gpus)(shape, problem.engine):
+        visit(layout)
 
 
 def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
@@ -47,6 +47,16 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
         yield one_gpu(n, in_ram, in_ram)
         if experts and "mixed" in splits:
             yield from (one_gpu(n, in_ram, i + 1) for i in shape.moe if i >= in_ram)
+
+
+def on_two_gpus(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
+    """Every split over two GPUs and RAM: first layers in RAM, first experts of either GPU in RAM."""
+    n, experts = shape.n_layers, bool(shape.moe) and "experts" in engine.splits
+    for in_ram in range(n if "layers" in engine.splits else 1):
+        for end in range(in_ram, n + 1):
+            for first in range(end - in_ram + 1 if experts else 1):
+                for second in range(n - end + 1 if experts else 1):
+                    yield several_gpus(n, in_ram, (end, n), (first, second))
 
 
 def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:

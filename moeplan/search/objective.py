@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moeplan.domain.plan import Limits, Objective
 from moeplan.domain.workload import Workload
@@ -38,6 +38,27 @@ def score(
             return (total_bytes, d, p)
         case _:
             return (d, p, total_bytes)
+
+
+class Aim(NamedTuple):
+    """An objective as weights of the seconds of (decode, prefill): what counts, and what decides between
+    equals. Memory is not part of it."""
+
+    first: tuple[float, float]
+    second: tuple[float, float]
+
+
+def aim_of(objective: Objective, workload: Workload) -> Aim | None:
+    """The order of `score` among the layouts of one variant; None where memory comes first."""
+    match objective:
+        case "memory":
+            return None
+        case "ttft":
+            return Aim((0.0, 1.0), (1.0, 0.0))
+        case "request":
+            return Aim((float(workload.output_tokens), 1.0), (1.0, 0.0))
+        case _:
+            return Aim((1.0, 0.0), (0.0, 1.0))
 
 
 Miss = Literal["too slow", "too late"]

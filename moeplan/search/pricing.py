@@ -15,7 +15,7 @@ from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
 from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.memory.report import memory_report
-from moeplan.predict.phases import decode_time, prefill_time
+from moeplan.predict.phases import decode_time, passes, prefill_step, prefill_time
 from moeplan.predict.problem import Problem
 from moeplan.search.layout import RAM, Layout, to_placement
 
@@ -28,12 +28,16 @@ class Priced(NamedTuple):
     prefill_s: float
 
 
-class _Option(NamedTuple):
-    """Prefix sums over the layers, all of them in one pair of places."""
+class Sums(NamedTuple):
+    """Prefix sums over the layers, all of them in one pair of places; bytes by index of the device."""
 
     bytes_by_device: tuple[tuple[int, list[float]], ...]
     decode_s: list[float]
     prefill_s: list[float]
+
+    def bytes_on(self, device: int) -> list[float]:
+        """Those of one device."""
+        return dict(self.bytes_by_device).get(device) or [0.0] * len(self.decode_s)
 
 
 class _Common(NamedTuple):
@@ -57,10 +61,10 @@ class Table:
         self._index = {device: i for i, device in enumerate(self.devices)}
         self._max_vram_bytes = max_vram_bytes
         self._kinds, self._kind_of = _kinds(problem.graph)
-        self._options: dict[tuple[str, str], _Option] = {}
+        self._options: dict[tuple[str, str], Sums] = {}
         self._moe_kinds = sum(1 << k for k, weights in enumerate(self._kinds) if weights.expert_bytes)
         self._buffers: dict[object, float] = {}
-        self._fixed_s: dict[object, tuple[float, float]] = {}
+        self._fixed_s: dict[object, tuple[float, float, float]] = {}
         self._spans: dict[tuple[int, int], tuple[int, int]] = {}
         self._sequences: dict[tuple[int, ...], int] = {}
         self.capacity_bytes = self._capacities()
@@ -68,6 +72,15 @@ class Table:
 
     def need(self, layout: Layout) -> list[float]:
         """Bytes that each device needs."""
+        total = self.buffers(layout)
+        for start, end, dense, experts in layout:
+            option = self._options.get((dense, experts)) or self.sums(dense, experts)
+            for device, prefix in option.bytes_by_device:
+                total[device] += prefix[end] - prefix[start]
+        return total
+
+    def buffers(self, layout: Layout) -> list[float]:
+        """Bytes of each device that are not a sum over its layers."""
         keys = self._buffer_keys(layout)
         buffers = self._buffers
         if not all(key in buffers for key in keys):
@@ -75,10 +88,6 @@ class Table:
         total = [0.0] * len(self.devices)
         for key in keys:
             total[key[0]] = buffers[key]
-        for start, end, dense, experts in layout:
-            option = self._options.get((dense, experts)) or self._option(dense, experts)
-            for device, prefix in option.bytes_by_device:
-                total[device] += prefix[end] - prefix[start]
         return total
 
     def kind(self, layout: Layout) -> PlacementKind:
@@ -91,16 +100,20 @@ class Table:
 
     def seconds(self, layout: Layout) -> tuple[float, float]:
         """Expected seconds of one decode step and of the prompt."""
+        decode_s, prefill_s, share = self.fixed(layout)
+        for start, end, dense, experts in layout:
+            option = self._options.get((dense, experts)) or self.sums(dense, experts)
+            decode_s += option.decode_s[end] - option.decode_s[start]
+            prefill_s += (option.prefill_s[end] - option.prefill_s[start]) * share
+        return decode_s, prefill_s
+
+    def fixed(self, layout: Layout) -> tuple[float, float, float]:
+        """Seconds that are not a sum over layers: (decode, prefill, share of the sum that prefill takes)."""
         key = (self.kind(layout), *((run[2], run[3]) for run in layout))
         fixed = self._fixed_s.get(key)
         if fixed is None:
             fixed = self._fixed_s[key] = self._beside_layers(layout)
-        decode_s, prefill_s = fixed
-        for start, end, dense, experts in layout:
-            option = self._options.get((dense, experts)) or self._option(dense, experts)
-            decode_s += option.decode_s[end] - option.decode_s[start]
-            prefill_s += option.prefill_s[end] - option.prefill_s[start]
-        return decode_s, prefill_s
+        return fixed
 
     def price(self, layout: Layout) -> Priced | None:
         """Memory and time of ``layout``; None where it does not fit."""
@@ -111,7 +124,7 @@ class Table:
 
     def layer_bytes(self, dense: str, experts: str, start: int, end: int) -> dict[str, float]:
         """Bytes that layers ``start`` to ``end`` in these places add to each device."""
-        option = self._option(dense, experts)
+        option = self.sums(dense, experts)
         return {self.devices[d]: prefix[end] - prefix[start] for d, prefix in option.bytes_by_device}
 
     def placement(self, layout: Layout) -> Placement:
@@ -176,18 +189,22 @@ class Table:
         for device in exact_memory(self._slim, self.placement(layout)).devices:
             need[self._index[device.device]] += needed_bytes(device)
         for start, end, dense, experts in layout:
-            for index, prefix in self._option(dense, experts).bytes_by_device:
+            for index, prefix in self.sums(dense, experts).bytes_by_device:
                 need[index] -= prefix[end] - prefix[start]
         for key in keys:
             self._buffers[key] = need[key[0]]
 
-    def _beside_layers(self, layout: Layout) -> tuple[float, float]:
-        decode_s, prefill_s = exact_seconds(self.problem, self.placement(layout))
+    def _beside_layers(self, layout: Layout) -> tuple[float, float, float]:
+        # GPUs that work on micro-batches in turn take fewer passes than one alone, for which the sums are.
+        placement = self.placement(layout)
+        decode_s, prefill_s = exact_seconds(self.problem, placement)
+        n_steps = prefill_step(self.problem.workload)[1]
+        share = passes(n_steps, placement, self.problem.engine) / n_steps
         for start, end, dense, experts in layout:
-            option = self._option(dense, experts)
+            option = self.sums(dense, experts)
             decode_s -= option.decode_s[end] - option.decode_s[start]
-            prefill_s -= option.prefill_s[end] - option.prefill_s[start]
-        return decode_s, prefill_s
+            prefill_s -= (option.prefill_s[end] - option.prefill_s[start]) * share
+        return decode_s, prefill_s, share
 
     def _span(self, start: int, end: int) -> tuple[int, int]:
         """(number of the sequence of blocks, its repeats left out; kinds of layers as bits)."""
@@ -206,13 +223,14 @@ class Table:
 
     # ── one more layer of a kind ─────────────────────────────────────────────────────────────────
 
-    def _option(self, dense: str, experts: str) -> _Option:
+    def sums(self, dense: str, experts: str) -> Sums:
+        """What the layers add, all of them in this pair of places."""
         option = self._options.get((dense, experts))
         if option is not None:
             return option
         adds = [self._one_layer(weights, dense, experts) for weights in self._kinds]
         devices = sorted({device for need, _, _ in adds for device in need})
-        option = _Option(
+        option = Sums(
             tuple(
                 (self._index[d], _prefix([adds[k][0].get(d, 0.0) for k in self._kind_of])) for d in devices
             ),

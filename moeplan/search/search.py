@@ -10,10 +10,12 @@ from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.predict.placement import on_gpus
 from moeplan.predict.problem import Problem
 from moeplan.search.candidates import explore, undivided, whole_placements
-from moeplan.search.layout import RAM, Layout, several_gpus, shape_of
-from moeplan.search.objective import Score, broken, score
+from moeplan.search.chain import chained
+from moeplan.search.layout import RAM, Layout, Shape, several_gpus, shape_of
+from moeplan.search.objective import Score, aim_of, broken, score
 from moeplan.search.pricing import Priced, Table, exact_memory, needed_bytes
-from moeplan.search.several import Rank
+from moeplan.search.several import Climber, Rank
+from moeplan.search.two import TwoGpus
 
 
 class Variant(NamedTuple):
@@ -93,7 +95,7 @@ class _VariantSearch:
 
     def run(self) -> None:
         """Price everything that may be tried."""
-        explore(self.problem, self.visit, self._room)
+        explore(self.problem, self.visit, self._several)
         for kind, (best, layout, decode_s, prefill_s) in self._leader.items():
             placement = self.table.placement(layout)
             found = Found(best, self.problem, self.bits, placement, decode_s, prefill_s)
@@ -101,6 +103,21 @@ class _VariantSearch:
         for trial, placement in whole_placements(self.problem):
             self._whole(trial, placement)
         self._reject_parallel()
+
+    def _several(self, shape: Shape) -> None:
+        """A climb for layouts over several GPUs; over two, then all that may be better than what it found."""
+        engine, table, n_gpus = self.problem.engine, self.table, len(self.problem.hardware.gpus)
+        hosts, leaves = bool(shape.moe) and "experts" in engine.splits, "layers" in engine.splits
+        aim = aim_of(self.search.objective, self._workload)
+        starts = chained(table, aim, leaves=leaves, hosts=hosts) if aim and n_gpus > 2 else ()
+        Climber(shape, engine, self.visit, self._room(), starts).run()
+        if aim and n_gpus == 2 and hosts:
+            TwoGpus(table, aim, self.search.limits, self.visit, self._best_s).run(leaves=leaves)
+
+    def _best_s(self, kind: PlacementKind) -> tuple[float, float] | None:
+        """Seconds of (decode, prefill) of the best plan of ``kind`` so far."""
+        leader = self._leader.get(kind)
+        return leader and leader[2:]
 
     def visit(self, layout: Layout) -> Rank:
         """How good ``layout`` is; remembers the best of every kind and the nearest miss."""

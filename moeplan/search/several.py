@@ -8,7 +8,7 @@ two moves at once, the second making room for the first. Checked against a MILP 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from moeplan.engines.traits import EngineTraits
 from moeplan.search.layout import Layout, Shape, several_gpus
@@ -22,8 +22,6 @@ State = tuple[int, ...]
 ALL = 0
 STEPS = (ALL, 8, 4, 2, 1)
 """How many layers move at once: all of a slot (one GPU needs smaller buffers than several), or a few."""
-TRIED_FURTHER = 4
-"""Places from which pairs of moves are tried on two GPUs, where they are few."""
 
 
 class Climber:
@@ -36,9 +34,10 @@ class Climber:
         engine: EngineTraits,
         visit: Callable[[Layout], Rank],
         room: Sequence[tuple[float, float, float]],
+        starts: Iterable[State] = (),
     ) -> None:
         self._n, self._n_gpus = shape.n_layers, len(room)
-        self._room, self._visit = room, visit
+        self._room, self._visit, self._given = room, visit, starts
         hosts = bool(shape.moe) and "experts" in engine.splits
         self._slots = [
             slot
@@ -51,8 +50,7 @@ class Climber:
     def run(self) -> None:
         """Climb from every start, then on with pairs of moves from the best places found."""
         ends = sorted({self._climb(state) for state in dict.fromkeys(self._starts())}, key=self._rank)
-        for end in ends[: TRIED_FURTHER if self._n_gpus == 2 else 1]:
-            self._climb_on(end)
+        self._climb_on(ends[0])
 
     def _climb_on(self, best: State) -> None:
         while True:
@@ -113,6 +111,7 @@ class Climber:
     def _starts(self) -> Iterator[State]:
         """Shares in proportion to memory, the GPUs filled one after the other from either end, each alone;
         of two GPUs the best of all splits into whole layers."""
+        yield from self._given
         free = [max(0.0, room[0]) for room in self._room]
         total = sum(free) or 1.0
         yield self._fitted([self._n * f / total for f in free])
@@ -120,8 +119,9 @@ class Climber:
             yield self._filled(range(self._n_gpus), whole=False)
         for order in (range(self._n_gpus), range(self._n_gpus - 1, -1, -1)):
             yield self._filled(order, whole=True)
-        if self._n_gpus == 2 and self._leaves:  # few enough to try them all
-            pairs = ((a, b) for a in range(self._n) for b in range(a, self._n + 1))
+        if self._n_gpus == 2:  # few enough to try them all
+            ram = range(self._n if self._leaves else 1)
+            pairs = ((a, b) for a in ram for b in range(a, self._n + 1))
             yield min(((a, 0, b - a, 0, self._n - b) for a, b in pairs), key=self._rank)
         for g in range(self._n_gpus):  # one GPU alone needs smaller buffers than several
             yield self._fitted([self._n if g == other else 0 for other in range(self._n_gpus)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ def test_the_first_line_says_what_was_sought(inside: Run) -> None:
 
 
 def test_json_follows_its_schema_and_agrees_with_estimate(inside: Run) -> None:
-    done = inside("plan", *GPT_OSS, "--format", "json")
+    asked = [*GPT_OSS, "--reserve-vram-gib", "0"]  # `estimate` keeps nothing free unless told to
+    done = inside("plan", *asked, "--format", "json")
     assert done.code == 0
     jsonschema.validate(done.json, json_schema("plan"))
     best = done.json["best"]
     options = ["--quant", best["quant"], "--engine", best["engine"], "--ubatch", best["ubatch"]]
     placed = ["--cpu-moe", best["placement"]["cpu_moe"], "--gpu-layers", best["placement"]["gpu_layers"]]
-    same = inside("estimate", *GPT_OSS, *options, *placed, "--format", "json").json
+    same = inside("estimate", *asked, *options, *placed, "--format", "json").json
     assert same["decode"]["tokens_per_s"] == best["decode"]["tokens_per_s"]
     assert same["memory"] == best["memory"]
     speeds = [best["decode"]["tokens_per_s"]["expected"]]
@@ -48,6 +50,21 @@ def test_markdown_and_svg(inside: Run, tmp_path: Path) -> None:
     assert done.out.startswith("### gpt-oss 20B")
     assert picture.read_text(encoding="utf-8").startswith("<svg")
     assert "knee" in picture.read_text(encoding="utf-8")
+
+
+def test_a_png_needs_its_package(inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    done = inside("plan", *GPT_OSS, "--plot", tmp_path / "plan.png")
+    assert done.code == 2
+    assert "pip install 'moeplan[plot]'" in done.err
+    assert not done.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_png_where_it_is(inside: Run, tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    assert inside("plan", *GPT_OSS, "--plot", tmp_path / "plan.PNG").code == 0
+    assert (tmp_path / "plan.PNG").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_fits_is_exit_1_with_three_changes_that_help(inside: Run) -> None:
@@ -70,6 +87,27 @@ def test_limits_that_no_plan_keeps(inside: Run) -> None:
     assert done.code == 1
     assert done.json["changes"][0]["what"].startswith("--min-tps ")
     assert "--min-tps asks for 5e+03" in done.json["rejected"][0]["reason"]
+
+
+def test_a_plan_keeps_some_vram_free_unless_told_otherwise(inside: Run) -> None:
+    """On this card a whole gpt-oss-20b fits, to within 256 MiB: a near miss, with the option that does it."""
+
+    def gpu0(*options: str) -> dict[str, Any]:
+        best = inside("plan", *GPT_OSS, *options, "--format", "json").json["best"]
+        return next(d for d in best["memory"]["devices"] if d["device"] == "gpu0")
+
+    room = 2**28
+    assert gpu0()["total_bytes"] <= 12 * 2**30 - room
+    full = gpu0("--reserve-vram-gib", "0")["total_bytes"]
+    assert 12 * 2**30 - room < full <= 12 * 2**30
+    shown = inside("plan", *GPT_OSS, "--no-curves").out
+    assert "--reserve-vram-gib 0 would do" in " ".join(shown.split())
+    assert "256.0 MiB of VRAM kept free" in " ".join(shown.split())
+    # 1 GiB of RAM beside the system is too little for a layer of experts: the room goes before the plan does
+    last = inside("plan", "gpt-oss-20b", "--gpu", "rtx-3060-12gb", "--ram-gib", "3")
+    assert last.code == 0
+    assert "tight: 187.0 MiB left on gpu0" in " ".join(last.out.split())
+    assert "kept free" not in last.out
 
 
 def test_limits_are_kept(inside: Run) -> None:
@@ -164,7 +202,7 @@ def test_device_map_of_transformers(inside: Run) -> None:
         ("gpt-oss-20b --quant q9_z", "unknown quantisation 'q9_z'"),
         ("gpt-oss-20b --engine lama", "unknown engine 'lama'"),
         ("gpt-oss-20b --min-quant q9_z", "unknown quantisation 'q9_z'"),
-        ("gpt-oss-20b --plot x.png", "--plot: expected a file name that ends in .svg"),
+        ("gpt-oss-20b --plot x.gif", "--plot: expected a file name that ends in .svg or .png"),
     ],
 )
 def test_bad_input_is_one_clear_error(inside: Run, arguments: str, said: str) -> None:

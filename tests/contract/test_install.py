@@ -23,7 +23,7 @@ from moeplan._version import __version__
 
 pytestmark = pytest.mark.slow
 
-EXTRAS = ("torch", "huggingface_hub", "plotille", "matplotlib", "numpy", "gguf", "pytest")
+EXTRAS = ("torch", "huggingface_hub", "plotille", "resvg_py", "numpy", "gguf", "pytest")
 ESTIMATE = "estimate mixtral-8x7b --hardware rtx-4090 --ram-gib 64 --ram-gbs 80 --quant q4_k_m --format json"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ESTIMATE = "estimate mixtral-8x7b --hardware rtx-4090 --quant q4_k_m --format json"
-NEVER = {"gguf", "huggingface_hub", "matplotlib", "numpy", "plotille", "psutil", "pynvml", "rich", "torch"}
+NEVER = {"gguf", "huggingface_hub", "numpy", "plotille", "psutil", "pynvml", "resvg_py", "rich", "torch"}
 
 PROBE = """
 import json, sys

@@ -43,7 +43,7 @@ def _program(table: Table, in_ram: int, *, hosts: bool) -> float:
     everywhere = several_gpus(n, in_ram, ends, [int(hosts)] * n_gpus)
     fixed_bytes, fixed_s = table.need(everywhere), table.seconds(everywhere)[0]
     for run in everywhere[1:] if in_ram else everywhere:
-        option = table._option(run.dense, run.experts)
+        option = table.sums(run.dense, run.experts)
         for device, prefix in option.bytes_by_device:
             fixed_bytes[device] -= prefix[run.end] - prefix[run.start]
         fixed_s -= option.decode_s[run.end] - option.decode_s[run.start]
@@ -60,7 +60,7 @@ def _program(table: Table, in_ram: int, *, hosts: bool) -> float:
                 continue
             x = model.addVariable(lb=0, ub=count, type=highspy.HighsVarType.kInteger)
             variables.append(x)
-            option = table._option(dense, experts)
+            option = table.sums(dense, experts)
             seconds.append((option.decode_s[first + 1] - option.decode_s[first]) * 1e3 * x)
             for device, prefix in option.bytes_by_device:
                 used[device].append((prefix[first + 1] - prefix[first]) / 2**20 * x)

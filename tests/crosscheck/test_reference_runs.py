@@ -12,6 +12,8 @@ from moeplan.cost.coverage import expected_experts  # noqa: E402
 from moeplan.measure import micro  # noqa: E402
 from moeplan.measure.decoder import Decoder  # noqa: E402
 from moeplan.measure.device import cpu_device  # noqa: E402
+from moeplan.measure.layout import joined_matrices  # noqa: E402
+from moeplan.measure.linear import linear_kernel, slices  # noqa: E402
 from moeplan.measure.reference import (  # noqa: E402
     Reference,
     Run,
@@ -46,9 +48,14 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def test_batch_one_decode_reads_only_the_chosen_experts() -> None:
+@pytest.mark.parametrize(
+    ("joined", "sizes"),
+    # 2 layers x 2 experts x 3 matrices of 128 x 256; or gate and up, which lie side by side, as one
+    [(False, [128 * 256] * 12), (True, [2 * 128 * 256, 128 * 256] * 4)],
+)
+def test_batch_one_decode_reads_only_the_chosen_experts(joined: bool, sizes: list[int]) -> None:
     read: list[int] = []
-    weights = random_weights(MOE, cpu_device())
+    weights = random_weights(MOE, cpu_device(), joined=joined)
     stacked = {
         weights[f"blk.{i}.ffn_{p}_exps.weight"].data_ptr() for i in range(2) for p in ("gate", "up", "down")
     }
@@ -62,9 +69,38 @@ def test_batch_one_decode_reads_only_the_chosen_experts() -> None:
     model = Decoder(MOE, weights, linear=linear)
     with torch.inference_mode():
         model.forward(torch.tensor([[7]]), model.new_cache(1, 4))
-    # 2 layers x 2 experts x 3 matrices of 128 x 256
-    assert len(read) == 12
-    assert set(read) == {128 * 256}
+    assert read == sizes
+
+
+@pytest.mark.parametrize("spec", [DENSE, MOE], ids=lambda spec: spec.id)
+def test_joined_weights_give_the_same_logits(spec: Any) -> None:
+    weights = random_weights(spec, cpu_device(), joined=True)
+    assert joined_matrices(weights), "nothing lies side by side"
+    apart = {name: tensor.clone() for name, tensor in weights.items()}
+    assert not joined_matrices(apart)
+    tokens = torch.randint(0, 512, (2, 9))
+    with torch.inference_mode():
+        one, other = (Decoder(spec, w, linear=linear_kernel()).forward(tokens) for w in (weights, apart))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n_out", [512, 1027, 1536])
+def test_few_rows_are_multiplied_right_by_any_number_of_threads(threads: int, n_out: int) -> None:
+    torch.set_num_threads(threads)
+    linear, weight = linear_kernel(), torch.randn(n_out, 384)
+    for shape in ((384,), (1, 384), (1, 1, 384), (2, 3, 384), (16, 384), (17, 384)):
+        x = torch.randn(shape)
+        with torch.inference_mode():
+            found = linear(x, weight)
+        assert found.shape == (*shape[:-1], n_out)
+        torch.testing.assert_close(found, x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+def test_threads_share_a_matrix_evenly() -> None:
+    assert slices(1024, 2) == 2
+    assert slices(1024, 6) == 32, "32 parts over 6 threads: 6 rounds, 36 places for 32"
+    assert slices(1027, 2) == 1, "no even share: left to torch"
 
 
 def test_experts_touched_stay_below_coverage() -> None:

@@ -67,7 +67,8 @@ def test_layers_over_gpus_are_consecutive() -> None:
 
 
 def random_layouts(n_gpus: int, n: int = 60) -> list[tuple]:  # type: ignore[type-arg]
-    rng, layouts = random.Random(7), []
+    rng = random.Random(7)
+    layouts: list[tuple] = []  # type: ignore[type-arg]
     while len(layouts) < n:
         if n_gpus == 1:
             in_ram = rng.randrange(6)
@@ -77,15 +78,17 @@ def random_layouts(n_gpus: int, n: int = 60) -> list[tuple]:  # type: ignore[typ
         else:
             cuts = sorted(rng.randrange(6) for _ in range(n_gpus))
             ends = (*cuts[1:], 6)
-            layout = several_gpus(6, cuts[0], ends, [rng.randrange(7) for _ in range(n_gpus)])
-            layouts.append(layout)
+            hosted = [rng.randrange(7) for _ in range(n_gpus)]
+            layouts += [several_gpus(6, cuts[0], ends, hosted), several_gpus(6, 0, ends, [0] * n_gpus)]
     return layouts
 
 
 @pytest.mark.parametrize("n_gpus", [1, 3])
-@pytest.mark.parametrize("prompt", [16, 1024])
+@pytest.mark.parametrize("prompt", [16, 2048])  # of 2,048 four micro-batches: GPUs work on them in turn
 def test_prices_are_those_of_the_full_functions(n_gpus: int, prompt: int) -> None:
     p = problem(n_gpus, prompt_tokens=prompt)
+    unequal = tuple(gpu(8 + g, 500 / (1 + g), 50 / (1 + g)) for g in range(n_gpus))
+    p = p._replace(hardware=replace(p.hardware, gpus=unequal))
     table = Table(p)
     for layout in random_layouts(n_gpus):
         placement = table.placement(layout)
@@ -104,6 +107,38 @@ def test_a_limit_on_vram_counts() -> None:
     need = Table(problem()).need(layout)[0]
     assert Table(problem(), round(need)).price(layout) is not None
     assert Table(problem(), round(need) - 1).price(layout) is None
+
+
+# ── two GPUs ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_two_gpus_leave_out_is_no_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    graph = graph_of(moe_spec(n_layers=13, n_experts=16, n_dense=rng.randrange(3), expert=512), "q4_k_m")
+    gib = graph.weights_bytes / 2**30
+    cards = tuple(
+        gpu(0.7 + gib * rng.uniform(0, 0.6), rng.uniform(50, 2000), rng.uniform(5, 200)) for _ in "12"
+    )
+    box = machine(cards, 2.2 + gib * rng.uniform(0.5, 2), rng.uniform(10, 400), rng.uniform(2, 60))
+    p = problem(graph=graph, prompt_tokens=rng.choice((100, 2000)))._replace(hardware=box)
+
+    def best(objective: str, limits: Limits, every: int) -> tuple[float, ...] | None:
+        monkeypatch.setattr("moeplan.search.candidates.EVERY", every)
+        search = Search(objective, limits)  # type: ignore[arg-type]
+        search.run([Variant(p, 5.0)])
+        return search.best and search.best.score[:2]
+
+    fastest = {o: best(o, Limits(), 0) for o in ("decode", "ttft", "request")}
+    assert all(fastest.values())
+    assert fastest["request"] == pytest.approx(best("request", Limits(), 10**6), rel=1e-9)
+    if fastest["decode"] and fastest["ttft"]:  # the one, with a limit on the other
+        decode_s, prefill_s = (fastest["decode"][0] + fastest["ttft"][1]) / 2, fastest["ttft"][0] * 1.1
+        for objective, limits in (
+            ("ttft", Limits(min_tokens_per_s=1 / decode_s)),
+            ("decode", Limits(max_ttft_s=prefill_s)),
+        ):
+            assert best(objective, limits, 0) == pytest.approx(best(objective, limits, 10**6), rel=1e-9)
 
 
 # ── what wins ────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,96 @@
+"""Splits over any number of GPUs one after the other: where to start a climb.
+
+A GPU's time is a sum over its layers and does not depend on the others, so the best split of the first ``e``
+layers over the first GPUs follows from the best splits of fewer layers over one GPU less. That is exact but
+for two things: buffers are taken from a layout like the one sought, and RAM is taken to hold the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from moeplan.search.layout import RAM, several_gpus
+from moeplan.search.objective import Aim
+from moeplan.search.pricing import Table
+from moeplan.search.sides import Side, weighted
+
+ROUNDS = 3
+"""Times that buffers are taken from the split just found."""
+
+
+def chained(table: Table, aim: Aim, *, leaves: bool, hosts: bool) -> Iterator[tuple[int, ...]]:
+    """Best splits with and without whole layers in RAM (``leaves``) and hosted experts (``hosts``)."""
+    chain = _Chain(table, aim)
+    for leave, host in product((False, True) if leaves else (False,), (False, True) if hosts else (False,)):
+        split = chain.split(leaves=leave, hosts=host)
+        if split is not None:
+            yield split
+
+
+class _Chain:
+    def __init__(self, table: Table, aim: Aim) -> None:
+        self._table, self._n = table, table.problem.graph.spec.n_layers
+        self._sides = [Side(table, g, aim) for g in range(len(table.devices) - 1)]
+        ram = table.sums(RAM, RAM)
+        self._ram = weighted(aim.first, ram.decode_s, ram.prefill_s)
+
+    def split(self, *, leaves: bool, hosts: bool) -> tuple[int, ...] | None:
+        """Layers in RAM, then of each GPU those with hosted experts and the whole ones. None: too large."""
+        n, table = self._n, self._table
+        in_ram, n_gpus = int(leaves and n > 1), len(self._sides)
+        ends = [in_ram + (n - in_ram) * (g + 1) // n_gpus for g in range(n_gpus)]
+        layout, found = several_gpus(n, in_ram, ends, [n * hosts] * n_gpus), None
+        room = list(table.capacity_bytes)
+        for _ in range(ROUNDS):
+            left = [
+                have - beside
+                for have, beside in zip(table.capacity_bytes, table.buffers(layout), strict=True)
+            ]
+            if found is not None and all(b >= a for a, b in zip(room, left, strict=True)):
+                break
+            room = left if found is None else [min(pair) for pair in zip(room, left, strict=True)]
+            cuts = self._cuts(room, leaves=leaves, hosts=hosts)
+            if cuts is None:
+                return found
+            found = _state(cuts)
+            layout = several_gpus(n, cuts[0][0], [end for _, _, end in cuts], [m - s for s, m, _ in cuts])
+        return found
+
+    def _cuts(self, room: list[float], *, leaves: bool, hosts: bool) -> list[tuple[int, int, int]] | None:
+        """Of each GPU (first layer, first whole layer, end)."""
+        n, infinite = self._n, float("inf")
+        best = list(self._ram) if leaves else [0.0]
+        best += [infinite] * (n + 1 - len(best))
+        best[n] = infinite
+        chosen: list[list[tuple[int, int, int]]] = []
+        for side, most in zip(self._sides, room[:-1], strict=True):
+            before, best, cuts = best, list(best), [(e, e, e) for e in range(n + 1)]
+            hosted, whole, change = side.first.hosted, side.first.whole, side.first.change
+            for start in range(n):
+                if before[start] == infinite:
+                    continue
+                base = before[start] - hosted[start]
+                for end in range(start + 1, n + 1):
+                    middle = side.least(start, end, most)
+                    if middle > end or (middle > start and not hosts):
+                        break
+                    least = min(change[middle : end + 1]) if hosts else change[start]
+                    if base + least + whole[end] < best[end]:
+                        best[end] = base + least + whole[end]
+                        cuts[end] = (start, change.index(least, middle, end + 1) if hosts else start, end)
+            chosen.append(cuts)
+        if best[n] == infinite:
+            return None
+        path, end = [], n
+        for cuts in reversed(chosen):
+            path.append(cuts[end])
+            end = cuts[end][0]
+        return path[::-1]
+
+
+def _state(cuts: list[tuple[int, int, int]]) -> tuple[int, ...]:
+    counts = [cuts[0][0]]
+    for start, middle, end in cuts:
+        counts += [middle - start, end - middle]
+    return tuple(counts)

@@ -69,17 +69,20 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     """``problem`` with this machine's measured bandwidths and rates."""
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
-    from moeplan.cost.rates import best_isa
+    from moeplan.cost.rates import best_isa, clock_frac, sockets_used
 
     hardware = measured_machine(problem.hardware, host)
-    cores = hardware.host.cpu.cores
+    cpu = hardware.host.cpu
+    cores = cpu.cores
     target = Target(
         engine=problem.engine.id,
         quant=main_type(problem.graph),
-        isa=best_isa(hardware.host.cpu),
+        isa=best_isa(cpu),
         threads=min(problem.workload.threads or cores, cores),
         has_gpu=bool(hardware.gpus),
         vocab=problem.graph.spec.vocab_size,
+        clock_frac=clock_frac(cpu),
+        socket_frac=sockets_used(cpu, problem.workload.threads) / cpu.sockets,
     )
     assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
     return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

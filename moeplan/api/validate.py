@@ -20,6 +20,7 @@ from moeplan.predict.interval import closest, stretch_of, time_range
 from moeplan.predict.phases import decode_step, passes, prefill_step
 from moeplan.predict.placement import on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
+from moeplan.predict.serving import stall_ops
 from moeplan.readers.corpus import SpeedRow
 from moeplan.readers.engine_runs import EngineRun
 from moeplan.units import GIB
@@ -69,6 +70,8 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
     ops, n_tokens = phase_ops(row.phase, problem, placement)
+    if row.metric == "tpot_ms":
+        ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0)]
     return Traced(row, problem, placement, tuple(ops), n_tokens)
 
 

@@ -64,6 +64,10 @@ class Target(NamedTuple):
     threads: int
     has_gpu: bool
     vocab: int
+    clock_frac: float = 1.0
+    """What the law multiplies the rate of a core by."""
+    socket_frac: float = 1.0
+    """Share of the bandwidth that the law gives to so many threads."""
 
 
 def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
@@ -92,7 +96,11 @@ class _Draft:
         widest = _widest_read(self.host)
         read = self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
         if read is not None and widest is not None:
-            self._put("local.ram.bandwidth", replace(read, unit="1"), read.value / widest.value)
+            self._put(
+                "local.ram.bandwidth",
+                replace(read, unit="1"),
+                read.value / widest.value / self.target.socket_frac,
+            )
             self._neutralise("bandwidth")
 
     def set_rates(self) -> None:
@@ -101,7 +109,9 @@ class _Draft:
         base, decode = rates["prefill"], rates["decode"]
         if base is None or decode is None:
             return
-        self._put(f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value)
+        self._put(
+            f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value / self.target.clock_frac
+        )
         self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
         for phase, dense in (("decode", decode), ("prefill", base)):
             experts = rates[f"experts-{phase}"]

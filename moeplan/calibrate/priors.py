@@ -28,6 +28,7 @@ _GUESS = "physical guess"
 _PRIORS = (
     # eager Python loops over layers, and within MoE layers over experts
     Prior(r"engine\.transformers\.moe\.layer_time$", 6.0, 1.0, why="one loop turn per expert hit"),
+    Prior(r"engine\.transformers\.quants\..*layer_time$", 1.0, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
     Prior(r"engine\.transformers\.layer_time$", 4.0, 1.0, why="layers launched from Python"),
     # fixed times
@@ -40,8 +41,16 @@ _PRIORS = (
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
+    Prior(r"mlaattention\.layer_time$", 1.5, 0.4, why="two projections down and up, keys absorbed"),
     Prior(r"shortconv\.layer_time$", 0.7, 0.4, why="fewer kernels"),
     Prior(r"\.moe\.layer_time$", 3.0, 0.5, why="routing, gather and scatter kernels"),
+    Prior(
+        r"^(local|server)\.stall_time$",
+        0.7,
+        0.4,
+        why="requests that start together do not wait for each other",
+    ),
+    Prior(r"stall_time$", 1.0, 0.3),
     # bandwidth
     Prior(r"^(local|server)\.bandwidth$", 0.9, 0.05, why="large copies reach 0.85 to 0.95 of the data sheet"),
     Prior(r"^local\.(gpu|apple|unified)\.bandwidth$", 1.0, 0.05),
@@ -53,9 +62,12 @@ _PRIORS = (
     Prior(r"^local\.ram\.cache\.bandwidth$", 1.0, 0.15, why="attention computes longer than it reads"),
     Prior(r"^local\.ram\.\w+\.bandwidth$", 1.0, 0.15, why="how the bandwidth is known"),
     Prior(r"hybrid\.ram_bandwidth$", 0.9, 0.3, why="idle between layers"),
-    Prior(r"^local\.stream\.bandwidth$", 0.8, 0.5, why=_GUESS),
+    Prior(r"^local\.stream\.bandwidth$", 0.95, 0.1, why="large pinned copies, as the link states"),
     Prior(r"all_reduce\.bandwidth$", 0.5, 0.4, why=_GUESS),
     # arithmetic
+    Prior(r"^server\.unpack$", 0.3, 0.8, why="a few integer and FP16 instructions an element"),
+    Prior(r"engine\..*\.unpack$", 1.0, 0.4, why="kernels differ"),
+    Prior(r"\.unpack$", 1.0, 0.2),
     Prior(r"^local\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.apple\.vector$", 5.0, 0.8, why="two FLOPs a weight hide behind the reads"),
     Prior(r"^local\.unified\.vector$", 2.0, 0.8),
@@ -83,14 +95,16 @@ _PRIORS = (
     # dated builds, then what is left
     Prior(r"\.202\d\.bandwidth$", 1.0, 0.08),
     Prior(r"\.202\d\.(vector|layer_time)$", 1.0, 0.2),
+    Prior(r"\.202\d\.step_time$", 1.0, 0.5, why="schedulers moved off the critical path"),
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),
     Prior(r"quants\..*(vector|compute)$", 1.0, 0.25),
     Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
+    Prior(r"\.(plain|table|super-block|block|other)\.vector$", 1.0, 0.25),
     Prior(r"engine\..*\.vector$", 1.0, 0.12),
     Prior(r"\.vector$", 1.0, 0.15),
     Prior(r"layer_time$", 1.0, 0.3),
-    Prior(r"stream_bandwidth$", 1.0, 0.4),
+    Prior(r"stream_bandwidth$", 1.0, 0.2),
     Prior(r"engine\..*compute$", 1.0, 0.2),
     Prior(r"(compute|int8)$", 1.0, 0.25),
     Prior(r"cache\.bandwidth$", 1.0, 0.2),
@@ -102,7 +116,8 @@ _PRIORS = (
 ALWAYS = (
     *(f"{f}.{n}" for f in ("local", "server") for n in (
         "bandwidth", "compute", "attention.compute", "layer_s", "step_s", "cache.bandwidth",
-        "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth")),
+        "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
+    "server.unpack",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
     "local.cpu_moe_layer_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),

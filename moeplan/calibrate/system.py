@@ -39,7 +39,7 @@ class System:
     """Predicted log times of ``samples`` as a function of the logarithms of ``names``.
 
     The same formula as ``Op.seconds``, on arrays: moving and computing joined by a norm, computing and
-    drawing power joined before, operations summed.
+    drawing power joined before, waiting for launches after, operations summed.
     """
 
     def __init__(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
@@ -49,15 +49,20 @@ class System:
         self._tuples: dict[Names, int] = {}
         self._slopes: list[Any] = []
         rows, norms = [], []
-        logs: tuple[list[float], ...] = ([], [], [])
-        kinds: tuple[list[int], ...] = ([], [], [])
+        logs: tuple[list[float], ...] = ([], [], [], [])
+        kinds: tuple[list[int], ...] = ([], [], [], [])
         for row, sample in enumerate(samples):
             for op in sample.ops:
                 if op.moving_s <= 0 and op.computing_s <= 0:
                     continue
                 rows.append(row)
                 norms.append(op.norm)
-                sides = (op.moving_s, op.moving), (op.computing_s, op.computing), (op.drawing_s, op.drawing)
+                sides = (
+                    (op.moving_s, op.moving),
+                    (op.computing_s, op.computing),
+                    (op.drawing_s, op.drawing),
+                    (op.waiting_s, op.waiting),
+                )
                 for side, (seconds, used) in enumerate(sides):
                     logs[side].append(math.log(seconds) if seconds > 0 else _NOTHING)
                     kinds[side].append(self._tuple(used))
@@ -68,6 +73,7 @@ class System:
         self._kinds = [np.array(side) for side in kinds]
         self._matrix = np.array(self._slopes)
         self._draws = self._logs[2] > _NOTHING
+        self._waits = self._logs[3] > _NOTHING
 
     def _tuple(self, names: Names) -> int:
         import numpy as np
@@ -95,23 +101,26 @@ class System:
         import numpy as np
 
         scales = self._matrix @ values
-        moving, computing, drawing = (
+        moving, computing, drawing, waiting = (
             log + scales[kind] for log, kind in zip(self._logs, self._kinds, strict=True)
         )
         limited = np.where(self._draws, _join(computing, drawing, OVERLAP), computing)
-        total = _join(moving, limited, self._norms)
+        working = _join(moving, limited, self._norms)
+        total = np.where(self._waits, _join(working, waiting, OVERLAP), working)
         seconds = np.exp(total)
         sums: Floats = np.bincount(self._rows, seconds, self.n).astype(np.float64)
         if not slopes:
             return np.log(sums), np.zeros((0, 0))
         share = seconds / sums[self._rows]
-        by_moving = share * np.exp((moving - total) * self._norms)
-        by_limit = share * np.exp((limited - total) * self._norms)
+        by_waiting = np.where(self._waits, share * np.exp((waiting - total) * OVERLAP), 0.0)
+        share = share - by_waiting
+        by_moving = share * np.exp((moving - working) * self._norms)
+        by_limit = share * np.exp((limited - working) * self._norms)
         by_computing = by_limit * np.where(self._draws, np.exp((computing - limited) * OVERLAP), 1.0)
         by_drawing = np.where(self._draws, by_limit * np.exp((drawing - limited) * OVERLAP), 0.0)
         width = len(self._matrix)
         weights = np.zeros(self.n * width)
-        for kind, part in zip(self._kinds, (by_moving, by_computing, by_drawing), strict=True):
+        for kind, part in zip(self._kinds, (by_moving, by_computing, by_drawing, by_waiting), strict=True):
             weights += np.bincount(self._rows * width + kind, part, self.n * width)
         return np.log(sums), weights.reshape(self.n, width) @ self._matrix
 
@@ -125,6 +134,7 @@ def names_of(samples: Sequence[Sample]) -> dict[str, set[tuple[str, str, str]]]:
             used = op.moving if op.moving_s else ()
             used += op.computing if op.computing_s else ()
             used += op.drawing if op.drawing_s else ()
+            used += op.waiting if op.waiting_s else ()
             for name in used:
                 if name.startswith("host."):
                     continue  # of one machine, measured there

@@ -14,7 +14,7 @@ from moeplan.cost.rates import Rates, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import GqaAttention, MlaAttention, MoeFfn
+from moeplan.domain.model import Block, GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.traits import EngineTraits
@@ -45,6 +45,14 @@ def step_ops(
     return clock.ops, clock.flop, clock.bytes_read
 
 
+def _eager_passes(block: Block) -> float:
+    """Times that an eager engine moves a cached byte: the old cache read and the longer one written, then
+    both expanded to all heads (written and read; transformers v4, cache_utils.py and repeat_kv)."""
+    mixer = block.mixer
+    groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
+    return 3.0 + (2.0 * groups if groups > 1 else 0.0)
+
+
 class _Clock:
     """Collects the operations of one step."""
 
@@ -73,9 +81,14 @@ class _Clock:
         self.flop += n * (work.dense_flop + work.expert_flop + work.attention_flop)
         self.bytes_read += n * (work.dense_bytes + work.expert_bytes + work.kv_bytes)
         tier = self._runs_on(group.dense_tier, None, n * work.dense_bytes)
-        self._work(tier, "weights", n * work.dense_bytes, n * work.dense_flop)
+        elements = n * work.dense_flop / (2.0 * self.step.n_tokens)
+        layer_at = len(self.ops)
+        self._work(tier, "weights", n * work.dense_bytes, n * work.dense_flop, elements)
+        self._unpack(tier, "weights", elements)
         if work.expert_flop:
-            self._add_experts(group, n * work.expert_bytes, n * work.expert_flop)
+            elements = n * work.expert_elements
+            home = self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
+            self._unpack(home, "experts", elements)
         if work.kv_bytes or work.attention_flop:
             shard = kv_shard(group.block, self.placement.tensor_parallel)
             # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
@@ -84,17 +97,21 @@ class _Clock:
             home = group.dense_tier
             if home in _HOST_TIERS and self.placement.streamed:
                 home = self._runs_on(home, None, n * work.kv_bytes)
+            if self.engine.eager:
+                repeat *= _eager_passes(group.block)
             self._work(home, "KV cache", n * work.kv_bytes * repeat, n * work.attention_flop)
-        self._add_fixed(tier, group)
+        self._add_fixed(tier, group, layer_at)
         if self.placement.tensor_parallel > 1:
             self._all_reduce(n)
 
-    def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float) -> None:
+    def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> str:
         tier = self._runs_on(group.expert_tier, group, n_bytes)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
-        self._work(tier, "experts", n_bytes, flop, more=("local.hybrid.ram_bandwidth",) if hybrid else ())
+        more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        self._work(tier, "experts", n_bytes, flop, elements, more=more)
         if hybrid:
             self._expert_hops(group.n_layers)
+        return tier
 
     def add_head(self) -> None:
         """The output head, once a step."""
@@ -102,7 +119,8 @@ class _Clock:
         self.flop += flop
         self.bytes_read += self.graph.head_bytes
         tier = self._runs_on(self.placement.head_tier, None, self.graph.head_bytes)
-        self._work(tier, "weights", self.graph.head_bytes, flop, label="output head")
+        elements = float(self.graph.head_elements)
+        self._work(tier, "weights", self.graph.head_bytes, flop, elements, label="output head")
 
     def add_disk(self) -> None:
         """Pages of a mapped file that RAM cannot keep are read again, step after step.
@@ -149,29 +167,57 @@ class _Clock:
 
     def add_step(self) -> None:
         """What an engine adds to every step whatever its size."""
-        names = (f"{self.engine.family}.step_s", f"{self.engine.family}.engine.{self.engine.id}.layer_time")
+        run = f"{self.engine.family}.engine.{self.engine.id}"
+        dated = (f"{run}{self.era}.step_time",) if self.era else ()
+        names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
 
-    def _add_fixed(self, tier: str, group: LayerGroup) -> None:
-        """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN."""
+    def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
+        """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
+
+        An eager engine's GPU works on the layer (the operation at ``layer_at``) while its host launches it.
+        """
+        halves = self._halves(tier, group)
+        if self.engine.eager and tier not in _HOST_TIERS:
+            n = sum(n for n, _ in halves)
+            # Alike but for a MoE's routing: its names make up for the mixer's half, which has them not.
+            names = max((names for _, names in halves), key=len, default=())
+            self.ops[layer_at] = self.ops[layer_at]._replace(waiting_s=n, waiting=names)
+            return
+        formula, inputs = "halves of layers x s per layer", {"layers": group.n_layers}
+        for n, names in halves:
+            self.ops.append(Op("layer overhead", n, names, formula=formula, inputs=inputs))
+
+    def _halves(self, tier: str, group: LayerGroup) -> list[tuple[float, Names]]:
         fixed, family = self._at(tier).fixed, self.engine.family
         half, mixer, ffn = group.n_layers / 2, group.block.mixer, group.block.ffn
-        formula, inputs = "halves of layers x s per layer", {"layers": group.n_layers}
+        halves = []
         if mixer is not None:
-            plain = isinstance(mixer, GqaAttention | MlaAttention)
+            plain = isinstance(mixer, GqaAttention)
             names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
-            self.ops.append(Op("layer overhead", half, names, formula=formula, inputs=inputs))
+            halves.append((half, names))
         if ffn is not None:
             routed = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
-            names = (*fixed, *routed) if isinstance(ffn, MoeFfn) else fixed
-            self.ops.append(Op("layer overhead", half, names, formula=formula, inputs=inputs))
+            halves.append((half, (*fixed, *routed) if isinstance(ffn, MoeFfn) else fixed))
+        return halves
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
 
     def _work(
-        self, tier: str, what: str, n_bytes: float, flop: float, *, more: Names = (), label: str = ""
+        self,
+        tier: str,
+        what: str,
+        n_bytes: float,
+        flop: float,
+        n_elements: float = 0.0,
+        *,
+        more: Names = (),
+        label: str = "",
     ) -> None:
         rates = self._at(tier)
+        # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
+        rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
+        computed = max(flop, 2.0 * n_elements * rows) if rows > 1 else flop
         moving, computing = (
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
@@ -181,7 +227,7 @@ class _Clock:
                 f"{'CPU' if tier in _HOST_TIERS else tier} {label or what}",
                 n_bytes / rates.bytes_per_s,
                 (*moving, *more) if more else moving,
-                flop / (rates.score_flop_per_s if what == "KV cache" else rates.flop_per_s),
+                computed / (rates.score_flop_per_s if what == "KV cache" else rates.flop_per_s),
                 computing,
                 flop / rates.watts if rates.watts and what != "KV cache" else 0.0,
                 rates.drawing,
@@ -192,6 +238,14 @@ class _Clock:
                 rates.inputs,
             )
         )
+
+    def _unpack(self, tier: str, what: str, n_elements: float) -> None:
+        """Widening packed weights: each of them once a step, however many rows they meet."""
+        rates = self._at(tier)
+        if rates.unpack_per_s is not None:
+            formula, inputs = "elements / FP32 rate, to widen packed weights", {"elements": n_elements}
+            seconds = n_elements / rates.unpack_per_s
+            self.ops.append(Op(f"{tier} {what}", seconds, rates.unpacking, formula=formula, inputs=inputs))
 
     def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float) -> str:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""

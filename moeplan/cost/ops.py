@@ -22,7 +22,8 @@ SUM, OVERLAP = 1.0, 4.0
 class Op(NamedTuple):
     """Alike work at one place: bytes moved, FLOPs computed, and the energy that they draw at the power limit.
 
-    ``moving``, ``computing`` and ``drawing`` name what ``*_s`` is divided by.
+    ``moving``, ``computing`` and ``drawing`` name what ``*_s`` is divided by; so does ``waiting``, the time
+    in which the host launches all this from Python: the device works meanwhile, and the longer one counts.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
     calibration, the others (of an architecture, an engine, a quantisation) count as one when they are not.
@@ -41,9 +42,17 @@ class Op(NamedTuple):
     flop: float = 0.0
     formula: str = ""
     inputs: Mapping[str, object] = {}
+    waiting_s: float = 0.0
+    waiting: Names = ()
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
+        working = self._working(scales)
+        if not self.waiting_s:
+            return working
+        return _join(working, self.waiting_s * scales.factor(self.waiting), OVERLAP)
+
+    def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
         if not self.computing_s:
             return moving
@@ -58,6 +67,7 @@ class Op(NamedTuple):
             moving_s=self.moving_s * n,
             computing_s=self.computing_s * n,
             drawing_s=self.drawing_s * n,
+            waiting_s=self.waiting_s * n,
             n_bytes=self.n_bytes * n,
             flop=self.flop * n,
         )

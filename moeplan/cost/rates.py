@@ -18,6 +18,14 @@ from moeplan.errors import NotModelled
 ISA_ORDER = ("amx", "avx512", "avx2", "neon")
 
 
+# Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
+# with its base clock. Where that is unknown 3 GHz stand for it, about the median of the catalog.
+_REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
+# Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA 8.5, 9.7.14 and
+# 9.7.15, read 2026-11-30).
+_TILE_ROWS = {"hopper": 64}
+
+
 class Rates(NamedTuple):
     """One tier: rates as on paper, and the coefficients of weights, experts and cache on it."""
 
@@ -36,6 +44,11 @@ class Rates(NamedTuple):
     fixed: Names
     """Of the fixed time of one layer."""
     inputs: dict[str, object]
+    unpack_per_s: float | None = None
+    """Elements that the FP32 units would widen at one FLOP each, where they have to."""
+    unpacking: Names = ()
+    tile_rows: int = 1
+    """Rows that the matrix units work on at least: fewer take as long."""
 
 
 def gpu_rates(
@@ -63,9 +76,15 @@ def gpu_rates(
     if era:
         moving, computing = (*moving, f"{dated}.bandwidth"), (*computing, f"{dated}.{unit}")
     moving += (f"{family}.shards.bandwidth",) * _doublings(n_shards)
-    weights = ((*moving, f"{stored}.bandwidth"), (*computing, f"{group}.{unit}", f"{stored}.{unit}"))
+    sort = quant_group(quant)
+    by_sort = (f"{architecture}.{sort}.{unit}",) if vector and kind != "gpu" else ()
+    weights = (
+        (*moving, f"{stored}.bandwidth"),
+        (*computing, f"{group}.{unit}", f"{stored}.{unit}", *by_sort),
+    )
     experts = (f"{family}.experts.{unit}", f"{place}.experts.{unit}", f"{run}.experts.{unit}")
     scores = "vector" if vector else "compute"
+    unpack = _unpack_per_s(gpu, engine, quant)
     attention = (
         f"{family}.attention.{scores}",
         f"{place}.attention.{scores}",
@@ -89,13 +108,27 @@ def gpu_rates(
             (*attention, f"{run}.attention.{scores}"),
         ),
         fixed=(f"{family}.layer_s", f"{place}.layer_time", f"{architecture}.layer_time", f"{run}.layer_time")
-        + ((f"{dated}.layer_time",) if era else ()),
+        + ((f"{dated}.layer_time",) if era else ())
+        + ((f"{run}.quants.{quant}.layer_time",) if engine.eager else ()),
         inputs={
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
+        unpack_per_s=unpack * n_shards if unpack else None,
+        tile_rows=1 if vector else _TILE_ROWS.get(_generation(gpu), 16) if family == "server" else 1,
+        unpacking=(f"{family}.unpack", f"{run}.unpack", f"{stored}.unpack"),
     )
+
+
+def _unpack_per_s(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:
+    """FP32 rate where weights are of a type that the matrix units do not multiply: servers widen them."""
+    if engine.family != "server" or quant_group(quant) == "plain":
+        return None
+    native = {"fp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4"}.get(quant)
+    if native is not None and native in gpu.peak_flop_per_s:
+        return None
+    return gpu.peak_flop_per_s.get("fp32")
 
 
 def _unit(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> tuple[str, float]:
@@ -139,7 +172,8 @@ def host_rates(
     host = hardware.host
     run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
     group = f"local.quants.{quant_group(quant)}"
-    sockets = ("local.ram.sockets.bandwidth",) * _doublings(host.cpu.sockets)
+    n_sockets = sockets_used(host.cpu, threads)
+    sockets = ("local.ram.sockets.bandwidth",) * _doublings(n_sockets)
     moving = (
         "local.ram.bandwidth",
         f"local.ram.{host.ram_basis}.bandwidth",
@@ -148,6 +182,7 @@ def host_rates(
     )
     cores = min(threads, host.cpu.cores) if threads else host.cpu.cores
     per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
+    speed = clock_frac(host.cpu)
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     phase = ("local.cpu.decode.compute", "host.decode.compute") if decode else ("host.prefill.compute",)
@@ -161,9 +196,9 @@ def host_rates(
         *dated,
     )
     return Rates(
-        bytes_per_s=host.ram_bytes_per_s,
-        flop_per_s=float(cores),
-        score_flop_per_s=float(cores),
+        bytes_per_s=host.ram_bytes_per_s * n_sockets / host.cpu.sockets,
+        flop_per_s=cores * speed,
+        score_flop_per_s=cores * speed,
         watts=None,
         drawing=(),
         norm=SUM,
@@ -171,8 +206,22 @@ def host_rates(
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=((*moving, "local.ram.cache.bandwidth"), (per_core, "local.cpu.attention.compute")),
         fixed=("local.cpu.layer_s", f"{run}.cpu_layer_time"),
-        inputs={"ram_bytes_per_s": host.ram_bytes_per_s, "n_cores": cores},
+        inputs={
+            "ram_bytes_per_s": host.ram_bytes_per_s,
+            "n_cores": cores,
+            "clock_hz": host.cpu.base_hz or _USUAL_HZ,
+        },
     )
+
+
+def clock_frac(cpu: CpuSpec) -> float:
+    """Base clock over that of the machine whose runs fix the rates of cores."""
+    return (cpu.base_hz or _USUAL_HZ) / _REFERENCE_HZ
+
+
+def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
+    """Sockets that ``threads`` need: threads that fit on one are kept beside its memory."""
+    return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
 
 
 def best_isa(cpu: CpuSpec) -> str:

@@ -55,6 +55,8 @@ class LayerWork(NamedTuple):
     expert_flop: float
     kv_bytes: float
     attention_flop: float
+    expert_elements: float = 0.0
+    """Of the experts read."""
 
 
 class _Kinds(NamedTuple):
@@ -80,7 +82,10 @@ def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, .
 
 
 def main_type(graph: ModelGraph) -> str:
-    """The storage type that most bytes of the layers have; row-interleaved variants count as their type."""
+    """The storage type that most bytes of the layers have; row-interleaved variants count as their type.
+
+    A method that stores several widths is named with its bits: gptq4, gptq8.
+    """
     return _kinds(graph).main_type
 
 
@@ -99,8 +104,12 @@ def _kinds(graph: ModelGraph) -> _Kinds:
     for weights in graph.layers:
         for qtype, n_bytes in weights.bytes_by_qtype:
             sums[qtype] = sums.get(qtype, 0) + n_bytes
-    name = max(sums, key=lambda qtype: sums[qtype], default="unknown")
-    _recent.insert(0, _Kinds(graph.layers, kind_of, name[:-3] if name.endswith("_r4") else name))
+    name = max(sums, key=lambda qtype: sums[qtype], default="unknown").removesuffix("_r4")
+    if not any(c.isdigit() for c in name):
+        n_bytes = sum(w.dense_bytes + w.expert_bytes for w in graph.layers)
+        n_elements = sum(w.dense_elements + w.expert_elements for w in graph.layers)
+        name += f"{4 if 8 * n_bytes < 6 * n_elements else 8}"
+    _recent.insert(0, _Kinds(graph.layers, kind_of, name))
     del _recent[_KEPT:]
     return _recent[0]
 
@@ -109,11 +118,12 @@ def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Worklo
     """Bytes and FLOPs of one layer in ``step``. An encoder's layers work on the prompt only."""
     if block.encoder and step.tokens_per_sequence <= 1:
         return LayerWork(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    expert_bytes = expert_flop = 0.0
+    expert_bytes = expert_flop = expert_elements = 0.0
     ffn = block.ffn
     if isinstance(ffn, MoeFfn):
         touched = expected_experts(ffn.n_experts, ffn.n_active, step.n_tokens)
         expert_bytes = weights.expert_bytes * touched / ffn.n_experts
+        expert_elements = weights.expert_elements * touched / ffn.n_experts
         expert_flop = 2.0 * weights.expert_elements * ffn.n_active / ffn.n_experts * step.n_tokens
     kv_bytes, attention_flop = attention_work(block, step, workload)
     return LayerWork(
@@ -123,6 +133,7 @@ def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Worklo
         expert_flop=expert_flop,
         kv_bytes=kv_bytes,
         attention_flop=attention_flop,
+        expert_elements=expert_elements,
     )
 
 

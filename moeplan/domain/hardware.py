@@ -87,6 +87,9 @@ class CpuSpec(Value):
     cores: int
     threads: int
     isa: tuple[str, ...]
+    microarchitecture: str = ""
+    base_hz: float | None = None
+    """Guaranteed clock of the performance cores: what all of them hold under load, at least."""
     ram_type: str = ""
     ram_bytes_per_s: float | None = None
     measured_low_bytes_per_s: float | None = None

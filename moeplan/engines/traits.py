@@ -59,6 +59,9 @@ class EngineTraits(Value):
     """Architectures whose last layer runs for every row; those asked for are picked behind it."""
     chunks_prefill: bool = True
     """A long prompt goes through in micro-batches; without, all its rows are alive at once."""
+    eager: bool = False
+    """Operations are launched one by one from Python while the GPU works, and the cache of grouped heads is
+    copied and expanded in every step (transformers: DynamicCache.update, repeat_kv)."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
 
@@ -128,7 +131,9 @@ def _server(id: str, *, block: int, utilization: float) -> EngineTraits:
     )
 
 
-def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool, chunks: bool = True) -> EngineTraits:
+def _library(
+    id: str, *, splits: frozenset[PlacementKind], stream: bool, chunks: bool = True, eager: bool = False
+) -> EngineTraits:
     return EngineTraits(
         id=id,
         status="reasoned",
@@ -145,6 +150,7 @@ def _library(id: str, *, splits: frozenset[PlacementKind], stream: bool, chunks:
         ubatch_tokens=2048,
         memory_utilization_frac=1.0,
         chunks_prefill=chunks,
+        eager=eager,
     )
 
 
@@ -168,7 +174,7 @@ def _build() -> dict[str, EngineTraits]:
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
         _server("tensorrt-llm", block=64, utilization=0.9),
         _library("ktransformers", splits=kt, stream=False),
-        _library("transformers", splits=hf, stream=True, chunks=False),
+        _library("transformers", splits=hf, stream=True, chunks=False, eager=True),
         _library("exllamav2", splits=gpu_only, stream=False),
         _library("exllamav3", splits=gpu_only, stream=False),
         _library("mlx", splits=frozenset({"unified"}), stream=False),

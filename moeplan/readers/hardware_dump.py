@@ -110,6 +110,8 @@ def _cpu(cpu: CpuSpec) -> CpuWire:
         cores=cpu.cores,
         threads=cpu.threads,
         isa=cpu.isa,
+        microarchitecture=cpu.microarchitecture,
+        base_ghz=None if cpu.base_hz is None else cpu.base_hz / 1e9,
         ram_type=cpu.ram_type,
         ram_channels=cpu.ram_channels,
         ram_gbps=ram,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from moeplan.domain.hardware import CpuSpec, FoundGpu, FoundMachine, GpuSpec
@@ -161,6 +163,7 @@ def _cpu(draft: Draft, found: FoundMachine) -> CpuSpec:
             cores=found.cores,
             threads=found.threads,
             isa=found.isa,
+            base_hz=_stated_hz(found.cpu_name),
         )
     sources = (*base.sources, Source("measured", "/proc/cpuinfo or its like", note="cores, threads, isa"))
     return msgspec.structs.replace(
@@ -170,6 +173,12 @@ def _cpu(draft: Draft, found: FoundMachine) -> CpuSpec:
         isa=found.isa or base.isa,
         sources=sources,
     )
+
+
+def _stated_hz(name: str) -> float | None:
+    """The clock in a brand string: ``Intel(R) Xeon(R) CPU @ 2.50GHz``."""
+    found = re.search(r"@ *(\d+(?:\.\d+)?) *GHz", name)
+    return float(found[1]) * 1e9 if found else None
 
 
 def match_cpu(parts: Parts, name: str, sockets: int) -> CpuSpec | None:

@@ -108,6 +108,10 @@ class CpuWire(Entry, kw_only=True):
     threads: Annotated[PositiveInt, doc("Of all sockets.")]
     sockets: PositiveInt = 1
     isa: Annotated[tuple[str, ...], doc("avx2, avx512, amx, neon, sve2 ...")] = ()
+    microarchitecture: Annotated[str, doc("As its maker calls it: Zen 4, Golden Cove, Cascade Lake.")] = ""
+    base_ghz: Annotated[Positive | None, doc("Guaranteed clock of the performance cores.")] = field(
+        name="base_GHz", default=None
+    )
     ram_type: str = ""
     ram_mts: Annotated[PositiveInt | None, doc("Mega-transfers per second of its usual memory.")] = field(
         name="ram_MTps", default=None

@@ -126,6 +126,8 @@ def cpu_of(wire: CpuWire) -> CpuSpec:
         cores=wire.cores,
         threads=wire.threads,
         isa=wire.isa,
+        microarchitecture=wire.microarchitecture,
+        base_hz=None if wire.base_ghz is None else wire.base_ghz * 1e9,
         ram_type=f"{wire.ram_type}-{wire.ram_mts}" if wire.ram_mts else wire.ram_type,
         ram_channels=wire.ram_channels,
         ram_bytes_per_s=_optional(wire.ram_gbps),

@@ -137,9 +137,11 @@ def _gpu_facts(gpu: GpuSpec) -> list[tuple[str, str]]:
 def _cpu_facts(cpu: CpuSpec) -> list[tuple[str, str]]:
     low, high = cpu.measured_low_bytes_per_s, cpu.measured_high_bytes_per_s
     sockets = f"{cpu.sockets} sockets, " if cpu.sockets > 1 else ""
+    clock = f", {cpu.base_hz / 1e9:g} GHz base" if cpu.base_hz else ""
     return [
         ("segment", cpu.segment),
         ("cores", f"{sockets}{cpu.cores} cores, {cpu.threads} threads"),
+        ("core", f"{cpu.microarchitecture}{clock}".removeprefix(", ")),
         ("instructions", ", ".join(cpu.isa)),
         ("RAM", f"{cpu.ram_type}, {_rate(cpu.ram_bytes_per_s)}" if cpu.ram_bytes_per_s else cpu.ram_type),
         ("measured", f"{_rate(low)} to {_rate(high)}" if low and high else ""),

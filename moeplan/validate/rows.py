@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.errors import MoeplanError
 from moeplan.readers.corpus import SpeedRow
@@ -47,7 +49,7 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
         cpu=cpu or None,
         ram_gbs=row.ram_gbps if row.placement != "unified" else None,
         ram_basis=row.ram_basis if row.ram_basis in _BASES else "stated",  # type: ignore[arg-type]
-        pcie=row.pcie if row.pcie.startswith("gen") and " " not in row.pcie and "x" in row.pcie else None,
+        pcie=_pcie(row.pcie),
     )
     return EstimateRequest(
         model=row.model,
@@ -66,6 +68,12 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
         context=row.depth_tokens + prompt + output,
         **split,  # type: ignore[arg-type]
     )
+
+
+def _pcie(text: str) -> str | None:
+    """``gen4x16`` from "gen4" or "gen4 x16"; what names no generation, or several links, is the host's."""
+    found = re.fullmatch(r"(gen\d) ?(x\d+)?", text)
+    return f"{found[1]}{found[2] or 'x16'}" if found else None
 
 
 def quant_of(row: SpeedRow) -> str:

@@ -109,7 +109,14 @@ def machine(
 ) -> HardwareSpec:
     """A machine with round numbers."""
     cpu = CpuSpec(
-        id="cpu", name="CPU", segment="desktop", sockets=1, cores=cores, threads=2 * cores, isa=("avx2",)
+        id="cpu",
+        name="CPU",
+        segment="desktop",
+        sockets=1,
+        cores=cores,
+        threads=2 * cores,
+        isa=("avx2",),
+        base_hz=2.5e9,
     )
     return HardwareSpec(
         id="box",

@@ -49,6 +49,10 @@ def test_norms_add_or_overlap() -> None:
     both = Op("t", 3.0, ("b",), 4.0, ("c",), 4.0, ("w",))
     assert both.seconds(scales) == pytest.approx(3.0 + 4.0 * 2**0.25)
     assert Op("t", 3.0, ("b",), 4.0, ("c",)).times(2).seconds(scales) == 14.0
+    # launched from Python in 7 s meanwhile: (7^4 + 7^4)^(1/4)
+    launched = Op("t", 3.0, ("b",), 4.0, ("c",), waiting_s=7.0, waiting=("w",))
+    assert launched.seconds(scales) == pytest.approx(7.0 * 2**0.25)
+    assert launched.times(2).seconds(scales) == pytest.approx(14.0 * 2**0.25)
 
 
 def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
@@ -58,6 +62,7 @@ def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
     ops = (
         Op("a", 2.0, names[:1], 3.0, names[1:2], 2.5, names[2:3], OVERLAP),
         Op("b", 5.0, ("local.layer_s",)),
+        Op("c", 2.0, names[:1], 3.0, names[1:2], norm=OVERLAP, waiting_s=4.0, waiting=("local.layer_s",)),
         Op("c", 0.5, ("local.bandwidth",), 0.7, ("local.compute",)),
     )
     system = System([_sample(0, *ops, seconds=1.0)], names)

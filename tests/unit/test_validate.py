@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from moeplan.api.calibrate import fit_calibration, save_fit
 from moeplan.api.resolve import Session
@@ -67,8 +68,6 @@ def test_engines_are_found_with_a_version_behind_the_name() -> None:
 
 
 def test_a_private_mix_needs_its_file_and_takes_the_type_of_most_weights(tmp_path: Path) -> None:
-    from msgspec.structs import replace
-
     row = replace(_rows(tmp_path)["a"], quant="mix-iq4_xs-iq3_s-q8_0")
     with pytest.raises(Unpredictable, match="size of its file"):
         quant_of(row)
@@ -76,8 +75,6 @@ def test_a_private_mix_needs_its_file_and_takes_the_type_of_most_weights(tmp_pat
 
 
 def test_a_stated_file_size_scales_the_bytes_and_an_absurd_one_does_not(tmp_path: Path) -> None:
-    from msgspec.structs import replace
-
     row = _rows(tmp_path)["a"]
     plain = trace_row(row, session()).problem.graph
     gib = plain.weights_bytes / 2**30
@@ -95,8 +92,6 @@ def test_a_processor_is_found_by_what_the_source_calls_it(tmp_path: Path) -> Non
 
 
 def test_rows_without_what_a_request_needs_say_so(tmp_path: Path) -> None:
-    from msgspec.structs import replace
-
     row = _rows(tmp_path)["a"]
     for change, message in (
         ({"model": ""}, "no model"),
@@ -106,6 +101,24 @@ def test_rows_without_what_a_request_needs_say_so(tmp_path: Path) -> None:
     ):
         with pytest.raises(Unpredictable, match=message):
             request_of(replace(row, **change), "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stated", "meant"),
+    [
+        ("gen4", "gen4x16"),
+        ("gen5 x8", "gen5x8"),
+        ("gen3x4", "gen3x4"),
+        ("x1", None),
+        ("x16/x4/x1", None),
+        ("", None),
+    ],
+)
+def test_a_stated_link_is_read_where_it_names_a_generation(
+    tmp_path: Path, stated: str, meant: str | None
+) -> None:
+    row = replace(_rows(tmp_path)["a"], pcie=stated)
+    assert request_of(row, "").machine.pcie == meant
 
 
 def test_serving_rows_are_steps_or_whole_requests(tmp_path: Path) -> None:
@@ -190,8 +203,6 @@ def test_a_fit_of_a_corpus_is_the_same_file_twice_and_predicts_its_rows(tmp_path
 
 
 def test_unseen_engines_and_assumed_ram_widen_the_range(tmp_path: Path) -> None:
-    from msgspec.structs import replace
-
     from moeplan.cost.timing import time_of
 
     calibration = session().calibration

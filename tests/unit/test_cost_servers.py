@@ -1,0 +1,137 @@
+"""Terms of servers and of engines that launch from Python: tiles, unpacking, prompts of others, waiting."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Op
+from moeplan.cost.rates import clock_frac, host_rates, sockets_used
+from moeplan.cost.work import Step, main_type
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.hardware import GpuSpec, HardwareSpec
+from moeplan.engines.traits import find_engine
+from moeplan.predict.placement import on_gpus
+from moeplan.predict.problem import Problem
+from moeplan.predict.serving import stall_ops
+from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
+
+VLLM, EAGER = find_engine("vllm"), find_engine("transformers")
+ONE = Step(n_tokens=1, n_sequences=1, first_depth=64, n_head_rows=1)
+
+
+def server_gpu(architecture: str, **peaks: float) -> GpuSpec:
+    return replace(gpu(), architecture=architecture, peak_flop_per_s={"fp16": 50e12, "fp32": 10e12} | peaks)
+
+
+def ops_of(graph: ModelGraph, hardware: HardwareSpec, step: Step = ONE, engine: str = "vllm") -> list[Op]:
+    found = find_engine(engine)
+    placement = on_gpus(graph, hardware, found)
+    return step_ops(graph, hardware, workload(engine=engine), placement, found, step)[0]
+
+
+def weights(ops: list[Op]) -> Op:
+    return next(op for op in ops if op.term == "gpu0 weights" and op.computing_s)
+
+
+def test_matrix_units_work_on_whole_tiles_of_rows() -> None:
+    graph = graph_of(dense_spec())
+    elements = sum(layer.dense_elements for layer in graph.layers)
+    for architecture, rows, tile in (
+        ("Hopper", 1, 64),
+        ("Ampere", 1, 16),
+        ("Hopper", 64, 64),
+        ("Hopper", 100, 100),
+    ):
+        step = Step(n_tokens=rows, n_sequences=rows, first_depth=64, n_head_rows=rows)
+        op = weights(ops_of(graph, machine((server_gpu(architecture),)), step))
+        # 2 FLOPs an element and row of the tile at 50 TFLOP/s; reported is the work that was asked for
+        assert op.computing_s == pytest.approx(2 * elements * tile / 50e12)
+        assert op.flop == pytest.approx(2 * elements * rows)
+
+
+def test_experts_are_grouped_into_narrow_tiles_and_local_engines_have_none() -> None:
+    graph = graph_of(moe_spec(n_layers=4))
+    hardware = machine((server_gpu("Hopper"),))
+    experts = next(op for op in ops_of(graph, hardware) if op.term == "gpu0 experts")
+    # one token meets 2 of 8 experts, a tile of 16 rows each
+    touched = 4 * graph.layers[0].expert_elements * 2 / 8
+    assert experts.computing_s == pytest.approx(2 * touched * 16 / 50e12)
+    local = next(op for op in ops_of(graph, hardware, engine="llama.cpp") if op.term == "gpu0 experts")
+    assert local.computing_s == pytest.approx(2 * touched / 10e12)  # matrix-vector kernels, on the FP32 units
+
+
+def test_packed_weights_are_widened_once_a_step_where_the_units_do_not_take_them() -> None:
+    graph = graph_of(dense_spec(), "awq-int4-g128")
+    assert main_type(graph) == "awq4"
+    elements = sum(layer.dense_elements for layer in graph.layers)
+    for rows in (1, 8):
+        step = Step(n_tokens=rows, n_sequences=rows, first_depth=64, n_head_rows=rows)
+        ops = ops_of(graph, machine((server_gpu("Ampere"),)), step)
+        unpack = next(op for op in ops if "server.unpack" in op.moving)
+        assert unpack.moving_s == pytest.approx(elements / 10e12)
+    plain = ops_of(graph_of(dense_spec()), machine((server_gpu("Ampere"),)))
+    assert not any("server.unpack" in op.moving for op in plain)
+
+
+def test_types_that_the_units_multiply_are_not_unpacked() -> None:
+    graph = graph_of(dense_spec(), "fp8")
+    with_fp8 = ops_of(graph, machine((server_gpu("Hopper", fp8=100e12),)))
+    without = ops_of(graph, machine((server_gpu("Ampere"),)))
+    assert not any("server.unpack" in op.moving for op in with_fp8)
+    assert any("server.unpack" in op.moving for op in without)
+
+
+def test_a_step_carries_a_share_of_the_prompts_of_the_other_requests() -> None:
+    graph = graph_of(dense_spec())
+    hardware = machine((server_gpu("Hopper"),))
+    placement = on_gpus(graph, hardware, VLLM)
+
+    def stalls(n: int, prompt: int) -> list[Op]:
+        work = workload(n_sequences=n, output_tokens=100, prompt_tokens=1, engine="vllm", ubatch_tokens=2048)
+        return stall_ops(Problem(graph, hardware, work, VLLM, calibration()), placement, prompt)
+
+    assert stalls(1, 512) == [] and stalls(4, 0) == []
+    # three others, each with one prompt of 512 tokens in the 100 steps of an answer
+    op = weights([op._replace(term=op.term.removeprefix("prompts of others: ")) for op in stalls(4, 512)])
+    elements = sum(layer.dense_elements for layer in graph.layers)
+    assert op.computing_s == pytest.approx(2 * elements * 512 / 50e12 * 3 / 100)
+    assert op.moving[-2:] == ("server.stall_time", "server.engine.vllm.stall_time")
+    twice = weights([op._replace(term=op.term.removeprefix("prompts of others: ")) for op in stalls(7, 512)])
+    assert twice.computing_s == pytest.approx(2 * op.computing_s)
+
+
+def test_an_eager_engine_waits_for_the_longer_of_launches_and_work() -> None:
+    graph = graph_of(dense_spec(n_layers=4))
+    ops = ops_of(graph, machine((server_gpu("Ampere"),)), engine="transformers")
+    assert "layer overhead" not in {op.term for op in ops}
+    op = weights(ops)
+    assert op.waiting_s == 4.0 and op.waiting[0] == "local.layer_s"
+    # 4 heads of 8 share a cached one: read and written, then expanded twofold, written and read
+    mixer = graph.spec.blocks[0].mixer
+    groups = mixer.n_heads / mixer.n_kv_heads  # type: ignore[union-attr]
+    llama = next(
+        o for o in ops_of(graph, machine((server_gpu("Ampere"),)), engine="llama.cpp") if "KV" in o.term
+    )
+    eager = next(o for o in ops if "KV" in o.term)
+    assert eager.n_bytes == pytest.approx(llama.n_bytes * (3 + 2 * groups))
+
+
+def test_a_cores_rate_follows_its_base_clock_and_few_threads_stay_on_one_socket() -> None:
+    one = machine(cores=8).host.cpu
+    assert clock_frac(one) == 1.0
+    assert clock_frac(replace(one, base_hz=5e9)) == 2.0
+    assert clock_frac(replace(one, base_hz=None)) == pytest.approx(1.2)  # 3 GHz where it is unknown
+    two = replace(one, sockets=2, cores=40)
+    assert [sockets_used(two, n) for n in (1, 20, 21, 80, None)] == [1, 1, 2, 2, 2]
+    hardware = machine(ram_gbps=200)
+    hardware = replace(hardware, host=replace(hardware.host, cpu=two))
+    few = host_rates(hardware, 20, find_engine("llama.cpp"), "", "f16", decode=True)
+    many = host_rates(hardware, 40, find_engine("llama.cpp"), "", "f16", decode=True)
+    assert (few.bytes_per_s, many.bytes_per_s) == (100e9, 200e9)
+    assert (few.flop_per_s, many.flop_per_s) == (20.0, 40.0)
+    assert (
+        "local.ram.sockets.bandwidth" in many.weights[0]
+        and "local.ram.sockets.bandwidth" not in few.weights[0]
+    )

@@ -111,7 +111,7 @@ def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tupl
         return cache_cells(block, context, ubatch, engine), n
     step, window = engine.kv_block_tokens, window_of(block)
     shared = n if workload.kv_unified else 1
-    cells = _round_up(context, step) * shared
+    cells = _round_up(context * shared, step)
     if window is not None and engine.window_cache == "padded" and not workload.swa_full:
         windows = workload.n_reserved if workload.kv_unified else 1
         cells = _round_up(min(cells, window * windows + ubatch), step)

@@ -41,6 +41,10 @@ class LoadSettings(NamedTuple):
     repack: bool = True
     mmap: bool = True
     gpu_layers: int = 0
+    dry: bool = False
+    """Reserve everything and read no tensor (xllamacpp): weights and resident size are then 0 and None."""
+    all_rows: bool = False
+    """Reserve logits for every row of a micro-batch (xllamacpp), which is then as large as a batch."""
 
 
 class Allocated(NamedTuple):
@@ -78,15 +82,20 @@ def load(settings: LoadSettings, *, binary: str | None = None, timeout_s: float 
         finally:
             process.kill()
             process.communicate()
-        return parse_log(_read(path), peak)
+        return parse_log(_read(path), None if settings.dry else peak, dry=settings.dry)
 
 
-def parse_log(log: str, peak_rss_bytes: int | None = None) -> Allocated:
-    """Buffers out of an engine's log. Raises MeasurementError when the compute buffer is not in it."""
+def parse_log(log: str, peak_rss_bytes: int | None = None, *, dry: bool = False) -> Allocated:
+    """Buffers out of an engine's log. Raises MeasurementError when the compute buffer is not in it.
+
+    The buffers of a dry load's caches are empty; what they would take is logged apart.
+    """
     weights: dict[str, int] = {}
     compute: dict[str, int] = {}
     kv = state = output = 0
     for line in log.splitlines():
+        if dry and (planned := _planned(line)):
+            kv, state = kv + planned[0], state + planned[1]
         found = _buffer(line)
         if found is None:
             continue
@@ -118,12 +127,25 @@ def _buffer(line: str) -> tuple[str, str, int] | None:
         return None
 
 
+def _planned(line: str) -> tuple[int, int] | None:
+    """(KV, state) bytes of a line such as ``... llama_kv_cache: size =   96.00 MiB (  4096 cells, ...``."""
+    head, mark, tail = line.partition(": size = ")
+    if not mark or " MiB (" not in tail:
+        return None
+    size = round(float(tail.split()[0]) * MIB)
+    if head.endswith("llama_kv_cache"):
+        return size, 0
+    return (0, size) if head.endswith("llama_memory_recurrent") else None
+
+
 def _command(settings: LoadSettings, binary: str | None) -> tuple[list[str], str]:
     if binary is None:
         if find_spec("xllamacpp") is None:
             raise MissingExtra("xllamacpp", "engine")
         module = "moeplan.measure.llama_cpp_load_child"
         return [sys.executable, "-m", module], json.dumps(settings._asdict()) + "\n"
+    if settings.dry or settings.all_rows:
+        raise MeasurementError("a llama-server binary has no option to reserve without loading")
     if not (Path(binary).is_file() and os.access(binary, os.X_OK)):
         raise MeasurementError(f"{binary} is not a program that can be run")
     s = settings

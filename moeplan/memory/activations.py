@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     rows: int
     outputs: int
     flash: bool
+    streams: int = 1
+    """Sequences whose caches are apart."""
     rotate_k: bool = False
     rotate_v: bool = False
     """Quantised caches are rotated (Hadamard) before they are written: one more product each."""
@@ -197,7 +199,7 @@ def _latent_copy_bytes(batch: Batch, a: MlaAttention, cells: int) -> int:
     if batch.expand_latent:
         # The product with kv_b (nope + v), and the keys taken from it.
         return cells * a.n_heads * (2 * a.nope_head_dim + a.v_head_dim) * 2
-    return 0 if batch.flash else cells * a.kv_lora_rank * 2
+    return 0 if batch.flash else cells * batch.streams * a.kv_lora_rank * 2
 
 
 def _mla_expanded(tape: Tape, a: MlaAttention, normed: Slot, hidden: int, cells: int) -> Slot:

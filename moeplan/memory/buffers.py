@@ -22,13 +22,18 @@ _SERVER_SLACK_BYTES = 64 * MIB
 
 
 def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
-    """The pass an engine reserves for: a full micro-batch, logits of every row unless told otherwise."""
-    rows = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
+    """The pass an engine reserves for: a full micro-batch, logits of every row unless told otherwise.
+
+    Every sequence gets as many rows as the others (llama_context::graph_reserve, October 2026).
+    """
+    filled = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
+    rows = -(-filled // workload.n_reserved) * workload.n_reserved
     asked = workload.output_rows
     rotates = engine.rotates_quantised_cache
     return Batch(
         rows=rows,
-        outputs=min(rows, rows if asked is None else asked),
+        outputs=filled if asked is None else min(rows, asked),
+        streams=1 if workload.kv_unified else workload.n_sequences,
         flash=workload.flash_attention,
         rotate_k=rotates and KV_BITS[workload.kv_type_k] < 16,
         rotate_v=rotates and KV_BITS[workload.kv_type_v] < 16,

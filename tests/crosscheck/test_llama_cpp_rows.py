@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 import pytest
+from gguf import GGMLQuantizationType
 
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.workload import Workload
@@ -20,7 +21,7 @@ from moeplan.engines.traits import find_engine
 from moeplan.memory.buffers import compute_bytes, output_bytes
 from moeplan.memory.cache import layer_kv_bytes
 from moeplan.memory.capacity import host_process_bytes
-from moeplan.memory.repack import repackable_bytes
+from moeplan.memory.repack import repackable_bytes, still_mapped_bytes
 from moeplan.units import MIB
 from tests.support.make_gguf import model_keys, model_rows, write_gguf
 from tests.support.problems import session, workload
@@ -77,26 +78,39 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
         small, _, quant = model.partition("-")
         if small not in SMALL:
             return session().graph(model.lower(), "f16")
-        hp = {"n_vocab": 32000} | SMALL[small]
-        path = folder / f"{small}.gguf"
-        if not path.exists():
-            keys = model_keys(hp) | {"tokenizer.ggml.model": "none", "context_length": 131072}
-            if "n_ff_exp" in hp:
-                keys["expert_feed_forward_length"] = hp["n_ff_exp"]
-            write_gguf(path, hp["arch"], keys, list(model_rows(hp)))
-        own = session().source(str(path)).file_quant
-        return session().graph(str(path), own if quant == "f16" else quant.lower())
+        plain = _written(folder / f"{small}.gguf", {"n_vocab": 32000} | SMALL[small])
+        if quant == "f16":
+            return plain
+        types = {t.name: t.qtype for t in session().graph(str(folder / f"{small}.gguf"), quant.lower()).tensors}
+        return _written(folder / f"{model}.gguf", {"n_vocab": 32000} | SMALL[small], types)
 
     with TABLE.open(newline="") as file:
         return [_case(row, graph_of(row["model"])) for row in csv.DictReader(file)]
+
+
+def _written(path: Path, hp: dict[str, Any], types: dict[str, str] | None = None) -> ModelGraph:
+    """A file of holes, f16 unless ``types`` says otherwise, in the order of the logged files."""
+    keys = model_keys(hp) | {"tokenizer.ggml.model": "none", "context_length": 131072}
+    if "n_ff_exp" in hp:
+        keys["expert_feed_forward_length"] = hp["n_ff_exp"]
+    rows = list(model_rows(hp))
+    for i, row in enumerate(rows):
+        if "ffn_up" in row.name and "ffn_down" in rows[min(i + 1, len(rows) - 1)].name:
+            rows[i], rows[i + 1] = rows[i + 1], rows[i]
+    if types is None:
+        write_gguf(path, hp["arch"], keys, rows)
+    else:
+        write_gguf(path, hp["arch"], keys, rows, lambda row: GGMLQuantizationType[types[row.name].upper()])
+    return session().graph(str(path), session().source(str(path)).file_quant)
 
 
 def _case(row: dict[str, str], graph: ModelGraph) -> Case:
     work, blocks = _workload(row), graph.spec.layer_blocks()
     dry, copied = row["no_alloc"] == "1", float(row["repack_mib"]) > 0
     repacked = repackable_bytes(graph) if copied else 0
-    # Without a mapped file the original is given up once it has been rearranged.
-    original = graph.weights_bytes - (repacked if row["loadmode"] == "none" else 0)
+    original = still_mapped_bytes(graph) if copied else graph.weights_bytes
+    if row["loadmode"] == "none":  # the original is given up once it has been rearranged
+        original = graph.weights_bytes - repacked
     found = {
         "model": 0 if dry else original,
         "repack": 0 if dry else repacked,

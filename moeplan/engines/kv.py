@@ -47,7 +47,7 @@ def kv_elements(block: Block) -> tuple[int, int]:
             key_dim = mixer.nope_head_dim + mixer.rope_head_dim
             return mixer.n_heads * key_dim, mixer.n_heads * mixer.v_head_dim
         index = _index_elements(mixer)
-        return mixer.kv_lora_rank + mixer.rope_head_dim + index, 0
+        return mixer.kv_lora_rank + mixer.rope_head_dim + index, mixer.kv_lora_rank * mixer.latent_twice
     if isinstance(mixer, CompressedAttention):
         # One shared latent of head_dim serves as key and value of all heads (MQA form).
         return mixer.head_dim, 0
@@ -106,16 +106,15 @@ def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tupl
     Each sequence has a stream of its own; a unified cache (llama.cpp's ``kv_unified``) is one stream of all
     their cells, in which windows are reserved for every sequence.
     """
-    n, context, ubatch = workload.n_sequences, workload.context_tokens, workload.ubatch_tokens
+    context, ubatch = workload.context_tokens, workload.ubatch_tokens
     if isinstance(block.mixer, CompressedAttention):
-        return cache_cells(block, context, ubatch, engine), n
+        return cache_cells(block, context, ubatch, engine), workload.n_reserved
     step, window = engine.kv_block_tokens, window_of(block)
-    shared = n if workload.kv_unified else 1
-    cells = _round_up(context * shared, step)
+    cells = _round_up(context * (workload.n_sequences if workload.kv_unified else 1), step)
     if window is not None and engine.window_cache == "padded" and not workload.swa_full:
         windows = workload.n_reserved if workload.kv_unified else 1
         cells = _round_up(min(cells, window * windows + ubatch), step)
-    return cells, n // shared
+    return cells, workload.n_streams
 
 
 def _round_up(value: int, step: int) -> int:

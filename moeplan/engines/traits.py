@@ -48,6 +48,8 @@ class EngineTraits(Value):
     expands_latent: bool = False
     """Keys and values of all heads are rebuilt from an MLA cache for a pass over many tokens
     (ik_llama.cpp's -mla 2 and 3)."""
+    scores_latent: bool = False
+    """On a GPU the scores of an MLA cache are not flash attention (ik_llama.cpp's -mla 1, March 2025)."""
     casts_mask: bool = False
     """The mask of flash attention arrives in f32 and is cast to f16 on the device (2024 and 2025)."""
     reserves_embeddings: bool = True

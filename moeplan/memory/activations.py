@@ -46,6 +46,8 @@ class Batch(NamedTuple):
     """ik_llama.cpp's -fmoe: up, gate and activation are one node."""
     expand_latent: bool = False
     """Keys and values of all heads are rebuilt from the latent, for the whole cache at once."""
+    score_latent: bool = False
+    """Scores of an MLA cache are there whatever ``flash`` says."""
     cast_mask: bool = False
     spare_embeddings: bool = True
     mixed_inputs: bool = False
@@ -151,10 +153,12 @@ def _key(tape: Tape, a: GqaAttention, normed: Slot = NOTHING) -> Slot:
     return _replaced(tape, k, width) if tape.batch.rotate_k else k
 
 
-def _attend(tape: Tape, q: Slot, n_heads: int, width: int, cells: int) -> Slot:
+def _attend(
+    tape: Tape, q: Slot, n_heads: int, width: int, cells: int, *, flash: bool | None = None
+) -> Slot:
     """Scores of every cell and head, or none of them with flash attention; then their weighted values."""
     tape.drop(*tape.indices)
-    if tape.batch.flash:
+    if tape.batch.flash if flash is None else flash:
         out = tape.act(width)
         tape.drop(q, *tape.mask)
         return out
@@ -185,7 +189,8 @@ def _mla(tape: Tape, a: MlaAttention, normed: Slot, hidden: int, cells: int) -> 
     k = act(latent + rope)
     drop(compressed, k_rope, k)
     values = tape.arena.take(_latent_copy_bytes(tape.batch, a, cells))
-    out = _attend(tape, joined, a.n_heads, a.n_heads * latent, cells)
+    flash = tape.batch.flash and not tape.batch.score_latent
+    out = _attend(tape, joined, a.n_heads, a.n_heads * latent, cells, flash=flash)
     drop(values)
     out = _replaced(tape, out, a.n_heads * a.v_head_dim)
     out = _replaced(tape, out, a.n_heads * a.v_head_dim)

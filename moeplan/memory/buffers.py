@@ -26,14 +26,14 @@ def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
 
     Every sequence gets as many rows as the others (llama_context::graph_reserve, October 2026).
     """
-    filled = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
+    filled = min(workload.ubatch_tokens, workload.context_tokens * workload.n_reserved)
     rows = -(-filled // workload.n_reserved) * workload.n_reserved
     asked = workload.output_rows
     rotates = engine.rotates_quantised_cache
     return Batch(
         rows=rows,
         outputs=filled if asked is None else min(rows, asked),
-        streams=1 if workload.kv_unified else workload.n_sequences,
+        streams=workload.n_streams,
         flash=workload.flash_attention,
         rotate_k=rotates and KV_BITS[workload.kv_type_k] < 16,
         rotate_v=rotates and KV_BITS[workload.kv_type_v] < 16,
@@ -77,7 +77,7 @@ def compute_bytes(
     layers = tuple(layer_of(b, workload, engine, h) for b, h in zip(blocks, places, strict=True))
     return buffer_bytes(
         Pass(
-            batch=batch_of(workload, engine),
+            batch=batch_of(workload, engine)._replace(score_latent=engine.scores_latent and not on_host),
             hidden=graph.spec.hidden_size,
             vocab=graph.spec.vocab_size,
             layers=alike(layers),

@@ -14,6 +14,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+BASE = "moeplan: resident before loading, KiB:"
+
 _FLASH = {True: "LLAMA_FLASH_ATTN_TYPE_ENABLED", False: "LLAMA_FLASH_ATTN_TYPE_DISABLED"}
 
 
@@ -61,12 +63,23 @@ def _pause_at_faults() -> None:
         libc.signal(fault, ctypes.cast(libc.pause, ctypes.c_void_p))
 
 
+def _resident_kib() -> int:
+    """Resident size of this interpreter in KiB; 0 where the system does not say."""
+    try:
+        with open("/proc/self/status") as status:
+            return next((int(line.split()[1]) for line in status if line.startswith("VmRSS:")), 0)
+    except OSError:
+        return 0
+
+
 def main() -> None:
     """Load, then wait to be ended: the parent reads the log and this process's memory meanwhile."""
     settings = json.loads(sys.stdin.readline())
     if settings["dry"]:
         _pause_at_faults()
-    server = import_module("xllamacpp").Server(parameters(settings))
+    wanted = parameters(settings)
+    os.write(2, f"{BASE} {_resident_kib()}\n".encode())
+    server = import_module("xllamacpp").Server(wanted)
     os.write(2, b"moeplan: loaded\n")
     sys.stdin.read()
     del server

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeplan.errors import MeasurementError, MissingExtra
+from moeplan.measure.llama_cpp_load_child import BASE
 from moeplan.units import MIB
 
 _DONE = "sched_reserve: reserve took"
@@ -48,7 +49,10 @@ class LoadSettings(NamedTuple):
 
 
 class Allocated(NamedTuple):
-    """Bytes as logged, summed over the buffers of each kind; ``peak_rss_bytes`` None where unknown."""
+    """Bytes as logged, summed over the buffers of each kind; ``peak_rss_bytes`` None where unknown.
+
+    The peak is the engine's own: what a Python that hosts it took before it loaded anything is off.
+    """
 
     weights: Mapping[str, int]
     """By buffer: ``CPU_Mapped``, ``CPU_REPACK``, ``CUDA0`` ..."""
@@ -94,6 +98,8 @@ def parse_log(log: str, peak_rss_bytes: int | None = None, *, dry: bool = False)
     compute: dict[str, int] = {}
     kv = state = output = 0
     for line in log.splitlines():
+        if line.startswith(BASE) and peak_rss_bytes is not None:
+            peak_rss_bytes -= int(line.removeprefix(BASE)) * 1024
         if dry and (planned := _planned(line)):
             kv, state = kv + planned[0], state + planned[1]
         found = _buffer(line)

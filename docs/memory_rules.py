@@ -74,9 +74,7 @@ def _with(fuses: bool, expands: bool, casts: bool, reserves: bool, scales: bool,
 # (GGML_SCHED_MAX_COPIES, ggml_backend_cuda_device_offload_op).
 CANDIDATES: dict[str, dict[tuple[object, ...], Aged]] = {
     "llama.cpp": {rule: _dated(*rule) for rule in product(MASKS, ROTATIONS, (4, 1), (32, None))},
-    "ik_llama.cpp": {
-        rule: _with(*rule) for rule in product(*[(False, True)] * 5, ("full", "padded"))
-    },
+    "ik_llama.cpp": {rule: _with(*rule) for rule in product(*[(False, True)] * 5, ("full", "padded"))},
 }
 
 

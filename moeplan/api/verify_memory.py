@@ -28,6 +28,7 @@ def verify(
     GGUF file, MissingExtra without an engine, MeasurementError when it fails.
     """
     from moeplan.api.resolve import Session
+    from moeplan.hw.detect import free_ram_bytes
     from moeplan.measure.llama_cpp_memory import LoadSettings, load
     from moeplan.memory.buffers import compute_bytes, output_bytes
     from moeplan.memory.cache import layer_kv_bytes, layer_state_bytes
@@ -40,7 +41,7 @@ def verify(
     engine = _build(find_engine("llama.cpp"), binary)
     graph, work = problem.graph, _as_served(problem.workload)
     n = work.n_reserved
-    dry = binary is None and graph.weights_bytes > _free_bytes()
+    dry = binary is None and graph.weights_bytes > free_ram_bytes()
     found = load(
         LoadSettings(
             model=request.model,
@@ -82,13 +83,6 @@ def verify(
         held = kept + repacked + kv + state + output + process
         checks.append(BufferCheck("resident", held, found.peak_rss_bytes))
     return tuple(checks)
-
-
-def _free_bytes() -> int:
-    """RAM that a load may take, mapped pages of files included."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _as_served(work: Workload) -> Workload:

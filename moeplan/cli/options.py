@@ -54,7 +54,12 @@ Pcie = Annotated[str | None, _machine("--pcie", "LINK", "Host link of each GPU: 
 Link = Annotated[str | None, _machine("--link", "LINK", "Link between GPUs: nvlink4.")]
 StorageGbs = Annotated[str | None, _machine("--storage-gbs", "RATE", "Disk read rate in GB/s.")]
 ReserveVram = Annotated[
-    str | None, _machine("--reserve-vram-gib", "SIZE", "VRAM of each GPU to leave free, in GiB.")
+    str | None,
+    _machine(
+        "--reserve-vram-gib",
+        "SIZE",
+        "VRAM of each GPU to leave free, in GiB; or linux, windows, wsl: a screen.",
+    ),
 ]
 
 # ── workload ────────────────────────────────────────────────────────────────────────────────────
@@ -308,6 +313,8 @@ def _engine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "mmap": given.get("mmap"),
         "repack": given.get("repack", True),
         "kv_offload": given.get("kv_offload", True),
-        "memory_utilization": None if share is None else fraction(share, "--gpu-memory-utilization", high=True),
+        "memory_utilization": None
+        if share is None
+        else fraction(share, "--gpu-memory-utilization", high=True),
         "mla": None if mla is None else int(mla),
     }

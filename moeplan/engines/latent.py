@@ -1,8 +1,8 @@
 """ik_llama.cpp's four ways with multi-head latent attention (its option ``-mla``).
 
-0 caches K and V of every head, 1 to 3 the latent. 2 and 3 rebuild keys and values of all heads for a pass over
-many tokens; 1 works in the latent space, and without flash attention caches the latent a second time, transposed
-(llama_kv_cache_init: needs_v_cache; April 2025). KV sizes of nine logged loads agree to 0.01 MiB.
+0 caches K and V of every head, 1 to 3 the latent. 2 and 3 rebuild keys and values of all heads for a pass
+over many tokens; 1 works in the latent space, and without flash attention caches the latent a second time,
+transposed (llama_kv_cache_init: needs_v_cache; April 2025). Caches of nine logged loads agree to 0.01 MiB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def with_latent_mode(
 ) -> tuple[ModelGraph, EngineTraits]:
     """``graph`` and ``engine`` under ``-mla mode``. Raises SpecError where there is no such option."""
     if engine.id != "ik_llama.cpp":
-        raise SpecError(f"--mla: {engine.id} has no such option; it is ik_llama.cpp's", hint="--engine ik_llama.cpp")
+        raise SpecError(
+            f"--mla: {engine.id} has no such option; it is ik_llama.cpp's", hint="--engine ik_llama.cpp"
+        )
     spec = graph.spec
     if not any(isinstance(block.mixer, MlaAttention) for block in spec.blocks):
         raise SpecError(f"--mla: {spec.id} has no multi-head latent attention")

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 BASE = "moeplan: resident before loading, KiB:"
@@ -66,10 +67,10 @@ def _pause_at_faults() -> None:
 def _resident_kib() -> int:
     """Resident size of this interpreter in KiB; 0 where the system does not say."""
     try:
-        with open("/proc/self/status") as status:
-            return next((int(line.split()[1]) for line in status if line.startswith("VmRSS:")), 0)
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
 
 
 def main() -> None:

@@ -153,9 +153,7 @@ def _key(tape: Tape, a: GqaAttention, normed: Slot = NOTHING) -> Slot:
     return _replaced(tape, k, width) if tape.batch.rotate_k else k
 
 
-def _attend(
-    tape: Tape, q: Slot, n_heads: int, width: int, cells: int, *, flash: bool | None = None
-) -> Slot:
+def _attend(tape: Tape, q: Slot, n_heads: int, width: int, cells: int, *, flash: bool | None = None) -> Slot:
     """Scores of every cell and head, or none of them with flash attention; then their weighted values."""
     tape.drop(*tape.indices)
     if tape.batch.flash if flash is None else flash:

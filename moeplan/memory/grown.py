@@ -7,9 +7,9 @@ from moeplan.domain.workload import Placement
 from moeplan.engines.traits import EngineTraits
 
 _BF16_BYTES = 2
-# vLLM's Triton kernel pads one side of the 4-bit values (not of their scales) to whole tiles. From 53.39 GiB of
-# values and 60.77 of weights follow 64.33 GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm-project/vllm issue
-# 33155, v0.14.1, January 2026). FlashInfer on Blackwell pads both sides.
+# vLLM's Triton kernel pads one side of the 4-bit values (not of their scales) to whole tiles. From 53.39 GiB
+# of values and 60.77 of weights follow 64.33 GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm
+# issue 33155, v0.14.1, January 2026). FlashInfer on Blackwell pads both sides.
 _MXFP4_TILE = 256
 
 

@@ -1,7 +1,7 @@
 """Official sizes through a real llama.cpp's dry allocation: caches, compute and output buffers, to 0.2%.
 
-Header-only files of seven models are opened by the xllamacpp wheel with ``no_alloc``: the engine builds its graphs
-and reserves every buffer without reading a tensor. Needs ``pip install 'moeplan[engine]'``; skipped without.
+Header-only files of seven models are opened by the xllamacpp wheel with ``no_alloc``: the engine builds its
+graphs and reserves every buffer without reading a tensor. Needs ``pip install 'moeplan[engine]'``.
 """
 
 from __future__ import annotations

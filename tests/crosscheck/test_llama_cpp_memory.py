@@ -159,4 +159,3 @@ def test_rearranged_copies_stay_beside_the_mapped_file(folder: Path, model: str,
     held = kept + copied + found.kv_bytes + found.output_bytes
     if found.peak_rss_bytes is not None:
         assert held <= found.peak_rss_bytes <= held + host_process_bytes(graph.spec.vocab_size)
-

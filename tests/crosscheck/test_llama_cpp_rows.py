@@ -1,7 +1,7 @@
-"""246 loads that a real llama.cpp logged (ggml 0.25.3, a processor, November 2026), every buffer of every row.
+"""246 loads that a real llama.cpp logged (ggml 0.25.3, a processor, November 2026), every buffer of each.
 
-``tests/data/llama_cpp_buffers.csv``: seven small models of random weights in 18 files, and seven official sizes
-opened without their weights. The small models are rebuilt here as files of holes.
+``tests/data/llama_cpp_buffers.csv``: seven small models of random weights in 18 files, and seven official
+sizes opened without their weights. The small models are rebuilt here as files of holes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
         plain = _written(folder / f"{small}.gguf", {"n_vocab": 32000} | SMALL[small])
         if quant == "f16":
             return plain
-        types = {t.name: t.qtype for t in session().graph(str(folder / f"{small}.gguf"), quant.lower()).tensors}
+        types = {
+            t.name: t.qtype for t in session().graph(str(folder / f"{small}.gguf"), quant.lower()).tensors
+        }
         return _written(folder / f"{model}.gguf", {"n_vocab": 32000} | SMALL[small], types)
 
     with TABLE.open(newline="") as file:

@@ -140,9 +140,10 @@ def test_fused_experts_under_bitsandbytes_are_counted() -> None:
     fused = replace(moe, quant="bnb-nf4", tensors=tuple(replace(t, n_bytes=0) for t in moe.tensors))
     work = workload(engine="transformers")
     plain, grown = (
-        memory_report(graph, machine(), work, on_cpu(graph), transformers).devices[0] for graph in (moe, fused)
+        memory_report(graph, machine(), work, on_cpu(graph), transformers).devices[0]
+        for graph in (moe, fused)
     )
-    # 4 layers x 8 experts x 3 x 512 x 256 elements x 2 B = 24 MiB, above weights that the file says nothing of
+    # 4 layers x 8 experts x 3 x 512 x 256 elements x 2 B = 24 MiB, beside weights of no size here
     assert grown.overhead_bytes - plain.overhead_bytes == 24 * MIB
     assert grown_bytes(fused, LLAMA) == 0
 

@@ -154,7 +154,7 @@ class Session:
         if request.mla is not None:
             from moeplan.engines.latent import with_latent_mode
 
-            graph, engine = with_latent_mode(graph, engine, request.mla, flash=workload.flash_attention)
+            graph, engine = with_latent_mode(graph, engine, request.mla)
         assumptions.extend(hardware.assumptions)
         problem = Problem(graph, hardware, workload, engine, self.calibration)
         return self._as_measured(problem, request, assumptions)

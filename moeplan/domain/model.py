@@ -62,8 +62,6 @@ class MlaAttention(Value, tag="mla", tag_field="kind"):
     window_tokens: int | None = None
     expanded_cache: bool = False
     """llama.cpp caches K and V of every head instead of the latent: GGUF files made before April 2025."""
-    latent_twice: bool = False
-    """The latent is cached again, transposed, as V (ik_llama.cpp's -mla 1 without flash attention)."""
     indexer: Indexer | None = None
 
 

@@ -47,7 +47,7 @@ def kv_elements(block: Block) -> tuple[int, int]:
             key_dim = mixer.nope_head_dim + mixer.rope_head_dim
             return mixer.n_heads * key_dim, mixer.n_heads * mixer.v_head_dim
         index = _index_elements(mixer)
-        return mixer.kv_lora_rank + mixer.rope_head_dim + index, mixer.kv_lora_rank * mixer.latent_twice
+        return mixer.kv_lora_rank + mixer.rope_head_dim + index, 0
     if isinstance(mixer, CompressedAttention):
         # One shared latent of head_dim serves as key and value of all heads (MQA form).
         return mixer.head_dim, 0

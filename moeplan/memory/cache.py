@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from moeplan.domain.model import Block, ModelSpec
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
+from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.graph.state import state_elements
 
@@ -18,6 +19,7 @@ def layer_kv_bytes(block: Block, workload: Workload, engine: EngineTraits, tenso
     """Bytes of KV cache one layer needs on one device for all sequences of the workload."""
     cells, streams = cache_layout(block, workload, engine)
     token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+    token_bytes += transposed_latent_bytes(block, workload, engine)
     return cells * streams * token_bytes / kv_shard(block, tensor_parallel)
 
 

@@ -60,6 +60,10 @@ class WorkloadJson(msgspec.Struct, kw_only=True):
     ubatch_tokens: Count
     batch_tokens: Count
     flash_attention: bool
+    n_slots: Count
+    kv_unified: bool
+    swa_full: bool
+    kv_offload: bool
     threads: int | None
 
 

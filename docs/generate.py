@@ -123,7 +123,7 @@ def _kv_per_token() -> str:
             for context in (4096, 131072):
                 work = Workload(
                     context_tokens=context, prompt_tokens=1, output_tokens=1, n_sequences=1, kv_type_k="f16",
-                    kv_type_v="f16", engine=engine, ubatch_tokens=512, batch_tokens=2048, flash_attention=True,
+                    kv_type_v="f16", engine=engine, ubatch_tokens=512, batch_tokens=512, flash_attention=True,
                 )  # fmt: skip
                 held.append(sum(layer_kv_bytes(b, work, find_engine(engine)) for b in blocks) / 2**20)
         in_windows = sum(size for size, window in sizes if window)

@@ -156,9 +156,7 @@ def _capacity(e: Estimate, width: int) -> list[Line]:
             [("buffer", "head"), ("predicted", "head"), ("allocated", "head"), ("difference", "head")]
         ]
         if not any(name == "weights" for name, _, _ in e.engine_check):
-            lines += fact(
-                "allocated", "dry, since the file is larger than the free RAM: no tensor read", width
-            )
+            lines += fact("allocated", "dry: the file is larger than the free RAM, no tensor was read", width)
         for name, predicted, allocated in e.engine_check:
             style = "bad" if allocated > predicted * 1.01 and name != "resident" else ""
             gap = f"{(predicted - allocated) / MIB:+,.2f} MiB"

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.result import BufferCheck
 from moeplan.domain.workload import Workload
-from moeplan.engines.traits import EngineTraits, find_engine
+from moeplan.engines.traits import as_built, find_engine
 from moeplan.errors import SpecError
 from moeplan.readers.catalog import Catalog
-
-# Wheels from this release on reserve for batches that mix tokens and embeddings.
-_MIXES_SINCE = (2026, 10)
 
 
 def verify(
@@ -38,7 +34,6 @@ def verify(
     if not request.model.lower().endswith(".gguf") or not Path(request.model).is_file():
         raise SpecError(f"--verify-with-engine: {request.model} is not a .gguf file")
     problem = Session(catalog, request.calibration).problem(request, [])
-    engine = _build(find_engine("llama.cpp"), binary)
     graph, work = problem.graph, _as_served(problem.workload)
     n = work.n_reserved
     dry = binary is None and graph.weights_bytes > free_ram_bytes()
@@ -62,6 +57,7 @@ def verify(
         timeout_s=timeout_s,
     )
     blocks = graph.spec.layer_blocks()
+    engine = as_built(find_engine("llama.cpp"), found.build if binary else _wheel_build())
     repacked = repackable_bytes(graph) if "CPU_REPACK" in found.weights else 0
     kept = still_mapped_bytes(graph) if repacked else graph.weights_bytes
     if repacked and not problem.engine.mmap:  # the original is given up
@@ -92,16 +88,12 @@ def _as_served(work: Workload) -> Workload:
     return replace(work, output_rows=work.n_reserved)
 
 
-def _build(engine: EngineTraits, binary: str | None) -> EngineTraits:
-    """The engine as the installed build behaves."""
-    from msgspec.structs import replace
-
-    if binary is not None or find_spec("xllamacpp") is None:
-        return engine
+def _wheel_build() -> int:
+    """Number of the llama.cpp build inside the installed xllamacpp: the last part of its version."""
     from importlib.metadata import version
 
-    release = tuple(int(part) for part in version("xllamacpp").split(".")[:2] if part.isdigit())
-    return replace(engine, mixes_inputs=release >= _MIXES_SINCE)
+    last = version("xllamacpp").rpartition(".")[2]
+    return int(last) if last.isdigit() else 0
 
 
 def verdict(checks: Sequence[BufferCheck]) -> str:

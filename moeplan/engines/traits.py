@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec.structs import replace
+
 from moeplan.domain.value import Value
 from moeplan.domain.workload import PlacementKind
 from moeplan.errors import UnknownName, nearest
@@ -180,6 +182,9 @@ def _build() -> dict[str, EngineTraits]:
 
 ENGINES = _build()
 
+# The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
+_MIXES_SINCE_BUILD = 11434
+
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "llama.cpp (vulkan)": "llama.cpp", "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -200,10 +205,17 @@ def find_engine(name: str) -> EngineTraits:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name
         word, version = key.rsplit(" ", 1)
         if version.lstrip("bv")[:1].isdigit():
-            return find_engine(word)
+            number = version.removeprefix("b")
+            return as_built(find_engine(word), int(number) if number.isdigit() else 0)
     if engine is None:
         raise UnknownName("engine", name, nearest(name, ENGINES))
     return engine
+
+
+def as_built(engine: EngineTraits, build: int) -> EngineTraits:
+    """``engine`` as that build behaves, where builds are known to differ; 0 is an unknown one."""
+    mixes = engine.id == "llama.cpp" and build >= _MIXES_SINCE_BUILD
+    return replace(engine, mixes_inputs=True) if mixes else engine
 
 
 def default_engine(quant_kind: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,8 @@ class Allocated(NamedTuple):
     compute: Mapping[str, int]
     output_bytes: int
     peak_rss_bytes: int | None
+    build: int = 0
+    """Number of the build, 0 where it does not say."""
 
 
 def load(settings: LoadSettings, *, binary: str | None = None, timeout_s: float = 120.0) -> Allocated:
@@ -116,9 +119,11 @@ def parse_log(log: str, peak_rss_bytes: int | None = None, *, dry: bool = False)
             state += size
         elif kind == "output":
             output += size
+    said = re.search(r"build_info: b(\d+)", log)
+    build = int(said.group(1)) if said else 0
     if not compute:
         raise MeasurementError("llama.cpp did not get as far as its compute buffer: " + _last_words(log))
-    return Allocated(weights, kv, state, compute, output, peak_rss_bytes)
+    return Allocated(weights, kv, state, compute, output, peak_rss_bytes, build)
 
 
 def _buffer(line: str) -> tuple[str, str, int] | None:

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from moeplan.api.verify_memory import verdict, verify
+from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import find_engine
+from moeplan.hw import detect
 from moeplan.measure.llama_cpp_memory import LoadSettings, load
 from moeplan.memory.buffers import compute_bytes, output_bytes
 from moeplan.memory.cache import layer_kv_bytes
+from moeplan.readers.catalog import Catalog
 from moeplan.units import MIB
 from tests.support.make_gguf import model_keys, model_rows, write_gguf
 from tests.support.problems import session, workload
@@ -136,6 +140,22 @@ def test_official_sizes(folder: Path, model: str, changes: dict[str, Any]) -> No
     assert found.compute["CPU"] == pytest.approx(compute, rel=0.002, abs=0.05 * MIB)
     if not settings.all_rows:  # that server hands embeddings out as well
         assert found.output_bytes == pytest.approx(output, abs=0.05 * MIB)
+
+
+def test_a_file_larger_than_the_ram_is_verified_dry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect, "free_ram_bytes", lambda: 0)
+    request = EstimateRequest(
+        model=_header(folder, "gpt-oss-20b"),
+        machine=MachineFlags(cpu="ryzen-9-7950x", ram_gib=64),
+        context=6000,
+        slots=3,
+        kv_unified=True,
+    )
+    checks = verify(request, Catalog())
+    assert [check.name for check in checks] == ["KV cache", "state", "compute", "output"]
+    for check in checks:
+        assert check.allocated_bytes == pytest.approx(check.predicted_bytes, abs=0.02 * MIB)
+    assert verdict(checks) == ""
 
 
 # Found by a search among 6,000 random pairs of settings: what the larger one takes is less.

@@ -167,3 +167,27 @@ def test_traps_are_said_aloud() -> None:
     assert any("24.0 MiB are counted" in note for note in notes)
     q4 = graph_of(dense_spec(), "q4_k_m")
     assert any("rearranged" in note for note in memory_notes(q4, workload(), on_cpu(q4), LLAMA))
+
+
+def test_a_build_number_decides_about_mixed_batches() -> None:
+    assert find_engine("llama.cpp b11549").mixes_inputs
+    assert not find_engine("llama.cpp b8125").mixes_inputs
+    assert not find_engine("llama.cpp").mixes_inputs
+    assert not find_engine("ik_llama.cpp b11549").mixes_inputs
+
+
+def test_a_dry_log_tells_what_caches_would_take() -> None:
+    log = (
+        "0.00.001 I srv          init: build_info: b11434-0123abcd\n"
+        "0.00.013 I llama_kv_cache:        CPU KV buffer size =     0.00 MiB\n"
+        "0.00.013 I llama_kv_cache: size =   96.00 MiB (  4096 cells,  12 layers,  1/1 seqs), K (f16):   48.00\n"
+        "0.00.013 I llama_kv_cache: size =   18.00 MiB (   768 cells,  12 layers,  1/1 seqs), K (f16):    9.00\n"
+        "0.00.014 I llama_memory_recurrent: size =    3.00 MiB (     1 cells,   2 layers,  1 seqs)\n"
+        "0.00.017 I sched_reserve:        CPU compute buffer size =   100.40 MiB\n"
+    )
+    found = parse_log(log, dry=True)
+    assert (found.kv_bytes, found.state_bytes, found.build) == (114 * MIB, 3 * MIB, 11434)
+    assert parse_log(log).kv_bytes == 0
+    # what the hosting interpreter took before it loaded anything is not the engine's
+    hosted = parse_log("moeplan: resident before loading, KiB: 1024\n" + log, 10 * MIB)
+    assert hosted.peak_rss_bytes == 9 * MIB

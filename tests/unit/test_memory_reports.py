@@ -180,8 +180,8 @@ def test_a_dry_log_tells_what_caches_would_take() -> None:
     log = (
         "0.00.001 I srv          init: build_info: b11434-0123abcd\n"
         "0.00.013 I llama_kv_cache:        CPU KV buffer size =     0.00 MiB\n"
-        "0.00.013 I llama_kv_cache: size =   96.00 MiB (  4096 cells,  12 layers,  1/1 seqs), K (f16):   48.00\n"
-        "0.00.013 I llama_kv_cache: size =   18.00 MiB (   768 cells,  12 layers,  1/1 seqs), K (f16):    9.00\n"
+        "0.00.013 I llama_kv_cache: size =   96.00 MiB (  4096 cells,  12 layers,  1/1 seqs), K\n"
+        "0.00.013 I llama_kv_cache: size =   18.00 MiB (   768 cells,  12 layers,  1/1 seqs), K\n"
         "0.00.014 I llama_memory_recurrent: size =    3.00 MiB (     1 cells,   2 layers,  1 seqs)\n"
         "0.00.017 I sched_reserve:        CPU compute buffer size =   100.40 MiB\n"
     )

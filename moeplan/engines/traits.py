@@ -25,8 +25,9 @@ class EngineTraits(Value):
     family: Literal["local", "server"]
     kv_block_tokens: int
     """The cache is allocated in multiples of this many tokens per sequence."""
-    window_cache: Literal["padded", "full"]
-    """Sliding-window layers keep window + micro-batch cells ("padded") or the whole context ("full")."""
+    window_cache: Literal["padded", "hybrid", "full"]
+    """Sliding-window layers keep window + micro-batch cells ("padded"), the pages of the window and of one
+    scheduled batch ("hybrid"), or the whole context ("full")."""
     splits: frozenset[PlacementKind]
     multi_gpu: Literal["layer-split", "tensor-parallel"]
     gguf: bool
@@ -113,13 +114,13 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
     )
 
 
-def _server(id: str, *, block: int, utilization: float) -> EngineTraits:
+def _server(id: str, *, block: int, utilization: float, hybrid: bool = False) -> EngineTraits:
     return EngineTraits(
         id=id,
         status="reasoned",
         family="server",
         kv_block_tokens=block,
-        window_cache="full",
+        window_cache="hybrid" if hybrid else "full",
         splits=_SERVER_SPLITS,
         multi_gpu="tensor-parallel",
         gguf=False,
@@ -162,8 +163,9 @@ def _build() -> dict[str, EngineTraits]:
         _llama("ollama", "reasoned"),
         _llama("lm-studio", "reasoned"),
         _llama("koboldcpp", "reasoned"),
-        # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24).
-        _server("vllm", block=16, utilization=0.9),
+        # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24), pages behind
+        # the window given back (disable_hybrid_kv_cache_manager is off by default).
+        _server("vllm", block=16, utilization=0.9, hybrid=True),
         # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
         _server("sglang", block=1, utilization=0.88),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention
-from moeplan.engines.kv import KV_BITS, cache_cells, kv_token_bytes, kv_type
-from moeplan.engines.traits import find_engine
+from moeplan.engines.kv import KV_BITS, cache_layout, kv_token_bytes, kv_type
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.errors import UnknownName
 from moeplan.memory.buffers import compute_bytes
 from moeplan.memory.report import memory_report, weights_by_tier
@@ -79,12 +79,21 @@ def test_quantised_cache_includes_its_scales() -> None:
 
 def test_cells_are_padded_and_windows_keep_the_micro_batch() -> None:
     full, local = _gqa(8, 2, 64), _gqa(8, 2, 64, window=128)
+
+    def cells(block: Block, context: int, engine: EngineTraits) -> int:
+        return cache_layout(block, workload(context_tokens=context, ubatch_tokens=512), engine)[0]
+
     # llama.cpp: 1000 -> 1024; window 128 + micro-batch 512 = 640 -> 768
-    assert cache_cells(full, 1000, 512, LLAMA) == 1024
-    assert cache_cells(local, 4096, 512, LLAMA) == 768
-    assert cache_cells(local, 300, 512, LLAMA) == 512
-    # vLLM: 16-token pages, full pages for windows
-    assert cache_cells(local, 1000, 512, VLLM) == 1008
+    assert cells(full, 1000, LLAMA) == 1024
+    assert cells(local, 4096, LLAMA) == 768
+    assert cells(local, 300, LLAMA) == 512
+    # vLLM: 16-token pages; a window holds 127 + 8,192 -> 8,320 tokens and a page, or the context if shorter
+    assert cells(local, 1000, VLLM) == 1008
+    assert cells(local, 8330, VLLM) == 8336
+    assert cells(local, 131072, VLLM) == 8336
+    assert cells(full, 131072, VLLM) == 131072
+    # SGLang and TensorRT-LLM: the whole context
+    assert cells(local, 131072, find_engine("sglang")) == 131072
 
 
 def test_weights_lie_in_one_place_each() -> None:

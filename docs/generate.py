@@ -100,7 +100,7 @@ def _kv_per_token() -> str:
     """KV bytes per token of the f16 cache, and what llama.cpp and vLLM hold at two contexts."""
     from moeplan.api.resolve import Session
     from moeplan.domain.workload import Workload
-    from moeplan.engines.kv import kv_token_bytes, window_of
+    from moeplan.engines.kv import group_padding, kv_token_bytes, window_of
     from moeplan.engines.traits import find_engine
     from moeplan.memory.cache import layer_kv_bytes
     from moeplan.readers.catalog import Catalog
@@ -125,7 +125,12 @@ def _kv_per_token() -> str:
                     context_tokens=context, prompt_tokens=1, output_tokens=1, n_sequences=1, kv_type_k="f16",
                     kv_type_v="f16", engine=engine, ubatch_tokens=512, batch_tokens=512, flash_attention=True,
                 )  # fmt: skip
-                held.append(sum(layer_kv_bytes(b, work, find_engine(engine)) for b in blocks) / 2**20)
+                traits = find_engine(engine)
+                padding = group_padding(session.source(model).spec, traits)
+                size = sum(
+                    layer_kv_bytes(b, work, traits) * padding.get(window_of(b) is not None, 1) for b in blocks
+                )
+                held.append(size / 2**20)
         in_windows = sum(size for size, window in sizes if window)
         cells = " | ".join(f"{size:,.1f} MiB" for size in held)
         lines.append(f"| {model} | {sum(size for size, _ in sizes):,.0f} | {in_windows:,.0f} | {cells} |")

@@ -6,12 +6,10 @@ the latent MLA cache; DeepSeek-V2 (arXiv:2405.04434) for the latent width.
 
 from __future__ import annotations
 
-from moeplan.domain.model import (
-    Block,
-    CompressedAttention,
-    GqaAttention,
-    MlaAttention,
-)
+from collections import Counter
+from collections.abc import Mapping
+
+from moeplan.domain.model import Block, CompressedAttention, GqaAttention, MlaAttention, ModelSpec
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import UnknownName, nearest
@@ -111,6 +109,23 @@ def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tupl
         pages = _round_up(window - 1 + max(ubatch, SCHEDULED_TOKENS), step) + step
         cells = min(cells, pages)
     return cells, workload.n_streams
+
+
+def group_padding(spec: ModelSpec, engine: EngineTraits) -> Mapping[bool, float]:
+    """What the layers with (True) and without a window take beyond their own, as a factor; empty: nothing.
+
+    vLLM's hybrid allocator shares pages among groups of equally many layers, of which some are padding
+    (_get_kv_cache_groups_uniform_page_size, kv_cache_utils.py, v0.11 to v0.24).
+    """
+    if engine.window_cache != "hybrid":
+        return {}
+    counts = Counter(window_of(b) is not None for b in spec.layer_blocks() if any(kv_elements(b)))
+    if len(counts) < 2:
+        return {}
+    size, most = min(counts.values()), max(counts.values())
+    if most < size * 1.25:
+        size = most
+    return {kind: _round_up(n, size) / n for kind, n in counts.items()}
 
 
 def _round_up(value: int, step: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from moeplan.domain.model import Block, ModelSpec
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
+from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
 from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.graph.state import state_elements
@@ -42,9 +42,11 @@ def cache_by_tier(
     spec: ModelSpec, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """(KV bytes, state bytes) of every tier; a layer's cache is where its attention runs."""
+    padding = group_padding(spec, engine)
     per_block = [
         (
-            layer_kv_bytes(block, workload, engine, placement.tensor_parallel),
+            layer_kv_bytes(block, workload, engine, placement.tensor_parallel)
+            * padding.get(window_of(block) is not None, 1),
             layer_state_bytes(block, workload.n_reserved),
         )
         for block in spec.blocks

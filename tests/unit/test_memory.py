@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention
-from moeplan.engines.kv import KV_BITS, cache_layout, kv_token_bytes, kv_type
+from moeplan.engines.kv import KV_BITS, cache_layout, group_padding, kv_token_bytes, kv_type
 from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.errors import UnknownName
 from moeplan.memory.buffers import compute_bytes
@@ -94,6 +94,15 @@ def test_cells_are_padded_and_windows_keep_the_micro_batch() -> None:
     assert cells(full, 131072, VLLM) == 131072
     # SGLang and TensorRT-LLM: the whole context
     assert cells(local, 131072, find_engine("sglang")) == 131072
+
+
+def test_vllm_shares_pages_among_groups_of_equally_many_layers() -> None:
+    gemma = session().source("gemma-3-27b").spec
+    # 10 full layers set the size of a group: 52 window layers are six groups of ten
+    assert group_padding(gemma, VLLM) == {True: 60 / 52, False: 1}
+    # gpt-oss: as many of each sort; llama.cpp: no groups; a model of one sort needs none
+    assert set(group_padding(session().source("gpt-oss-20b").spec, VLLM).values()) == {1}
+    assert group_padding(gemma, LLAMA) == group_padding(session().source("llama-3-8b").spec, VLLM) == {}
 
 
 def test_weights_lie_in_one_place_each() -> None:

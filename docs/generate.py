@@ -126,7 +126,7 @@ def _kv_per_token() -> str:
                     kv_type_v="f16", engine=engine, ubatch_tokens=512, batch_tokens=512, flash_attention=True,
                 )  # fmt: skip
                 traits = find_engine(engine)
-                padding = group_padding(session.source(model).spec, traits)
+                padding = group_padding(session.source(model).spec, work, traits)
                 size = sum(
                     layer_kv_bytes(b, work, traits) * padding.get(window_of(b) is not None, 1) for b in blocks
                 )

@@ -110,7 +110,7 @@ Slots = Annotated[
 KvUnified = Annotated[
     bool, _engine("--kv-unified", "llama.cpp: all sequences share one cache; with --slots, one context.")
 ]
-SwaFull = Annotated[bool, _engine("--swa-full", "llama.cpp: window layers cache the whole context.")]
+SwaFull = Annotated[bool, _engine("--swa-full", "llama.cpp, vLLM: window layers cache the whole context.")]
 Mmap = Annotated[
     bool | None, _engine("--mmap/--no-mmap", "Map weights in RAM from the file. Default: the engine's.")
 ]

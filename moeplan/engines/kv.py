@@ -104,20 +104,20 @@ def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tupl
     if window is not None and engine.window_cache == "padded" and not workload.swa_full:
         windows = workload.n_reserved if workload.kv_unified else 1
         cells = _round_up(min(cells, window * windows + ubatch), step)
-    elif window is not None and engine.window_cache == "hybrid":
+    elif window is not None and engine.window_cache == "hybrid" and not workload.swa_full:
         # One page more, since a window may begin inside of one (SlidingWindowSpec, vLLM, November 2026).
         pages = _round_up(window - 1 + max(ubatch, SCHEDULED_TOKENS), step) + step
         cells = min(cells, pages)
     return cells, workload.n_streams
 
 
-def group_padding(spec: ModelSpec, engine: EngineTraits) -> Mapping[bool, float]:
+def group_padding(spec: ModelSpec, workload: Workload, engine: EngineTraits) -> Mapping[bool, float]:
     """What the layers with (True) and without a window take beyond their own, as a factor; empty: nothing.
 
     vLLM's hybrid allocator shares pages among groups of equally many layers, of which some are padding
     (_get_kv_cache_groups_uniform_page_size, kv_cache_utils.py, v0.11 to v0.24).
     """
-    if engine.window_cache != "hybrid":
+    if engine.window_cache != "hybrid" or workload.swa_full:
         return {}
     counts = Counter(window_of(b) is not None for b in spec.layer_blocks() if any(kv_elements(b)))
     if len(counts) < 2:

@@ -42,7 +42,7 @@ def cache_by_tier(
     spec: ModelSpec, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """(KV bytes, state bytes) of every tier; a layer's cache is where its attention runs."""
-    padding = group_padding(spec, engine)
+    padding = group_padding(spec, workload, engine)
     per_block = [
         (
             layer_kv_bytes(block, workload, engine, placement.tensor_parallel)

@@ -69,7 +69,7 @@ def _sequence_bytes(
 ) -> float:
     """Cache of one sequence of the asked context on one GPU."""
     shards = placement.tensor_parallel
-    padding = group_padding(graph.spec, engine)
+    padding = group_padding(graph.spec, workload, engine)
     total = sum(
         layer_kv_bytes(block, workload, engine, shards) * padding.get(window_of(block) is not None, 1)
         for block in graph.spec.layer_blocks()

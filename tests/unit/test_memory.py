@@ -99,10 +99,16 @@ def test_cells_are_padded_and_windows_keep_the_micro_batch() -> None:
 def test_vllm_shares_pages_among_groups_of_equally_many_layers() -> None:
     gemma = session().source("gemma-3-27b").spec
     # 10 full layers set the size of a group: 52 window layers are six groups of ten
-    assert group_padding(gemma, VLLM) == {True: 60 / 52, False: 1}
+    work = workload(engine="vllm")
+    assert group_padding(gemma, work, VLLM) == {True: 60 / 52, False: 1}
     # gpt-oss: as many of each sort; llama.cpp: no groups; a model of one sort needs none
-    assert set(group_padding(session().source("gpt-oss-20b").spec, VLLM).values()) == {1}
-    assert group_padding(gemma, LLAMA) == group_padding(session().source("llama-3-8b").spec, VLLM) == {}
+    assert set(group_padding(session().source("gpt-oss-20b").spec, work, VLLM).values()) == {1}
+    assert group_padding(gemma, work, LLAMA) == {}
+    assert group_padding(session().source("llama-3-8b").spec, work, VLLM) == {}
+    # --disable-hybrid-kv-cache-manager: whole contexts and no groups
+    off = workload(engine="vllm", context_tokens=131072, swa_full=True)
+    assert group_padding(gemma, off, VLLM) == {}
+    assert {cache_layout(block, off, VLLM) for block in gemma.blocks} == {(131072, 1)}
 
 
 def test_weights_lie_in_one_place_each() -> None:

@@ -97,31 +97,43 @@ def _scenarios() -> str:
 
 
 def _kv_per_token() -> str:
-    """KV bytes per token of the f16 cache, at the contexts where windows matter."""
+    """KV bytes per token of the f16 cache, and what llama.cpp and vLLM hold at two contexts."""
     from moeplan.api.resolve import Session
-    from moeplan.engines.kv import kv_token_bytes, window_of
+    from moeplan.domain.workload import Workload
+    from moeplan.engines.kv import group_padding, kv_token_bytes, window_of
+    from moeplan.engines.traits import find_engine
+    from moeplan.memory.cache import layer_kv_bytes
     from moeplan.readers.catalog import Catalog
 
     session = Session(Catalog())
-    models = ["deepseek-v3", "llama-3.1-70b", "mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-120b", "gemma-3-27b"]
+    models = [
+        "deepseek-v3", "llama-3.1-70b", "mixtral-8x7b", "qwen3-30b-a3b", "gpt-oss-20b", "gpt-oss-120b",
+        "gemma-3-27b",
+    ]  # fmt: skip
     lines = [
-        "| model | B per token, full layers | B per token, window layers | at 4,096 tokens | at 131,072 |",
-        "|---|---|---|---|---|",
+        "| model | B per token | of them in window layers | llama.cpp at 4,096 | at 131,072 | vLLM at 4,096 "
+        "| at 131,072 |",
+        "|---" * 7 + "|",
     ]
     for model in models:
         blocks = session.source(model).spec.layer_blocks()
-        full = sum(kv_token_bytes(b, "f16", "f16") for b in blocks if window_of(b) is None)
-        local = [
-            (kv_token_bytes(b, "f16", "f16"), window_of(b) or 0) for b in blocks if window_of(b) is not None
-        ]
-        sizes = [
-            (full * tokens + sum(size * min(tokens, window) for size, window in local)) / 2**20
-            for tokens in (4096, 131072)
-        ]
-        lines.append(
-            f"| {model} | {full:,.0f} | {sum(size for size, _ in local):,.0f} "
-            f"| {sizes[0]:,.1f} MiB | {sizes[1]:,.1f} MiB |"
-        )
+        sizes = [(kv_token_bytes(b, "f16", "f16"), window_of(b) is not None) for b in blocks]
+        held = []
+        for engine in ("llama.cpp", "vllm"):
+            for context in (4096, 131072):
+                work = Workload(
+                    context_tokens=context, prompt_tokens=1, output_tokens=1, n_sequences=1, kv_type_k="f16",
+                    kv_type_v="f16", engine=engine, ubatch_tokens=512, batch_tokens=512, flash_attention=True,
+                )  # fmt: skip
+                traits = find_engine(engine)
+                padding = group_padding(session.source(model).spec, work, traits)
+                size = sum(
+                    layer_kv_bytes(b, work, traits) * padding.get(window_of(b) is not None, 1) for b in blocks
+                )
+                held.append(size / 2**20)
+        in_windows = sum(size for size, window in sizes if window)
+        cells = " | ".join(f"{size:,.1f} MiB" for size in held)
+        lines.append(f"| {model} | {sum(size for size, _ in sizes):,.0f} | {in_windows:,.0f} | {cells} |")
     return "\n".join(lines)
 
 

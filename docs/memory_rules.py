@@ -3,8 +3,9 @@
     python docs/memory_rules.py memory.csv
 
 Nothing numeric is fitted to load logs, but which behaviour belongs to which build of an engine was read off
-them: from when on llama.cpp's masks arrive in f16 and its quantised caches are rotated, and which of four
-traits ik_llama.cpp has. Here they are chosen again, by the mean error of GPU compute buffers.
+them: from when on llama.cpp's masks arrive in f16 and its quantised caches are rotated, whether it pipelines
+and copies matrices to the GPU, and which of six traits ik_llama.cpp has. Here they are chosen again, by the
+mean error of the compute and KV buffers on GPUs.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ ROTATIONS = ("0000", "2025-09", "2026-01", "2026-03", "9999")
 _CAP = 1.0  # a wrong placement should not choose the rules
 
 
-def _dated(masks: str, rotations: str) -> Aged:
+def _dated(masks: str, rotations: str, copies: int, streams: int | None) -> Aged:
     def aged(engine: EngineTraits, row: MemoryRow) -> EngineTraits:
+        engine = replace(engine, pipeline_copies=copies, stream_prefill_min_tokens=streams)
         if row.date and row.date < masks:
             engine = replace(engine, casts_mask=True, reserves_embeddings=False)
         if row.date and row.date < rotations:
@@ -56,8 +58,10 @@ def _dated(masks: str, rotations: str) -> Aged:
     return aged
 
 
-def _with(fuses: bool, expands: bool, casts: bool, reserves: bool) -> Aged:
+def _with(fuses: bool, expands: bool, casts: bool, reserves: bool, scales: bool, window: str) -> Aged:
     changes = {
+        "stream_scales_with_experts": scales,
+        "window_cache": window,
         "fuses_up_gate": fuses,
         "expands_latent": expands,
         "casts_mask": casts,
@@ -66,9 +70,11 @@ def _with(fuses: bool, expands: bool, casts: bool, reserves: bool) -> Aged:
     return lambda engine, row: replace(engine, **changes)
 
 
+# Where the other documents cannot tell, the first wins: for copies and offload what llama.cpp's source says
+# (GGML_SCHED_MAX_COPIES, ggml_backend_cuda_device_offload_op).
 CANDIDATES: dict[str, dict[tuple[object, ...], Aged]] = {
-    "llama.cpp": {pair: _dated(*pair) for pair in product(MASKS, ROTATIONS)},
-    "ik_llama.cpp": {four: _with(*four) for four in product((False, True), repeat=4)},
+    "llama.cpp": {rule: _dated(*rule) for rule in product(MASKS, ROTATIONS, (4, 1), (32, None))},
+    "ik_llama.cpp": {rule: _with(*rule) for rule in product(*[(False, True)] * 5, ("full", "padded"))},
 }
 
 
@@ -82,8 +88,9 @@ def errors_of(rows: tuple[MemoryRow, ...], session: Session, aged: Aged) -> Erro
 
 
 def loss(errors: Errors, ids: Iterable[str]) -> float:
-    """Mean absolute log error of the GPU compute buffers among ``ids``."""
-    found = [abs(math.log(errors[i][1])) for i in ids if i in errors and errors[i][0] == "compute/gpu"]
+    """Mean absolute log error of the GPUs' compute and KV buffers among ``ids``."""
+    judged = ("compute/gpu", "kv/gpu")
+    found = [abs(math.log(errors[i][1])) for i in ids if i in errors and errors[i][0] in judged]
     return round(sum(min(x, _CAP) for x in found) / max(1, len(found)), 9)
 
 

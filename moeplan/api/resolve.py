@@ -151,6 +151,10 @@ class Session:
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
+        if request.mla is not None:
+            from moeplan.engines.latent import with_latent_mode
+
+            graph, engine = with_latent_mode(graph, engine, request.mla)
         assumptions.extend(hardware.assumptions)
         problem = Problem(graph, hardware, workload, engine, self.calibration)
         return self._as_measured(problem, request, assumptions)
@@ -203,7 +207,20 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
         if not 0 < request.memory_utilization <= 1:
             raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
+    if not engine.gguf and (option := _llama_option(request, engine)):
+        raise SpecError(f"{option}: {engine.id} has no such option; it is llama.cpp's")
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
+
+
+def _llama_option(request: EstimateRequest, engine: EngineTraits) -> str:
+    """The first option of ``request`` that only llama.cpp and its kin know; empty without one."""
+    asked = {
+        "--slots": request.slots is not None,
+        "--kv-unified": request.kv_unified,
+        "--swa-full": request.swa_full and engine.window_cache != "hybrid",
+        "--no-repack": not request.repack,
+    }
+    return next((option for option, given in asked.items() if given), "")
 
 
 def _sharded(

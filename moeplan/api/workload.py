@@ -75,6 +75,8 @@ def build_workload(
         kv_unified=request.kv_unified,
         swa_full=request.swa_full,
         output_rows=request.output_rows,
+        repack=request.repack,
+        kv_offload=request.kv_offload,
     )
 
 

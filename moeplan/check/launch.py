@@ -275,8 +275,10 @@ class _Builder:
         return int(total) // slots, slots, 0
 
     def cache(self) -> dict[str, Any]:
-        """How llama-server lays out its cache, and that it keeps one row of logits a slot."""
+        """How the engine lays out its cache; llama-server keeps one row of logits a slot."""
         program = self.launch.argv[0] if self.launch.argv else ""
+        if self.table.engine == "vllm":
+            return {"swa_full": bool(self.value("full_window_cache"))}
         if self.table.id != "llama.cpp" or program.rpartition("/")[2].startswith("llama-cli"):
             return {}
         told = self.value("batch")

@@ -54,7 +54,12 @@ Pcie = Annotated[str | None, _machine("--pcie", "LINK", "Host link of each GPU: 
 Link = Annotated[str | None, _machine("--link", "LINK", "Link between GPUs: nvlink4.")]
 StorageGbs = Annotated[str | None, _machine("--storage-gbs", "RATE", "Disk read rate in GB/s.")]
 ReserveVram = Annotated[
-    str | None, _machine("--reserve-vram-gib", "SIZE", "VRAM of each GPU to leave free, in GiB.")
+    str | None,
+    _machine(
+        "--reserve-vram-gib",
+        "SIZE",
+        "VRAM of each GPU to leave free, in GiB; or linux, windows, wsl: a screen.",
+    ),
 ]
 
 # ── workload ────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +94,39 @@ FlashAttn = Annotated[
         help="Flash attention. Default: on where the engine has it.",
         rich_help_panel="Workload",
     ),
+]
+
+# ── engine ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _engine(name: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, metavar=metavar, help=help, rich_help_panel="Engine")
+
+
+Slots = Annotated[
+    str | None,
+    _engine("--slots", "Sequences llama-server keeps room for (-np), each a context.", "N"),
+]
+KvUnified = Annotated[
+    bool, _engine("--kv-unified", "llama.cpp: all sequences share one cache; with --slots, one context.")
+]
+SwaFull = Annotated[bool, _engine("--swa-full", "llama.cpp, vLLM: window layers cache the whole context.")]
+Mmap = Annotated[
+    bool | None, _engine("--mmap/--no-mmap", "Map weights in RAM from the file. Default: the engine's.")
+]
+Repack = Annotated[
+    bool, _engine("--repack/--no-repack", "llama.cpp without a GPU: a second copy of 4-bit matrices.")
+]
+KvOffload = Annotated[
+    bool, _engine("--kv-offload/--no-kv-offload", "Keep the cache of layers on a GPU there.")
+]
+Utilization = Annotated[
+    str | None,
+    _engine("--gpu-memory-utilization", "Share of a GPU the engine may fill. Default: its own.", "SHARE"),
+]
+Mla = Annotated[
+    str | None,
+    _engine("--mla", "ik_llama.cpp: 0 caches all heads, 1 to 3 the latent. Default: 3.", "0|1|2|3"),
 ]
 
 # ── placement ───────────────────────────────────────────────────────────────────────────────────
@@ -164,13 +202,13 @@ def count(text: str | None, option: str, low: int = 1, words: tuple[str, ...] = 
     return number
 
 
-def fraction(text: str, option: str) -> float:
-    """``text`` as a number between 0 and 1, both excluded."""
+def fraction(text: str, option: str, *, high: bool = False) -> float:
+    """``text`` as a number between 0 and 1, both excluded, or 1 itself where ``high``."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number < 1:
+    if not (0 < number < 1 or (high and number == 1)):
         raise SpecError(f"{option}: expected a number between 0 and 1, such as 0.8; got {shown(text)}")
     return number
 
@@ -256,4 +294,27 @@ def estimate_request(given: Mapping[str, Any]) -> EstimateRequest:
         calibration=given["calibration"],
         level=fraction(given["level"], "--level"),
         depth_tokens=count(given["depth"], "--depth", low=0) or 0,
+        **_engine_settings(given),
     )
+
+
+def _engine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the engine itself, which only `estimate` has."""
+    slots, mla = count(given.get("slots"), "--slots"), given.get("mla")
+    share = given.get("gpu_memory_utilization")
+    if mla is not None and mla not in ("0", "1", "2", "3"):
+        raise SpecError(f"--mla: expected 0, 1, 2 or 3; got {shown(mla)}")
+    return {
+        "slots": slots,
+        # A server keeps one row of logits a slot.
+        "output_rows": slots,
+        "kv_unified": given.get("kv_unified", False),
+        "swa_full": given.get("swa_full", False),
+        "mmap": given.get("mmap"),
+        "repack": given.get("repack", True),
+        "kv_offload": given.get("kv_offload", True),
+        "memory_utilization": None
+        if share is None
+        else fraction(share, "--gpu-memory-utilization", high=True),
+        "mla": None if mla is None else int(mla),
+    }

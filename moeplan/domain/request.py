@@ -62,3 +62,9 @@ class EstimateRequest(Value):
     mmap: bool | None = None
     """Whether weights in RAM are mapped from the file, so that what does not fit is read from disk again
     and again; None: as the engine does by itself."""
+    repack: bool = True
+    """The CPU may keep a second, rearranged copy of 4-bit matrices."""
+    kv_offload: bool = True
+    """The cache of layers on a GPU is there too, not in RAM."""
+    mla: int | None = None
+    """ik_llama.cpp's way with latent attention, 0 to 3; None: as it does by itself (3)."""

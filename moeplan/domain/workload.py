@@ -51,6 +51,11 @@ class Workload(Value):
         """Sequences that memory is kept for."""
         return max(self.n_sequences, self.n_slots)
 
+    @property
+    def n_streams(self) -> int:
+        """Caches that lie apart: one a sequence, or one for all."""
+        return 1 if self.kv_unified else self.n_reserved
+
 
 class Placement(Value):
     """Where everything lives. A tier is ``gpu0`` ..., ``ram`` or ``disk``.

@@ -6,12 +6,10 @@ the latent MLA cache; DeepSeek-V2 (arXiv:2405.04434) for the latent width.
 
 from __future__ import annotations
 
-from moeplan.domain.model import (
-    Block,
-    CompressedAttention,
-    GqaAttention,
-    MlaAttention,
-)
+from collections import Counter
+from collections.abc import Mapping
+
+from moeplan.domain.model import Block, CompressedAttention, GqaAttention, MlaAttention, ModelSpec
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import UnknownName, nearest
@@ -21,6 +19,9 @@ KV_BITS = {
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "fp8": 8.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5,
     "q4_1": 5.0, "q4_0": 4.5, "iq4_nl": 4.5,
 }  # fmt: skip
+# The most tokens vLLM's server schedules at once by default (max_num_batched_tokens on an H100; 2,048 on
+# smaller GPUs; EngineArgs, v0.11 to v0.24).
+SCHEDULED_TOKENS = 8192
 _ALIASES = {"fp16": "f16", "fp32": "f32", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "auto": "f16"}
 
 
@@ -87,35 +88,44 @@ def visible_tokens(block: Block, context_tokens: float) -> float:
     return min(visible, indexer.top_k_tokens) if indexer else visible
 
 
-def cache_cells(block: Block, context_tokens: int, ubatch_tokens: int, engine: EngineTraits) -> int:
-    """Cells one sequence gets in this block, rounded up as the engine rounds."""
-    mixer = block.mixer
-    cells = _round_up(context_tokens, engine.kv_block_tokens)
-    if isinstance(mixer, CompressedAttention):
-        kept = _round_up(context_tokens, mixer.ratio) // mixer.ratio if mixer.ratio else 0
-        return min(cells, mixer.window_tokens) + kept
-    window = window_of(block)
-    if window is None or engine.window_cache == "full":
-        return cells
-    return _round_up(min(cells, window + ubatch_tokens), engine.kv_block_tokens)
-
-
 def cache_layout(block: Block, workload: Workload, engine: EngineTraits) -> tuple[int, int]:
     """(cells of a stream, streams) of this block's cache.
 
     Each sequence has a stream of its own; a unified cache (llama.cpp's ``kv_unified``) is one stream of all
     their cells, in which windows are reserved for every sequence.
     """
-    n, context, ubatch = workload.n_sequences, workload.context_tokens, workload.ubatch_tokens
-    if isinstance(block.mixer, CompressedAttention):
-        return cache_cells(block, context, ubatch, engine), n
+    context, ubatch = workload.context_tokens, workload.ubatch_tokens
     step, window = engine.kv_block_tokens, window_of(block)
-    shared = n if workload.kv_unified else 1
-    cells = _round_up(context, step) * shared
+    if isinstance(block.mixer, CompressedAttention):
+        ratio = block.mixer.ratio
+        kept = _round_up(context, ratio) // ratio if ratio else 0
+        return min(_round_up(context, step), block.mixer.window_tokens) + kept, workload.n_reserved
+    cells = _round_up(context * (workload.n_sequences if workload.kv_unified else 1), step)
     if window is not None and engine.window_cache == "padded" and not workload.swa_full:
         windows = workload.n_reserved if workload.kv_unified else 1
         cells = _round_up(min(cells, window * windows + ubatch), step)
-    return cells, n // shared
+    elif window is not None and engine.window_cache == "hybrid" and not workload.swa_full:
+        # One page more, since a window may begin inside of one (SlidingWindowSpec, vLLM, November 2026).
+        pages = _round_up(window - 1 + max(ubatch, SCHEDULED_TOKENS), step) + step
+        cells = min(cells, pages)
+    return cells, workload.n_streams
+
+
+def group_padding(spec: ModelSpec, workload: Workload, engine: EngineTraits) -> Mapping[bool, float]:
+    """What the layers with (True) and without a window take beyond their own, as a factor; empty: nothing.
+
+    vLLM's hybrid allocator shares pages among groups of equally many layers, of which some are padding
+    (_get_kv_cache_groups_uniform_page_size, kv_cache_utils.py, v0.11 to v0.24).
+    """
+    if engine.window_cache != "hybrid" or workload.swa_full:
+        return {}
+    counts = Counter(window_of(b) is not None for b in spec.layer_blocks() if any(kv_elements(b)))
+    if len(counts) < 2:
+        return {}
+    size, most = min(counts.values()), max(counts.values())
+    if most < size * 1.25:
+        size = most
+    return {kind: _round_up(n, size) / n for kind, n in counts.items()}
 
 
 def _round_up(value: int, step: int) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec.structs import replace
+
 from moeplan.domain.value import Value
 from moeplan.domain.workload import PlacementKind
 from moeplan.errors import UnknownName, nearest
@@ -23,8 +25,9 @@ class EngineTraits(Value):
     family: Literal["local", "server"]
     kv_block_tokens: int
     """The cache is allocated in multiples of this many tokens per sequence."""
-    window_cache: Literal["padded", "full"]
-    """Sliding-window layers keep window + micro-batch cells ("padded") or the whole context ("full")."""
+    window_cache: Literal["padded", "hybrid", "full"]
+    """Sliding-window layers keep window + micro-batch cells ("padded"), the pages of the window and of one
+    scheduled batch ("hybrid"), or the whole context ("full")."""
     splits: frozenset[PlacementKind]
     multi_gpu: Literal["layer-split", "tensor-parallel"]
     gguf: bool
@@ -48,6 +51,8 @@ class EngineTraits(Value):
     expands_latent: bool = False
     """Keys and values of all heads are rebuilt from an MLA cache for a pass over many tokens
     (ik_llama.cpp's -mla 2 and 3)."""
+    scores_latent: bool = False
+    """On a GPU the scores of an MLA cache are not flash attention (ik_llama.cpp's -mla 1, March 2025)."""
     casts_mask: bool = False
     """The mask of flash attention arrives in f32 and is cast to f16 on the device (2024 and 2025)."""
     reserves_embeddings: bool = True
@@ -112,13 +117,13 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
     )
 
 
-def _server(id: str, *, block: int, utilization: float) -> EngineTraits:
+def _server(id: str, *, block: int, utilization: float, hybrid: bool = False) -> EngineTraits:
     return EngineTraits(
         id=id,
         status="reasoned",
         family="server",
         kv_block_tokens=block,
-        window_cache="full",
+        window_cache="hybrid" if hybrid else "full",
         splits=_SERVER_SPLITS,
         multi_gpu="tensor-parallel",
         gguf=False,
@@ -164,8 +169,9 @@ def _build() -> dict[str, EngineTraits]:
         _llama("ollama", "reasoned"),
         _llama("lm-studio", "reasoned"),
         _llama("koboldcpp", "reasoned"),
-        # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24).
-        _server("vllm", block=16, utilization=0.9),
+        # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24), pages behind
+        # the window given back (disable_hybrid_kv_cache_manager is off by default).
+        _server("vllm", block=16, utilization=0.9, hybrid=True),
         # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
         _server("sglang", block=1, utilization=0.88),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
@@ -183,6 +189,9 @@ def _build() -> dict[str, EngineTraits]:
 
 
 ENGINES = _build()
+
+# The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
+_MIXES_SINCE_BUILD = 11434
 
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
@@ -204,10 +213,17 @@ def find_engine(name: str) -> EngineTraits:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name
         word, version = key.rsplit(" ", 1)
         if version.lstrip("bv")[:1].isdigit():
-            return find_engine(word)
+            number = version.removeprefix("b")
+            return as_built(find_engine(word), int(number) if number.isdigit() else 0)
     if engine is None:
         raise UnknownName("engine", name, nearest(name, ENGINES))
     return engine
+
+
+def as_built(engine: EngineTraits, build: int) -> EngineTraits:
+    """``engine`` as that build behaves, where builds are known to differ; 0 is an unknown one."""
+    mixes = engine.id == "llama.cpp" and build >= _MIXES_SINCE_BUILD
+    return replace(engine, mixes_inputs=True) if mixes else engine
 
 
 def default_engine(quant_kind: str) -> str:

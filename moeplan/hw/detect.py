@@ -14,6 +14,13 @@ from moeplan.units import fmt_bytes
 _NVIDIA = "0x10de"  # PCI-SIG vendor number
 
 
+def free_ram_bytes() -> int:
+    """RAM that a program may take now, pages of the file cache included."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def detect() -> FoundMachine:
     """This machine's GPUs, CPU and RAM, as far as drivers and system tell; ``notes`` name the rest.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeplan.errors import MeasurementError, MissingExtra
+from moeplan.measure.llama_cpp_load_child import BASE
 from moeplan.units import MIB
 
 _DONE = "sched_reserve: reserve took"
@@ -41,10 +43,17 @@ class LoadSettings(NamedTuple):
     repack: bool = True
     mmap: bool = True
     gpu_layers: int = 0
+    dry: bool = False
+    """Reserve everything and read no tensor (xllamacpp): weights and resident size are then 0 and None."""
+    all_rows: bool = False
+    """Reserve logits for every row of a micro-batch (xllamacpp), which is then as large as a batch."""
 
 
 class Allocated(NamedTuple):
-    """Bytes as logged, summed over the buffers of each kind; ``peak_rss_bytes`` None where unknown."""
+    """Bytes as logged, summed over the buffers of each kind; ``peak_rss_bytes`` None where unknown.
+
+    The peak is the engine's own: what a Python that hosts it took before it loaded anything is off.
+    """
 
     weights: Mapping[str, int]
     """By buffer: ``CPU_Mapped``, ``CPU_REPACK``, ``CUDA0`` ..."""
@@ -53,6 +62,8 @@ class Allocated(NamedTuple):
     compute: Mapping[str, int]
     output_bytes: int
     peak_rss_bytes: int | None
+    build: int = 0
+    """Number of the build, 0 where it does not say."""
 
 
 def load(settings: LoadSettings, *, binary: str | None = None, timeout_s: float = 120.0) -> Allocated:
@@ -78,15 +89,22 @@ def load(settings: LoadSettings, *, binary: str | None = None, timeout_s: float 
         finally:
             process.kill()
             process.communicate()
-        return parse_log(_read(path), peak)
+        return parse_log(_read(path), None if settings.dry else peak, dry=settings.dry)
 
 
-def parse_log(log: str, peak_rss_bytes: int | None = None) -> Allocated:
-    """Buffers out of an engine's log. Raises MeasurementError when the compute buffer is not in it."""
+def parse_log(log: str, peak_rss_bytes: int | None = None, *, dry: bool = False) -> Allocated:
+    """Buffers out of an engine's log. Raises MeasurementError when the compute buffer is not in it.
+
+    The buffers of a dry load's caches are empty; what they would take is logged apart.
+    """
     weights: dict[str, int] = {}
     compute: dict[str, int] = {}
     kv = state = output = 0
     for line in log.splitlines():
+        if line.startswith(BASE) and peak_rss_bytes is not None:
+            peak_rss_bytes -= int(line.removeprefix(BASE)) * 1024
+        if dry and (planned := _planned(line)):
+            kv, state = kv + planned[0], state + planned[1]
         found = _buffer(line)
         if found is None:
             continue
@@ -101,9 +119,11 @@ def parse_log(log: str, peak_rss_bytes: int | None = None) -> Allocated:
             state += size
         elif kind == "output":
             output += size
+    said = re.search(r"build_info: b(\d+)", log)
+    build = int(said.group(1)) if said else 0
     if not compute:
         raise MeasurementError("llama.cpp did not get as far as its compute buffer: " + _last_words(log))
-    return Allocated(weights, kv, state, compute, output, peak_rss_bytes)
+    return Allocated(weights, kv, state, compute, output, peak_rss_bytes, build)
 
 
 def _buffer(line: str) -> tuple[str, str, int] | None:
@@ -118,12 +138,25 @@ def _buffer(line: str) -> tuple[str, str, int] | None:
         return None
 
 
+def _planned(line: str) -> tuple[int, int] | None:
+    """(KV, state) bytes of a line such as ``... llama_kv_cache: size =   96.00 MiB (  4096 cells, ...``."""
+    head, mark, tail = line.partition(": size = ")
+    if not mark or " MiB (" not in tail:
+        return None
+    size = round(float(tail.split()[0]) * MIB)
+    if head.endswith("llama_kv_cache"):
+        return size, 0
+    return (0, size) if head.endswith("llama_memory_recurrent") else None
+
+
 def _command(settings: LoadSettings, binary: str | None) -> tuple[list[str], str]:
     if binary is None:
         if find_spec("xllamacpp") is None:
             raise MissingExtra("xllamacpp", "engine")
         module = "moeplan.measure.llama_cpp_load_child"
         return [sys.executable, "-m", module], json.dumps(settings._asdict()) + "\n"
+    if settings.dry or settings.all_rows:
+        raise MeasurementError("a llama-server binary has no option to reserve without loading")
     if not (Path(binary).is_file() and os.access(binary, os.X_OK)):
         raise MeasurementError(f"{binary} is not a program that can be run")
     s = settings

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     rows: int
     outputs: int
     flash: bool
+    streams: int = 1
+    """Sequences whose caches are apart."""
     rotate_k: bool = False
     rotate_v: bool = False
     """Quantised caches are rotated (Hadamard) before they are written: one more product each."""
@@ -44,6 +46,8 @@ class Batch(NamedTuple):
     """ik_llama.cpp's -fmoe: up, gate and activation are one node."""
     expand_latent: bool = False
     """Keys and values of all heads are rebuilt from the latent, for the whole cache at once."""
+    score_latent: bool = False
+    """Scores of an MLA cache are there whatever ``flash`` says."""
     cast_mask: bool = False
     spare_embeddings: bool = True
     mixed_inputs: bool = False
@@ -149,10 +153,10 @@ def _key(tape: Tape, a: GqaAttention, normed: Slot = NOTHING) -> Slot:
     return _replaced(tape, k, width) if tape.batch.rotate_k else k
 
 
-def _attend(tape: Tape, q: Slot, n_heads: int, width: int, cells: int) -> Slot:
+def _attend(tape: Tape, q: Slot, n_heads: int, width: int, cells: int, *, flash: bool | None = None) -> Slot:
     """Scores of every cell and head, or none of them with flash attention; then their weighted values."""
     tape.drop(*tape.indices)
-    if tape.batch.flash:
+    if tape.batch.flash if flash is None else flash:
         out = tape.act(width)
         tape.drop(q, *tape.mask)
         return out
@@ -183,7 +187,8 @@ def _mla(tape: Tape, a: MlaAttention, normed: Slot, hidden: int, cells: int) -> 
     k = act(latent + rope)
     drop(compressed, k_rope, k)
     values = tape.arena.take(_latent_copy_bytes(tape.batch, a, cells))
-    out = _attend(tape, joined, a.n_heads, a.n_heads * latent, cells)
+    flash = tape.batch.flash and not tape.batch.score_latent
+    out = _attend(tape, joined, a.n_heads, a.n_heads * latent, cells, flash=flash)
     drop(values)
     out = _replaced(tape, out, a.n_heads * a.v_head_dim)
     out = _replaced(tape, out, a.n_heads * a.v_head_dim)
@@ -197,7 +202,7 @@ def _latent_copy_bytes(batch: Batch, a: MlaAttention, cells: int) -> int:
     if batch.expand_latent:
         # The product with kv_b (nope + v), and the keys taken from it.
         return cells * a.n_heads * (2 * a.nope_head_dim + a.v_head_dim) * 2
-    return 0 if batch.flash else cells * a.kv_lora_rank * 2
+    return 0 if batch.flash else cells * batch.streams * a.kv_lora_rank * 2
 
 
 def _mla_expanded(tape: Tape, a: MlaAttention, normed: Slot, hidden: int, cells: int) -> Slot:

@@ -22,13 +22,18 @@ _SERVER_SLACK_BYTES = 64 * MIB
 
 
 def batch_of(workload: Workload, engine: EngineTraits) -> Batch:
-    """The pass an engine reserves for: a full micro-batch, logits of every row unless told otherwise."""
-    rows = min(workload.ubatch_tokens, workload.context_tokens * workload.n_sequences)
+    """The pass an engine reserves for: a full micro-batch, logits of every row unless told otherwise.
+
+    Every sequence gets as many rows as the others (llama_context::graph_reserve, October 2026).
+    """
+    filled = min(workload.ubatch_tokens, workload.context_tokens * workload.n_reserved)
+    rows = -(-filled // workload.n_reserved) * workload.n_reserved
     asked = workload.output_rows
     rotates = engine.rotates_quantised_cache
     return Batch(
         rows=rows,
-        outputs=min(rows, rows if asked is None else asked),
+        outputs=filled if asked is None else min(rows, asked),
+        streams=workload.n_streams,
         flash=workload.flash_attention,
         rotate_k=rotates and KV_BITS[workload.kv_type_k] < 16,
         rotate_v=rotates and KV_BITS[workload.kv_type_v] < 16,
@@ -72,7 +77,7 @@ def compute_bytes(
     layers = tuple(layer_of(b, workload, engine, h) for b, h in zip(blocks, places, strict=True))
     return buffer_bytes(
         Pass(
-            batch=batch_of(workload, engine),
+            batch=batch_of(workload, engine)._replace(score_latent=engine.scores_latent and not on_host),
             hidden=graph.spec.hidden_size,
             vocab=graph.spec.vocab_size,
             layers=alike(layers),

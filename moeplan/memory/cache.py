@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from moeplan.domain.model import Block, ModelSpec
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
+from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
+from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.graph.state import state_elements
 
@@ -18,6 +19,7 @@ def layer_kv_bytes(block: Block, workload: Workload, engine: EngineTraits, tenso
     """Bytes of KV cache one layer needs on one device for all sequences of the workload."""
     cells, streams = cache_layout(block, workload, engine)
     token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+    token_bytes += transposed_latent_bytes(block, workload, engine)
     return cells * streams * token_bytes / kv_shard(block, tensor_parallel)
 
 
@@ -40,9 +42,11 @@ def cache_by_tier(
     spec: ModelSpec, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """(KV bytes, state bytes) of every tier; a layer's cache is where its attention runs."""
+    padding = group_padding(spec, workload, engine)
     per_block = [
         (
-            layer_kv_bytes(block, workload, engine, placement.tensor_parallel),
+            layer_kv_bytes(block, workload, engine, placement.tensor_parallel)
+            * padding.get(window_of(block) is not None, 1),
             layer_state_bytes(block, workload.n_reserved),
         )
         for block in spec.blocks

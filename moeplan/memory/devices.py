@@ -76,17 +76,19 @@ def _host_bytes(
     mine = [i for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST]
     if not mine or offloads(workload, graph, engine, dense=placement.dense_tiers[mine[0]] in _HOST):
         return inputs
-    return inputs + _experts_bytes(graph, workload, mine)
+    # Inputs go once they have been copied to the GPUs: the experts of a layer take their room.
+    return max(inputs, _experts_bytes(graph, workload, mine))
 
 
 def _experts_bytes(graph: ModelGraph, workload: Workload, layers: list[int]) -> int:
-    """What the CPU needs for the experts of one layer: their input, inner activations and output."""
+    """What the CPU needs for the experts of one layer: their input, inner activations and output, and the
+    sum of the layer before on its way to the GPU."""
     hidden, rows = graph.spec.hidden_size, workload.ubatch_tokens
     widths = [0]
     for i in layers:
         ffn = graph.spec.layer_blocks()[i].ffn
         if isinstance(ffn, MoeFfn):
-            widths.append(hidden + ffn.n_active * (2 * ffn.expert_intermediate + hidden))
+            widths.append(2 * hidden + ffn.n_active * (2 * ffn.expert_intermediate + hidden))
     return max(widths) * rows * F32
 
 

@@ -52,7 +52,10 @@ def explain_device(
     formula = "peak of the allocator over the nodes of a micro-batch"
     ledger.note("compute", device.compute_bytes, "B", formula, compute, buffers)
     ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B", output)
-    formula = "process, driver context, copies: repacked matrices, a tied embedding, streamed layers"
+    formula = (
+        "process, driver context, copies: repacked matrices, a tied embedding, streamed layers, experts that "
+        "loading makes larger"
+    )
     ledger.note("overhead", device.overhead_bytes, "B", formula, {}, _ASSUMED)
     capacity: Inputs = {"capacity": device.capacity_bytes}
     ledger.close(f"memory of {device.device}", device.total_bytes, "B", inputs=capacity)

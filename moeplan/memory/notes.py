@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from msgspec.structs import replace
+
+from moeplan.domain.graph import ModelGraph
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.kv import window_of
 from moeplan.engines.traits import EngineTraits
+from moeplan.memory.cache import layer_kv_bytes
+from moeplan.memory.grown import fused_experts_bytes, padded_mxfp4_bytes
 from moeplan.memory.repack import repackable_bytes
 from moeplan.units import fmt_bytes
 
@@ -17,16 +22,22 @@ def memory_notes(
     """One line for each trap that this model, quantisation and engine run into."""
     notes = []
     if extra := fused_experts_bytes(graph):
+        counted = "are counted" if engine.id == "transformers" else "more if this engine does so too"
         notes.append(
             "bitsandbytes leaves experts that are stored as one fused tensor in 16 bit (transformers 5): "
-            f"then {fmt_bytes(extra)} more"
+            f"{fmt_bytes(extra)} {counted}; transformers 4 quantises them"
         )
     if graph.quant.startswith("fp8") and engine.family == "server":
         notes.append("fp8 scales are counted per block of the checkpoint; other recipes differ by under 1%")
-    if engine.id == "vllm" and graph.quant == "mxfp4":
+    if engine.id == "vllm" and (extra := padded_mxfp4_bytes(graph)):
         notes.append(
-            "vLLM rearranges MXFP4 experts at loading: gpt-oss-120b was reported at 64-66 GiB of weights, "
-            "above its files"
+            f"vLLM pads MXFP4 experts at loading: {fmt_bytes(extra)} above the files are counted (Hopper; "
+            "gpt-oss-120b was reported at 64-66 GiB); on Blackwell both sides are padded"
+        )
+    if engine.window_cache == "hybrid" and (saved := _window_pages_bytes(graph, workload, placement, engine)):
+        notes.append(
+            f"{engine.id} gives cache pages behind the windows back (its hybrid allocator, on by default): "
+            f"without it {fmt_bytes(saved)} more a GPU"
         )
     if graph.spec.tied_embeddings and placement.head_tier != placement.embedding_tier:
         notes.append(f"the tied embedding is held twice ({fmt_bytes(graph.embedding_bytes)} more)")
@@ -45,9 +56,14 @@ def memory_notes(
     return tuple(notes)
 
 
-def fused_experts_bytes(graph: ModelGraph) -> int:
-    """What experts in 16 bit take beyond their quantised size, where bitsandbytes would not touch them."""
-    if not graph.quant.startswith("bnb-"):
-        return 0
-    experts = [t for t in graph.tensors if t.role in EXPERT_ROLES and t.owner == "base"]
-    return sum(t.n_elements * _BF16_BYTES - t.n_bytes for t in experts)
+def _window_pages_bytes(
+    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
+) -> int:
+    """Cache of one GPU that window layers would take beyond their windows."""
+    full, shards = replace(engine, window_cache="full"), placement.tensor_parallel
+    saved = [
+        layer_kv_bytes(block, workload, full, shards) - layer_kv_bytes(block, workload, engine, shards)
+        for block in graph.spec.layer_blocks()
+        if window_of(block)
+    ]
+    return round(sum(saved))

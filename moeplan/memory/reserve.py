@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.result import DeviceMemory, Reservation
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.kv import group_padding, window_of
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.cache import layer_kv_bytes
 
@@ -68,5 +69,9 @@ def _sequence_bytes(
 ) -> float:
     """Cache of one sequence of the asked context on one GPU."""
     shards = placement.tensor_parallel
-    total = sum(layer_kv_bytes(block, workload, engine, shards) for block in graph.spec.layer_blocks())
+    padding = group_padding(graph.spec, workload, engine)
+    total = sum(
+        layer_kv_bytes(block, workload, engine, shards) * padding.get(window_of(block) is not None, 1)
+        for block in graph.spec.layer_blocks()
+    )
     return total / workload.n_sequences

@@ -39,6 +39,8 @@ class MemoryRow(Value):
     gpu_layers: int | None
     gpu_layers_raw: str
     cpu_moe: int | None
+    mla: int | None
+    """ik_llama.cpp's ``-mla``, a column that few files have; None: not stated."""
     model_mib: float | None
     kv_mib: float | None
     compute_mib: float | None
@@ -76,6 +78,7 @@ def _row(cells: Cells) -> MemoryRow:
         gpu_layers=cells.count("gpu_layers"),
         gpu_layers_raw=cells.text("gpu_layers_raw"),
         cpu_moe=cells.count("cpu_moe"),
+        mla=cells.count("mla"),
         model_mib=cells.number("model_mib"),
         kv_mib=cells.number("kv_mib"),
         compute_mib=cells.number("compute_mib"),

@@ -16,7 +16,7 @@ from moeplan.readers.hardware_draft import MAX_GPUS, Draft, stated_storage
 from moeplan.readers.hardware_parts import Parts, cpu_names, gpu_names, pcie_shape
 from moeplan.readers.hardware_wire import CpuWire, GpuWire
 from moeplan.readers.hardware_yaml import cpu_of, gpu_of
-from moeplan.units import fmt_bytes, parse_bytes, parse_rate
+from moeplan.units import GIB, fmt_bytes, parse_bytes, parse_rate
 
 # What can carry data between a GPU and its host.
 _HOST_LINK_KINDS = frozenset({"pcie", "c2c", "usb", "nvlink", "infinity-fabric"})
@@ -150,7 +150,7 @@ def _apply_flags(draft: Draft, flags: MachineFlags) -> None:
         draft.no_peer_link = flags.link.casefold() in _NO_LINK
         draft.peer_link = None if draft.no_peer_link else draft.parts.link(flags.link)
     if flags.reserve_vram_gib is not None:
-        _set_reserve(draft, parse_bytes(flags.reserve_vram_gib, "gib", "--reserve-vram-gib"))
+        _set_reserve(draft, _reserve_bytes(draft, flags.reserve_vram_gib))
 
 
 def _apply_gpus(draft: Draft, flags: MachineFlags) -> None:
@@ -220,6 +220,24 @@ def _set_ram(draft: Draft, ram_bytes: int) -> None:
         draft.set_unified_memory(ram_bytes)
     else:
         draft.ram_bytes = ram_bytes
+
+
+# What a screen takes of the GPU that drives it, in GiB; single reports, rounded up to a tenth.
+_SCREENS = {
+    "linux": (1.6, "KDE on Wayland with a browser: 1.6 GiB (ollama issue 8723, 2025-02)"),
+    "windows": (1.3, "an RTX 3090 has 22.7 of 24 GiB left (ollama issue 8723, 2025-01)"),
+    "wsl": (1.2, "a 4060 laptop has 6.9 of 8 GiB left (ollama issue 8723, 2025-02)"),
+}
+
+
+def _reserve_bytes(draft: Draft, asked: str | float) -> int:
+    """Bytes to leave free on each GPU: a size, or the system whose screen it drives."""
+    screen = _SCREENS.get(str(asked).strip().casefold())
+    if screen is None:
+        return parse_bytes(asked, "gib", "--reserve-vram-gib")
+    size_gib, why = screen
+    draft.assumptions.append(f"{size_gib} GiB of VRAM kept free: {why}")
+    return round(size_gib * GIB)
 
 
 def _set_reserve(draft: Draft, reserve_bytes: int) -> None:

@@ -60,6 +60,10 @@ class WorkloadJson(msgspec.Struct, kw_only=True):
     ubatch_tokens: Count
     batch_tokens: Count
     flash_attention: bool
+    n_slots: Count
+    kv_unified: bool
+    swa_full: bool
+    kv_offload: bool
     threads: int | None
 
 
@@ -257,7 +261,7 @@ class _Gaps:
 def estimate_json(e: Estimate) -> EstimateJson:
     """The wire form of an estimate. Speeds of what does not fit are null: there are none."""
     gaps = _Gaps()
-    w, h, c = e.workload, e.hardware, e.confidence
+    w, h, c, p = e.workload, e.hardware, e.confidence, e.placement
     reasons = list(e.not_modelled)
     if not e.fits:
         reasons.append("decode, prefill, load_s: it does not fit, so it has no speed")
@@ -275,9 +279,7 @@ def estimate_json(e: Estimate) -> EstimateJson:
         ),
         workload=WorkloadJson(**{name: getattr(w, name) for name in WorkloadJson.__struct_fields__}),
         engine=w.engine,
-        placement=PlacementJson(
-            **{name: getattr(e.placement, name) for name in PlacementJson.__struct_fields__}
-        ),
+        placement=PlacementJson(**{name: getattr(p, name) for name in PlacementJson.__struct_fields__}),
         fits=e.fits,
         fix=e.fix,
         memory=_memory(e),

@@ -7,7 +7,7 @@ from moeplan.provenance import Term
 from moeplan.report import words
 from moeplan.report.explain import fmt_inputs, fmt_value
 from moeplan.report.markdown import md_list, md_table
-from moeplan.units import fmt_bytes, fmt_number, fmt_si
+from moeplan.units import MIB, fmt_bytes, fmt_number, fmt_si
 
 
 def render(e: Estimate) -> str:
@@ -16,6 +16,8 @@ def render(e: Estimate) -> str:
         f"### {words.title(e)}\n",
         _facts(e),
         _memory(e),
+        _curve(e),
+        _engine_check(e),
         _speed(e) if e.fits else "",
         md_list("Assumed", e.assumptions),
         md_list("Not modelled", e.not_modelled),
@@ -31,6 +33,7 @@ def _facts(e: Estimate) -> str:
         ("machine", words.machine_facts(e.hardware)),
         ("placement", words.placement_words(e.placement)),
         ("workload", words.workload_facts(e)),
+        *([("reserved", reserved)] if (reserved := words.reserved_words(e)) else []),
         ("work of a decode step", words.decode_work(e)),
         ("work of the prefill", fmt_si(e.flop_prefill, "FLOP")),
         ("confidence", words.confidence_words(e.confidence)),
@@ -47,8 +50,35 @@ def _memory(e: Estimate) -> str:
     ]
     if any(d.droppable_bytes for _, d in groups):
         rows.append(("of it droppable", *(fmt_bytes(d.droppable_bytes) for _, d in groups)))
+    if any(d.margin_bytes for _, d in groups):
+        rows.append(("margin", *(fmt_bytes(d.margin_bytes) for _, d in groups)))
     rows.append(("headroom", *(fmt_bytes(d.headroom_bytes) for _, d in groups)))
     return md_table(("memory", *(name for name, _ in groups)), "l" + "r" * len(groups), rows)
+
+
+def _curve(e: Estimate) -> str:
+    if not e.context_curve:
+        return ""
+    names = [device for device, _ in e.context_curve[0].device_bytes]
+    rows = [
+        (
+            f"{point.context_tokens:,}",
+            *(fmt_bytes(size) for _, size in point.device_bytes),
+            "" if point.fits else "does not fit",
+        )
+        for point in e.context_curve
+    ]
+    return md_table(("context", *names, ""), "r" * (len(names) + 1) + "l", rows)
+
+
+def _engine_check(e: Estimate) -> str:
+    if not e.engine_check:
+        return ""
+    rows = [
+        (name, fmt_bytes(predicted), fmt_bytes(allocated), f"{(predicted - allocated) / MIB:+,.2f} MiB")
+        for name, predicted, allocated in e.engine_check
+    ]
+    return md_table(("buffer", "predicted", "allocated", "difference"), "lrrr", rows)
 
 
 def _speed(e: Estimate) -> str:

@@ -140,14 +140,8 @@ def _bar(device: DeviceMemory, cells: int, screen: Screen) -> list[Span]:
 def _capacity(e: Estimate, width: int) -> list[Line]:
     """What a serving engine reserves, and memory against context where it was asked for."""
     lines: list[Line] = []
-    if e.memory.reservations:
-        r = e.memory.reservations[0]
-        text = (
-            f"{fmt_bytes(r.reserved_bytes)} a GPU, of which {fmt_bytes(r.kv_pool_bytes)} for the cache: "
-            f"{r.n_kv_blocks:,} blocks of {r.kv_block_tokens} tokens, "
-            f"{r.concurrency:,} sequences of {e.workload.context_tokens:,}"
-        )
-        lines += fact("reserved", text, width)
+    if reserved := words.reserved_words(e):
+        lines += fact("reserved", reserved, width)
     if e.context_curve:
         names = [device for device, _ in e.context_curve[0].device_bytes]
         rows: list[list[Span]] = [[("context", "head"), *((n, "head") for n in names), ("", "")]]
@@ -161,6 +155,8 @@ def _capacity(e: Estimate, width: int) -> list[Line]:
         checked: list[list[Span]] = [
             [("buffer", "head"), ("predicted", "head"), ("allocated", "head"), ("difference", "head")]
         ]
+        if not any(name == "weights" for name, _, _ in e.engine_check):
+            lines += fact("allocated", "dry: the file is larger than the free RAM, no tensor was read", width)
         for name, predicted, allocated in e.engine_check:
             style = "bad" if allocated > predicted * 1.01 and name != "resident" else ""
             gap = f"{(predicted - allocated) / MIB:+,.2f} MiB"

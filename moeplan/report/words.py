@@ -8,7 +8,7 @@ from moeplan.domain.graph import ParamCounts
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.result import Confidence, DeviceMemory, Estimate, Range
-from moeplan.domain.workload import Placement
+from moeplan.domain.workload import Placement, Workload
 from moeplan.units import fmt_bytes, fmt_number, fmt_params, fmt_si
 
 PARTS = (
@@ -78,8 +78,31 @@ def workload_facts(e: Estimate) -> str:
     sequences = f"{w.n_sequences:,} sequence{'s' if w.n_sequences != 1 else ''}"
     return (
         f"context {w.context_tokens:,} tokens, prompt {w.prompt_tokens:,}, output {w.output_tokens:,}, "
-        f"{sequences}, KV {kv}{depth}"
+        f"{sequences}, KV {kv}{_cache_words(w)}{depth}"
     )
+
+
+def reserved_words(e: Estimate) -> str:
+    """What a serving engine takes of each GPU; empty for the others."""
+    if not e.memory.reservations:
+        return ""
+    r = e.memory.reservations[0]
+    return (
+        f"{fmt_bytes(r.reserved_bytes)} a GPU, of which {fmt_bytes(r.kv_pool_bytes)} for the cache: "
+        f"{r.n_kv_blocks:,} blocks of {r.kv_block_tokens} tokens, "
+        f"{r.concurrency:,} sequence{'' if r.concurrency == 1 else 's'} of {e.workload.context_tokens:,}"
+    )
+
+
+def _cache_words(w: Workload) -> str:
+    """How the cache is laid out, where that was asked for."""
+    told = {
+        f" in {w.n_slots:,} slots": w.n_slots > w.n_sequences,
+        ", one cache for all": w.kv_unified,
+        ", windows as long as the context": w.swa_full,
+        ", in RAM": not w.kv_offload,
+    }
+    return "".join(words for words, holds in told.items() if holds)
 
 
 def placement_words(placement: Placement) -> str:

@@ -46,6 +46,7 @@ def request_of(load: Sequence[MemoryRow]) -> EstimateRequest:
         gpu_layers=layers if gpus else None,
         cpu_moe=hosted or None,
         placement=None if gpus else "cpu",
+        mla=row.mla,
     )
 
 

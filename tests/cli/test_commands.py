@@ -41,6 +41,7 @@ def test_help_of_estimate_has_sections_and_units(inside: Callable[..., Any]) -> 
         "Arguments",
         "Machine",
         "Workload",
+        "Engine",
         "Placement",
         "Options",
         "Examples",

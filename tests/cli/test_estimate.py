@@ -53,8 +53,69 @@ def test_the_options_arrive(moeplan: Callable[..., Any]) -> None:
         "ubatch_tokens": 256,
         "batch_tokens": got["workload"]["batch_tokens"],
         "flash_attention": False,
+        "n_slots": 0,
+        "kv_unified": False,
+        "swa_full": False,
+        "kv_offload": True,
         "threads": 5,
     }
+
+
+def test_the_options_of_the_engine_arrive(moeplan: Callable[..., Any]) -> None:
+    gemma = ("estimate", "gemma-3-27b", "--gpu", "rtx-6000-ada", "--quant", "q4_k_m", "--context", "32768")
+
+    def cached(*options: str) -> int:
+        gpu = moeplan(*gemma, *options, "--format", "json").json["memory"]["devices"][0]
+        return int(gpu["kv_bytes"]) // 2**20
+
+    # 10 full layers x 32,768 cells x 8,192 B and 52 windows of round256(1,024 + 512)
+    assert cached() == 10 * 32768 * 8192 // 2**20 + 52 * 1536 * 8192 // 2**20
+    # four slots, each a cache of its own; on one cache the windows alone grow: round256(4 x 1,024 + 512)
+    assert cached("--slots", "4") == 4 * cached()
+    assert cached("--slots", "4", "--kv-unified") == 2560 + 52 * 4608 * 8192 // 2**20
+    assert cached("--swa-full") == 62 * 32768 * 8192 // 2**20
+    assert cached("--no-kv-offload") == 0
+    told = moeplan(*gemma, "--slots", "4", "--kv-unified").out
+    assert "in 4 slots, one cache for all" in " ".join(told.split())
+
+
+def test_a_server_fills_the_share_it_is_given(moeplan: Callable[..., Any]) -> None:
+    ask = ("estimate", "llama-3.1-8b", "--gpu", "rtx-4090", "--engine", "vllm", "--format", "json")
+    wide, narrow = (
+        moeplan(*ask, "--gpu-memory-utilization", share).json["memory"]["reservations"][0]
+        for share in ("0.95", "0.9")
+    )
+    # 5% of 24 GiB more, all of it for the cache
+    assert wide["kv_pool_bytes"] - narrow["kv_pool_bytes"] == pytest.approx(0.05 * 24 * 2**30, rel=0.001)
+    assert wide["concurrency"] >= narrow["concurrency"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "vllm", "--kv-unified"), "--kv-unified: vllm has no such option"),
+        (("--engine", "vllm", "--slots", "4"), "--slots: vllm has no such option"),
+        (("--mla", "0"), "--mla: vllm has no such option"),
+        (("--mla", "5"), "--mla: expected 0, 1, 2 or 3"),
+        (("--slots", "0"), "--slots: expected a whole number"),
+        (("--gpu-memory-utilization", "1.2"), "--gpu-memory-utilization: expected a number between"),
+    ],
+)
+def test_an_option_the_engine_has_not(
+    moeplan: Callable[..., Any], options: tuple[str, ...], message: str
+) -> None:
+    ran = moeplan("estimate", "llama-3.1-8b", "--gpu", "rtx-4090", *(options or ()))
+    assert ran.code == 2
+    assert ran.err.startswith("error: ") and message in ran.err
+
+
+@pytest.mark.parametrize("screen", ["linux", "windows", "wsl"])
+def test_room_for_a_screen(moeplan: Callable[..., Any], screen: str) -> None:
+    ask = (*ASK, "--placement", "experts", "--format", "json")
+    plain, kept = moeplan(*ask), moeplan(*ask, "--reserve-vram-gib", screen)
+    before, after = (ran.json["memory"]["devices"][0]["capacity_bytes"] for ran in (plain, kept))
+    assert 1.0 < (before - after) / 2**30 < 2.0
+    assert any("kept free" in line for line in kept.json["assumptions"])
 
 
 def test_the_machine_options_arrive(moeplan: Callable[..., Any]) -> None:

@@ -55,6 +55,11 @@ def test_llama_server_opens_four_slots_on_one_cache_by_itself() -> None:
     assert cache("llama-cli -hf org/m-GGUF -c 32768") == (None, False, False, None)
 
 
+def test_vllm_without_its_hybrid_allocator_caches_whole_contexts() -> None:
+    assert not sizing("vllm serve m").request.swa_full
+    assert sizing("vllm serve m --disable-hybrid-kv-cache-manager").request.swa_full
+
+
 def test_llama_server_without_a_context_takes_what_fits() -> None:
     asked = sizing("llama-server -hf org/m-GGUF")
     assert (asked.request.context, asked.least_context) == ("max", 4096)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention
-from moeplan.engines.kv import KV_BITS, cache_cells, kv_token_bytes, kv_type
-from moeplan.engines.traits import find_engine
+from moeplan.engines.kv import KV_BITS, cache_layout, group_padding, kv_token_bytes, kv_type
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.errors import UnknownName
 from moeplan.memory.buffers import compute_bytes
 from moeplan.memory.report import memory_report, weights_by_tier
@@ -79,12 +79,36 @@ def test_quantised_cache_includes_its_scales() -> None:
 
 def test_cells_are_padded_and_windows_keep_the_micro_batch() -> None:
     full, local = _gqa(8, 2, 64), _gqa(8, 2, 64, window=128)
+
+    def cells(block: Block, context: int, engine: EngineTraits) -> int:
+        return cache_layout(block, workload(context_tokens=context, ubatch_tokens=512), engine)[0]
+
     # llama.cpp: 1000 -> 1024; window 128 + micro-batch 512 = 640 -> 768
-    assert cache_cells(full, 1000, 512, LLAMA) == 1024
-    assert cache_cells(local, 4096, 512, LLAMA) == 768
-    assert cache_cells(local, 300, 512, LLAMA) == 512
-    # vLLM: 16-token pages, full pages for windows
-    assert cache_cells(local, 1000, 512, VLLM) == 1008
+    assert cells(full, 1000, LLAMA) == 1024
+    assert cells(local, 4096, LLAMA) == 768
+    assert cells(local, 300, LLAMA) == 512
+    # vLLM: 16-token pages; a window holds 127 + 8,192 -> 8,320 tokens and a page, or the context if shorter
+    assert cells(local, 1000, VLLM) == 1008
+    assert cells(local, 8330, VLLM) == 8336
+    assert cells(local, 131072, VLLM) == 8336
+    assert cells(full, 131072, VLLM) == 131072
+    # SGLang and TensorRT-LLM: the whole context
+    assert cells(local, 131072, find_engine("sglang")) == 131072
+
+
+def test_vllm_shares_pages_among_groups_of_equally_many_layers() -> None:
+    gemma = session().source("gemma-3-27b").spec
+    # 10 full layers set the size of a group: 52 window layers are six groups of ten
+    work = workload(engine="vllm")
+    assert group_padding(gemma, work, VLLM) == {True: 60 / 52, False: 1}
+    # gpt-oss: as many of each sort; llama.cpp: no groups; a model of one sort needs none
+    assert set(group_padding(session().source("gpt-oss-20b").spec, work, VLLM).values()) == {1}
+    assert group_padding(gemma, work, LLAMA) == {}
+    assert group_padding(session().source("llama-3-8b").spec, work, VLLM) == {}
+    # --disable-hybrid-kv-cache-manager: whole contexts and no groups
+    off = workload(engine="vllm", context_tokens=131072, swa_full=True)
+    assert group_padding(gemma, off, VLLM) == {}
+    assert {cache_layout(block, off, VLLM) for block in gemma.blocks} == {(131072, 1)}
 
 
 def test_weights_lie_in_one_place_each() -> None:

@@ -13,6 +13,7 @@ from moeplan.engines.traits import find_engine
 from moeplan.errors import MeasurementError, MissingExtra
 from moeplan.measure import llama_cpp_memory
 from moeplan.measure.llama_cpp_memory import LoadSettings, parse_log
+from moeplan.memory.grown import grown_by_tier, grown_bytes, padded_mxfp4_bytes
 from moeplan.memory.notes import memory_notes
 from moeplan.memory.report import memory_report
 from moeplan.predict.capacity import context_curve, largest_batch, with_batch
@@ -134,11 +135,59 @@ def test_a_corpus_is_scored_buffer_by_buffer(tmp_path: Path) -> None:
     assert "ollama" in reasons["b"] and "not stated" in reasons["c:model"]
 
 
+def test_fused_experts_under_bitsandbytes_are_counted() -> None:
+    moe, transformers = graph_of(moe_spec()), find_engine("transformers")
+    fused = replace(moe, quant="bnb-nf4", tensors=tuple(replace(t, n_bytes=0) for t in moe.tensors))
+    work = workload(engine="transformers")
+    plain, grown = (
+        memory_report(graph, machine(), work, on_cpu(graph), transformers).devices[0]
+        for graph in (moe, fused)
+    )
+    # 4 layers x 8 experts x 3 x 512 x 256 elements x 2 B = 24 MiB, beside weights of no size here
+    assert grown.overhead_bytes - plain.overhead_bytes == 24 * MIB
+    assert grown_bytes(fused, LLAMA) == 0
+
+
+def test_vllm_pads_mxfp4_experts() -> None:
+    graph = session().graph("gpt-oss-120b", "mxfp4", gguf=False)
+    # 36 layers x 128 experts x 3 x 2880 rows x (3072 - 2880) columns x half a byte
+    assert padded_mxfp4_bytes(graph) == 36 * 128 * 3 * 2880 * 192 // 2
+    # "Model loading took 64.38 GiB" (vllm-project/vllm issue 33155): to 0.1%
+    loaded = graph.weights_bytes + grown_bytes(graph, find_engine("vllm"))
+    assert loaded / GIB == pytest.approx(64.38, rel=0.001)
+    by_tier = grown_by_tier(graph, on_gpus(graph, machine((gpu(), gpu())), LLAMA), find_engine("vllm"))
+    assert sum(by_tier.values()) == padded_mxfp4_bytes(graph)
+
+
 def test_traps_are_said_aloud() -> None:
     moe = graph_of(moe_spec())
     fused = replace(moe, quant="bnb-nf4", tensors=tuple(replace(t, n_bytes=0) for t in moe.tensors))
     notes = memory_notes(fused, workload(), on_cpu(moe), find_engine("transformers"))
     # 4 layers x 8 experts x 3 x 512 x 256 elements in 16 bit: 24 MiB
-    assert any("24.0 MiB more" in note for note in notes)
+    assert any("24.0 MiB are counted" in note for note in notes)
     q4 = graph_of(dense_spec(), "q4_k_m")
     assert any("rearranged" in note for note in memory_notes(q4, workload(), on_cpu(q4), LLAMA))
+
+
+def test_a_build_number_decides_about_mixed_batches() -> None:
+    assert find_engine("llama.cpp b11549").mixes_inputs
+    assert not find_engine("llama.cpp b8125").mixes_inputs
+    assert not find_engine("llama.cpp").mixes_inputs
+    assert not find_engine("ik_llama.cpp b11549").mixes_inputs
+
+
+def test_a_dry_log_tells_what_caches_would_take() -> None:
+    log = (
+        "0.00.001 I srv          init: build_info: b11434-0123abcd\n"
+        "0.00.013 I llama_kv_cache:        CPU KV buffer size =     0.00 MiB\n"
+        "0.00.013 I llama_kv_cache: size =   96.00 MiB (  4096 cells,  12 layers,  1/1 seqs), K\n"
+        "0.00.013 I llama_kv_cache: size =   18.00 MiB (   768 cells,  12 layers,  1/1 seqs), K\n"
+        "0.00.014 I llama_memory_recurrent: size =    3.00 MiB (     1 cells,   2 layers,  1 seqs)\n"
+        "0.00.017 I sched_reserve:        CPU compute buffer size =   100.40 MiB\n"
+    )
+    found = parse_log(log, dry=True)
+    assert (found.kv_bytes, found.state_bytes, found.build) == (114 * MIB, 3 * MIB, 11434)
+    assert parse_log(log).kv_bytes == 0
+    # what the hosting interpreter took before it loaded anything is not the engine's
+    hosted = parse_log("moeplan: resident before loading, KiB: 1024\n" + log, 10 * MIB)
+    assert hosted.peak_rss_bytes == 9 * MIB

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from moeplan.cost.ops import Names, Op
-from moeplan.cost.rates import Rates, engine_era, gpu_rates, host_rates
+from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
@@ -105,7 +105,7 @@ class _Clock:
             self._all_reduce(n)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> str:
-        tier = self._runs_on(group.expert_tier, group, n_bytes)
+        tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         self._work(tier, "experts", n_bytes, flop, elements, more=more)
@@ -247,9 +247,11 @@ class _Clock:
             seconds = n_elements / rates.unpack_per_s
             self.ops.append(Op(f"{tier} {what}", seconds, rates.unpacking, formula=formula, inputs=inputs))
 
-    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float) -> str:
+    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float, flop: float = 0.0) -> str:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
+            return tier
+        if self.engine.stream_scales_with_experts and self._faster_on_host(n_bytes, flop):
             return tier
         link = self.hardware.pcie
         if link is None:
@@ -265,6 +267,13 @@ class _Clock:
             )
         )
         return "gpu0"
+
+    def _faster_on_host(self, n_bytes: float, flop: float) -> bool:
+        """Whether the CPU is done, on paper, before the copy is: then users keep experts there (-op, -rtr)."""
+        link = self.hardware.pcie
+        per_core = PAPER_FLOP_PER_S[best_isa(self.hardware.host.cpu)]
+        seconds = flop / (self._at("ram").flop_per_s * per_core)
+        return link is not None and 0.0 < seconds < n_bytes / link.effective_bytes_per_s
 
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""

@@ -26,6 +26,10 @@ _REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
 _TILE_ROWS = {"hopper": 64}
 
 
+PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
+"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
+
+
 class Rates(NamedTuple):
     """One tier: rates as on paper, and the coefficients of weights, experts and cache on it."""
 

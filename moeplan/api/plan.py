@@ -184,7 +184,11 @@ def _full_rate(problem: Problem, placement: Placement) -> float:
 
 def _alternatives(search: Search, space: Space, best: Found, chosen: Choice) -> tuple[Choice, ...]:
     """Runners-up: other kinds of placement first, then other quantisations, each with what it loses."""
-    others = [f for f in sorted(search.found.values(), key=lambda f: f.score) if f is not best]
+    others, shown = [], {_twin(best)}
+    for found in sorted(search.found.values(), key=lambda f: f.score):
+        if found is not best and _twin(found) not in shown:
+            others.append(found)
+            shown.add(_twin(found))
     kinds, seen = [], {best.placement.kind}
     for found in others:
         if found.placement.kind not in seen:
@@ -195,6 +199,14 @@ def _alternatives(search: Search, space: Space, best: Found, chosen: Choice) -> 
     picked += [f for f in others if f not in picked][: max(0, most - len(picked))]
     picked = sorted(picked[:most], key=lambda f: f.score)
     return tuple(_choice(found, space, (best, chosen)) for found in picked)
+
+
+def _twin(found: Found) -> tuple[object, ...]:
+    """What tells runners-up apart: of whole and sliced experts on as many GPUs the better one is enough."""
+    problem, placement = found.problem, found.placement
+    work = problem.workload
+    kv = (work.kv_type_k, work.kv_type_v)
+    return problem.graph.quant, problem.engine.id, kv, placement.kind, placement.tensor_parallel
 
 
 def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:
@@ -234,11 +246,13 @@ def _more(frac: float, what: str) -> str:
 
 
 def _not_modelled(space: Space) -> tuple[str, ...]:
-    notes = ["a cache in RAM under layers on a GPU (--no-kv-offload)"]
-    if any(engine.gguf for engine in space.engines) and space.source.spec.is_moe:
-        notes.append("a cache of hot experts on the GPU")
-    if len(space.hardware.gpus) > 1:
-        notes.append("expert and pipeline parallelism")
+    notes = []
+    if any(engine.gguf for engine in space.engines):
+        notes.append("a cache in RAM under layers on a GPU (--no-kv-offload)")
+        if space.source.spec.is_moe:
+            notes.append("a cache of hot experts on the GPU")
+    if len(space.hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
+        notes.append("pipeline parallelism, data-parallel attention, experts shared by some of the GPUs only")
     return tuple(notes)
 
 

@@ -8,7 +8,9 @@ two. On a CPU they do not: time is their sum (measured on a 2-core AVX-512 machi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from moeplan.cost.coverage import busiest_rank
 from moeplan.cost.ops import Names, Op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
@@ -92,7 +94,13 @@ class _Clock:
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float) -> None:
         tier = self._runs_on(group.expert_tier, group, n_bytes)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
-        self._work(tier, "experts", n_bytes, flop, more=("local.hybrid.ram_bandwidth",) if hybrid else ())
+        ffn, ranks, busiest = group.block.ffn, self.placement.expert_parallel, None
+        if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
+            more_bytes, more_flop = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
+            n_bytes, flop = n_bytes * more_bytes, flop * more_flop
+            busiest = {"times_mean_bytes_of_busiest_gpu": more_bytes, "times_mean_rows": more_flop}
+        more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        self._work(tier, "experts", n_bytes, flop, more=more, also=busiest)
         if hybrid:
             self._expert_hops(group.n_layers)
 
@@ -169,7 +177,15 @@ class _Clock:
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
 
     def _work(
-        self, tier: str, what: str, n_bytes: float, flop: float, *, more: Names = (), label: str = ""
+        self,
+        tier: str,
+        what: str,
+        n_bytes: float,
+        flop: float,
+        *,
+        more: Names = (),
+        label: str = "",
+        also: Mapping[str, float] | None = None,
     ) -> None:
         rates = self._at(tier)
         moving, computing = (
@@ -189,7 +205,7 @@ class _Clock:
                 n_bytes,
                 flop,
                 f"bytes / bandwidth {overlap} FLOP / rate",
-                rates.inputs,
+                {**rates.inputs, **also} if also else rates.inputs,
             )
         )
 

@@ -10,7 +10,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import EngineTraits
-from moeplan.predict.placement import on_cpu, on_gpus, streamed
+from moeplan.predict.placement import experts_whole, on_cpu, on_gpus, streamed
 from moeplan.predict.problem import Problem
 from moeplan.search.layout import Layout, Shape, hosted_last, one_gpu, several_gpus, shape_of
 
@@ -40,6 +40,9 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
     experts = bool(shape.moe) and "experts" in splits
     if "gpu" in splits:
         yield one_gpu(n, 0, 0)
+    if experts and not engine.hosts_any_layer:
+        yield one_gpu(n, 0, n)
+        return
     if experts:
         yield from (one_gpu(n, 0, i + 1) for i in shape.moe)
         yield from (hosted_last(n, i) for i in shape.moe[1:])
@@ -59,15 +62,24 @@ def on_two_gpus(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
                     yield several_gpus(n, in_ram, (end, n), (first, second))
 
 
-def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:
-    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism."""
+def whole_placements(problem: Problem, expert_group: int = 1) -> Iterator[tuple[Problem, Placement]]:
+    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism.
+
+    ``expert_group``: columns of an expert's matrix that are quantised together.
+    """
     graph, hardware, _, engine, _ = problem
     if hardware.unified and "unified" in engine.splits:
         yield problem, on_gpus(graph, hardware, engine)
     elif hardware.gpus and engine.multi_gpu == "tensor-parallel":
-        for n in tensor_parallel_degrees(graph, len(hardware.gpus)):
+        for n in range(1, len(hardware.gpus) + 1):
+            if undivided_heads(graph, n) is not None:
+                continue
             trial = problem._replace(hardware=_first_gpus(problem, n))
-            yield trial, on_gpus(graph, trial.hardware, engine)
+            placement = on_gpus(graph, trial.hardware, engine)
+            if undivided_experts(graph, n, expert_group) is None:
+                yield trial, placement
+            if n > 1 and engine.expert_parallel and shares_experts(graph, n):
+                yield trial, experts_whole(placement)
     if hardware.unified:
         return
     if "stream" in engine.splits and engine.id == "transformers" and hardware.gpus:
@@ -76,22 +88,40 @@ def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:
         yield problem, on_cpu(graph)
 
 
-def tensor_parallel_degrees(graph: ModelGraph, n_gpus: int) -> list[int]:
-    """GPUs that can share every layer: they divide the heads and the width of every expert."""
-    return [n for n in range(1, n_gpus + 1) if undivided(graph, n) is None]
+def undivided(graph: ModelGraph, n: int, expert_group: int = 1) -> str | None:
+    """What ``n`` GPUs cannot share evenly by tensor parallelism, in words; None when all divides."""
+    return undivided_heads(graph, n) or undivided_experts(graph, n, expert_group)
 
 
-def undivided(graph: ModelGraph, n: int) -> str | None:
-    """What ``n`` GPUs cannot share evenly, in words; None when all divides."""
+def undivided_heads(graph: ModelGraph, n: int) -> str | None:
+    """Attention heads that ``n`` GPUs cannot share evenly."""
     for block in graph.spec.blocks:
-        mixer, ffn = block.mixer, block.ffn
+        mixer = block.mixer
         if isinstance(mixer, GqaAttention | MlaAttention) and mixer.n_heads % n:
             return f"{mixer.n_heads} attention heads"
         if isinstance(mixer, GqaAttention) and max(mixer.n_kv_heads, n) % min(mixer.n_kv_heads, n):
             return f"{mixer.n_kv_heads} key-value heads"
-        if isinstance(ffn, MoeFfn) and ffn.expert_intermediate % n:
-            return f"experts of width {ffn.expert_intermediate}"
     return None
+
+
+def undivided_experts(graph: ModelGraph, n: int, group: int = 1) -> str | None:
+    """Experts that ``n`` GPUs cannot share as equal slices of whole quantisation groups.
+
+    vLLM and SGLang refuse slices that cut 128-wide FP8 blocks, and leave their fast kernels where they cut
+    the groups of a 4-bit format (vLLM 0.19 fp8.py and marlin_utils.py, read 2026-11).
+    """
+    for width in sorted({b.ffn.expert_intermediate for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}):
+        if width % n:
+            return f"experts of width {width}"
+        if n > 1 and group > 1 and width // n % group:
+            return f"experts of width {width} in whole groups of {group}"
+    return None
+
+
+def shares_experts(graph: ModelGraph, n: int) -> bool:
+    """Whether ``n`` GPUs can hold equally many whole experts."""
+    counts = {b.ffn.n_experts for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}
+    return bool(counts) and not any(count % n for count in counts)
 
 
 def _first_gpus(problem: Problem, n: int) -> HardwareSpec:

@@ -9,6 +9,7 @@ import shlex
 import pytest
 from msgspec.structs import replace
 
+from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Curve, CurvePoint, Limits
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
@@ -17,7 +18,7 @@ from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem
 from moeplan.readers.engine_tables import EngineTables
 from moeplan.report import plan_words
-from moeplan.search.candidates import tensor_parallel_degrees
+from moeplan.search.candidates import explore, shares_experts, undivided, whole_placements
 from moeplan.search.commands import commands
 from moeplan.search.curves import elbow
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
@@ -196,8 +197,37 @@ def test_scores_put_the_objective_first() -> None:
 def test_tensor_parallel_degrees_divide_heads_and_experts() -> None:
     # 8 query heads, 2 KV heads (replicated above 2), experts of width 96: 3 divides 96 but not 8
     graph = graph_of(moe_spec(expert=96))
-    assert tensor_parallel_degrees(graph, 8) == [1, 2, 4, 8]
-    assert tensor_parallel_degrees(graph_of(moe_spec(expert=12)), 8) == [1, 2, 4]
+    assert degrees(graph) == [1, 2, 4, 8]
+    assert degrees(graph_of(moe_spec(expert=12))) == [1, 2, 4]
+    # slices of whole groups of 32 columns: 96 = 3 groups cannot be cut in two
+    assert degrees(graph, 32) == [1]
+    assert undivided(graph, 8, 32) == "experts of width 96 in whole groups of 32"
+
+
+def degrees(graph: ModelGraph, group: int = 1) -> list[int]:
+    return [n for n in range(1, 9) if undivided(graph, n, group) is None]
+
+
+def test_whole_experts_where_slices_do_not_divide() -> None:
+    graph = graph_of(moe_spec(expert=96, n_experts=8), "bf16")
+    vllm = find_engine("vllm")
+    p = problem(4, graph)._replace(engine=vllm)
+    shown = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p)]
+    assert shown == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 4)]
+    cut = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p, 32)]
+    assert cut == [(1, 1), (2, 2), (4, 4)]
+    assert not shares_experts(graph, 3)
+    found = texts(p, list(whole_placements(p, 32))[-1][1])
+    assert shlex.split(found["vllm", "serve"])[-1] == "--enable-expert-parallel"
+    assert "--ep-size 4" in found["sglang", "serve"]
+    assert "--ep_size 4" in found["tensorrt-llm", "serve"]
+
+
+def test_ktransformers_hosts_the_experts_of_all_layers_or_of_none() -> None:
+    p = problem()._replace(engine=find_engine("ktransformers"))
+    shown: list[object] = []
+    explore(p, shown.append, shown.append)
+    assert shown == [one_gpu(6, 0, 0), one_gpu(6, 0, 6)]
 
 
 # ── patterns ─────────────────────────────────────────────────────────────────────────────────────

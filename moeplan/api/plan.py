@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moeplan.readers.catalog import Catalog
 
 N_REJECTED = 6
+EVEN_FRAC = 0.005
+"""Plans that differ by less in what is sought are even: no prediction tells them apart. A choice."""
 KINDS_FIRST = 3
 """Runners-up that show another kind of placement come before those that differ in the quantisation."""
 
@@ -137,12 +139,32 @@ def _check(request: PlanRequest) -> None:
 
 
 def _best(search: Search, space: Space) -> tuple[Found | None, Choice | None]:
-    """The best found, checked once more by the full functions that `estimate` uses."""
+    """The best found, checked once more by the full functions that `estimate` uses.
+
+    A split of both kinds, whole layers and experts, gives way to a plain one of the same weights that is even
+    by the objective, no slower at a full context and no later with its first token.
+    """
+    best: tuple[Found, Choice] | None = None
     for found in sorted(search.found.values(), key=lambda f: f.score):
+        if best is not None and not plainer(found, best[0], space.request.objective):
+            continue
         choice = _choice(found, space)
-        if choice.estimate.fits:
+        if not choice.estimate.fits:
+            continue
+        if best is None:
+            best = found, choice
+        elif choice.full_decode_tokens_per_s >= best[1].full_decode_tokens_per_s:
             return found, choice
-    return None, None
+    return best or (None, None)
+
+
+def plainer(found: Found, best: Found, objective: Objective) -> bool:
+    """Whether ``best`` is a mixed split, and ``found`` a plain one that is even with it."""
+    if best.placement.kind != "mixed" or objective not in ("decode", "request", "throughput"):
+        return False
+    same = found.problem.graph.quant == best.problem.graph.quant
+    even = found.score[0] <= best.score[0] * (1 + EVEN_FRAC) and found.prefill_s <= best.prefill_s
+    return same and even and found.placement.kind in ("layers", "experts")
 
 
 def _choice(found: Found, space: Space, best: tuple[Found, Choice] | None = None) -> Choice:
@@ -238,7 +260,7 @@ def _slower(found: Found, best: Found) -> str:
         return f"decode {1 - its / mine:.1%} slower"
     if found.prefill_s > best.prefill_s * 1.0005:
         return f"decodes as fast, first token {found.prefill_s / best.prefill_s - 1:.1%} later"
-    return "as fast, more memory"
+    return "as fast, slower at a full context" if mine < its else "as fast, more memory"
 
 
 def _more(frac: float, what: str) -> str:

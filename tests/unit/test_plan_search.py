@@ -9,6 +9,7 @@ import shlex
 import pytest
 from msgspec.structs import replace
 
+from moeplan.api.plan import EVEN_FRAC, plainer
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Curve, CurvePoint, Limits
 from moeplan.engines.traits import find_engine
@@ -25,7 +26,7 @@ from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placeme
 from moeplan.search.objective import broken, score
 from moeplan.search.overrides import device_map, n_cpu_moe, one_of, tensor_overrides, tensor_split
 from moeplan.search.pricing import Table
-from moeplan.search.search import Search, Variant
+from moeplan.search.search import Found, Search, Variant
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
 
 LLAMA = find_engine("llama.cpp")
@@ -166,6 +167,21 @@ def test_whole_layers_win_where_hosted_experts_wait_too_long() -> None:
     # as a whole reads its attention in RAM too; hosted experts wait for the GPU and back. That decides.
     assert split_wins(0.0) == "experts"
     assert split_wins(5e-3) == "layers"
+
+
+def test_a_mixed_split_gives_way_to_an_even_plain_one() -> None:
+    def found(kind: str, decode_s: float, prefill_s: float = 1.0) -> Found:
+        layout = {"mixed": one_gpu(6, 1, 3), "experts": one_gpu(6, 0, 3), "gpu": one_gpu(6, 0, 0)}[kind]
+        return Found((decode_s,), problem(), 5.0, to_placement(layout, MOE, LLAMA), decode_s, prefill_s)
+
+    even = 1.0 + EVEN_FRAC
+    best = found("mixed", 1.0)
+    assert plainer(found("experts", even), best, "decode")
+    assert not plainer(found("experts", even + 1e-6), best, "decode")
+    assert not plainer(found("experts", even, 1.1), best, "decode")
+    assert not plainer(found("experts", even), best, "ttft")
+    assert not plainer(found("mixed", even), best, "decode")
+    assert not plainer(found("mixed", even), found("experts", 1.0), "decode")
 
 
 def test_near_misses_say_what_is_missing() -> None:

@@ -190,9 +190,10 @@ class Space:
         stated = bool(self.request.quants or self._base.quant)
         for quant in quants:
             notes: list[str] = []
+            ubatch = self._base.ubatch or engine.ubatch_tokens  # chosen later, no default
             try:
                 problem = self.session.problem(
-                    replace(self._base, quant=quant, engine=engine.id, batch=None), notes
+                    replace(self._base, quant=quant, engine=engine.id, batch=None, ubatch=ubatch), notes
                 )
             except (NotModelled, SpecError) as error:
                 if stated:

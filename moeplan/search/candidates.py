@@ -53,10 +53,13 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
 
 
 def on_two_gpus(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
-    """Every split over two GPUs and RAM: first layers in RAM, first experts of either GPU in RAM."""
+    """Every split over two GPUs and RAM: first layers in RAM, first experts of either GPU in RAM.
+
+    Of equal GPUs the first one is filled first: among equals the layout shown first wins.
+    """
     n, experts = shape.n_layers, bool(shape.moe) and "experts" in engine.splits
     for in_ram in range(n if "layers" in engine.splits else 1):
-        for end in range(in_ram, n + 1):
+        for end in range(n, in_ram - 1, -1):
             for first in range(end - in_ram + 1 if experts else 1):
                 for second in range(n - end + 1 if experts else 1):
                     yield several_gpus(n, in_ram, (end, n), (first, second))

@@ -143,6 +143,13 @@ def test_what_two_gpus_leave_out_is_no_better(seed: int, monkeypatch: pytest.Mon
             assert best(objective, limits, 0) == pytest.approx(best(objective, limits, 10**6), rel=1e-9)
 
 
+def test_of_two_equal_gpus_the_first_holds_what_one_can() -> None:
+    search = Search("decode", Limits())
+    search.run([Variant(problem(2), 5.0)])
+    assert search.best is not None
+    assert tensor_split(search.best.placement, 2) == (7, 0)
+
+
 # ── what wins ────────────────────────────────────────────────────────────────────────────────────
 
 

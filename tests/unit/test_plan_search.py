@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from moeplan.api.plan import EVEN_FRAC, plainer
 from moeplan.domain.graph import ModelGraph
-from moeplan.domain.plan import Curve, CurvePoint, Limits
+from moeplan.domain.plan import Limits
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, prefill_time
@@ -21,7 +21,6 @@ from moeplan.readers.engine_tables import EngineTables
 from moeplan.report import plan_words
 from moeplan.search.candidates import explore, shares_experts, undivided, whole_placements
 from moeplan.search.commands import commands
-from moeplan.search.curves import elbow
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
 from moeplan.search.objective import broken, score
 from moeplan.search.overrides import device_map, n_cpu_moe, one_of, tensor_overrides, tensor_split
@@ -349,27 +348,7 @@ def test_folded_commands_still_parse() -> None:
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == words
 
 
-# ── curves ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_elbow_is_farthest_above_the_chord() -> None:
-    # chord from (0, 0) to (10, 10): heights above it are 0.6 - 0.2 at x = 2 and 0.8 - 0.6 at x = 6
-    assert elbow([(0, 0.0), (2, 6.0), (6, 8.0), (10, 10.0)]) == 2
-    assert elbow([(0, 0.0), (5, 4.0), (10, 10.0)]) is None
-    assert elbow([(0, 0.0), (10, 10.0)]) is None
-
-
-def test_a_sample_keeps_ends_knee_and_choice() -> None:
-    points = tuple(
-        CurvePoint(
-            x=x, fits=True, decode_tokens_per_s=1.0, prefill_tokens_per_s=1.0, ttft_s=1.0, vram_bytes=1
-        )
-        for x in range(61)
-    )
-    curve = Curve(name="cpu_moe", points=points, chosen=23, knee=22)
-    shown = [p.x for p in plan_words.sampled(curve)]
-    assert {0, 22, 23, 60} <= set(shown)
-    assert len(shown) <= 11
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_dense_models_have_no_experts_to_host() -> None:

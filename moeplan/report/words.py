@@ -102,7 +102,7 @@ def placement_words(placement: Placement) -> str:
         case "tensor-parallel":
             n = placement.tensor_parallel
             if placement.expert_parallel > 1:
-                return f"every layer split over {n} GPUs, experts whole (tensor and expert parallel)"
+                return f"every layer split over {n} GPUs, experts whole (TP and EP)"
             return f"every layer split over {n} GPUs (tensor parallel)"
         case "layer-split":
             return f"layers split over {n_gpus} GPUs ({_per_tier(dense)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement, pairwise, product
 from math import comb
 
 from moeplan.domain.graph import ModelGraph
@@ -15,7 +16,7 @@ from moeplan.predict.problem import Problem
 from moeplan.search.layout import Layout, Shape, hosted_last, one_gpu, several_gpus, shape_of
 
 EVERY = 2000
-"""Layouts over two GPUs that are all priced: 0.06 s, models of up to 12 layers."""
+"""Layouts over several GPUs that are all priced: 0.06 s, models of up to 12 layers on two, 7 on three."""
 
 
 def explore(problem: Problem, visit: Callable[[Layout], object], several: Callable[[Shape], object]) -> None:
@@ -27,10 +28,11 @@ def explore(problem: Problem, visit: Callable[[Layout], object], several: Callab
         problem.engine.multi_gpu != "layer-split" or "layer-split" not in problem.engine.splits
     ):
         return
-    if n_gpus > 2 or (n_gpus == 2 and comb(shape.n_layers + 4, 4) > EVERY):
+    if n_gpus > 1 and comb(shape.n_layers + 2 * n_gpus, 2 * n_gpus) > EVERY:
         several(shape)
         return
-    for layout in (on_one_gpu if n_gpus == 1 else on_two_gpus)(shape, problem.engine):
+    every = on_one_gpu(shape, problem.engine) if n_gpus == 1 else on_several(shape, problem.engine, n_gpus)
+    for layout in every:
         visit(layout)
 
 
@@ -52,17 +54,17 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
             yield from (one_gpu(n, in_ram, i + 1) for i in shape.moe if i >= in_ram)
 
 
-def on_two_gpus(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
-    """Every split over two GPUs and RAM: first layers in RAM, first experts of either GPU in RAM.
+def on_several(shape: Shape, engine: EngineTraits, n_gpus: int) -> Iterator[Layout]:
+    """Every split over several GPUs and RAM: first layers in RAM, the first experts of any GPU in RAM.
 
     Of equal GPUs the first one is filled first: among equals the layout shown first wins.
     """
     n, experts = shape.n_layers, bool(shape.moe) and "experts" in engine.splits
     for in_ram in range(n if "layers" in engine.splits else 1):
-        for end in range(n, in_ram - 1, -1):
-            for first in range(end - in_ram + 1 if experts else 1):
-                for second in range(n - end + 1 if experts else 1):
-                    yield several_gpus(n, in_ram, (end, n), (first, second))
+        for ends in combinations_with_replacement(range(n, in_ram - 1, -1), n_gpus - 1):
+            cuts = (in_ram, *reversed(ends), n)
+            for hosted in product(*(range(b - a + 1 if experts else 1) for a, b in pairwise(cuts))):
+                yield several_gpus(n, in_ram, cuts[1:], hosted)
 
 
 def whole_placements(problem: Problem, expert_group: int = 1) -> Iterator[tuple[Problem, Placement]]:

@@ -57,11 +57,13 @@ def solve(
     from moeplan.predict.capacity import MOST_SEQUENCES, context_curve, largest_batch, with_batch
     from moeplan.predict.estimate import choose_placement, largest_context, with_context
     from moeplan.predict.estimate import estimate as predict
+    from moeplan.predict.placement import experts_whole
 
     def place(trial: Problem) -> Placement:
-        return choose_placement(
+        placement = choose_placement(
             trial, kind=request.placement, gpu_layers=request.gpu_layers, cpu_moe=request.cpu_moe
         )
+        return experts_whole(placement) if (request.expert_parallel or 1) > 1 else placement
 
     if request.context == "max":
         limit = problem.graph.spec.context_tokens

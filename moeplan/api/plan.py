@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from moeplan.readers.catalog import Catalog
 
 N_REJECTED = 6
+EVEN_FRAC = 0.005
+"""Plans that differ by less in what is sought are even: no prediction tells them apart. A choice."""
 KINDS_FIRST = 3
 """Runners-up that show another kind of placement come before those that differ in the quantisation."""
 
@@ -137,12 +139,32 @@ def _check(request: PlanRequest) -> None:
 
 
 def _best(search: Search, space: Space) -> tuple[Found | None, Choice | None]:
-    """The best found, checked once more by the full functions that `estimate` uses."""
+    """The best found, checked once more by the full functions that `estimate` uses.
+
+    A split of both kinds, whole layers and experts, gives way to a plain one of the same weights that is even
+    by the objective, no slower at a full context and no later with its first token.
+    """
+    best: tuple[Found, Choice] | None = None
     for found in sorted(search.found.values(), key=lambda f: f.score):
+        if best is not None and not plainer(found, best[0], space.request.objective):
+            continue
         choice = _choice(found, space)
-        if choice.estimate.fits:
+        if not choice.estimate.fits:
+            continue
+        if best is None:
+            best = found, choice
+        elif choice.full_decode_tokens_per_s >= best[1].full_decode_tokens_per_s:
             return found, choice
-    return None, None
+    return best or (None, None)
+
+
+def plainer(found: Found, best: Found, objective: Objective) -> bool:
+    """Whether ``best`` is a mixed split, and ``found`` a plain one that is even with it."""
+    if best.placement.kind != "mixed" or objective not in ("decode", "request", "throughput"):
+        return False
+    same = found.problem.graph.quant == best.problem.graph.quant
+    even = found.score[0] <= best.score[0] * (1 + EVEN_FRAC) and found.prefill_s <= best.prefill_s
+    return same and even and found.placement.kind in ("layers", "experts")
 
 
 def _choice(found: Found, space: Space, best: tuple[Found, Choice] | None = None) -> Choice:
@@ -184,7 +206,11 @@ def _full_rate(problem: Problem, placement: Placement) -> float:
 
 def _alternatives(search: Search, space: Space, best: Found, chosen: Choice) -> tuple[Choice, ...]:
     """Runners-up: other kinds of placement first, then other quantisations, each with what it loses."""
-    others = [f for f in sorted(search.found.values(), key=lambda f: f.score) if f is not best]
+    others, shown = [], {_twin(best)}
+    for found in sorted(search.found.values(), key=lambda f: f.score):
+        if found is not best and _twin(found) not in shown:
+            others.append(found)
+            shown.add(_twin(found))
     kinds, seen = [], {best.placement.kind}
     for found in others:
         if found.placement.kind not in seen:
@@ -195,6 +221,14 @@ def _alternatives(search: Search, space: Space, best: Found, chosen: Choice) -> 
     picked += [f for f in others if f not in picked][: max(0, most - len(picked))]
     picked = sorted(picked[:most], key=lambda f: f.score)
     return tuple(_choice(found, space, (best, chosen)) for found in picked)
+
+
+def _twin(found: Found) -> tuple[object, ...]:
+    """What tells runners-up apart: of whole and sliced experts on as many GPUs the better one is enough."""
+    problem, placement = found.problem, found.placement
+    work = problem.workload
+    kv = (work.kv_type_k, work.kv_type_v)
+    return problem.graph.quant, problem.engine.id, kv, placement.kind, placement.tensor_parallel
 
 
 def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:
@@ -226,7 +260,7 @@ def _slower(found: Found, best: Found) -> str:
         return f"decode {1 - its / mine:.1%} slower"
     if found.prefill_s > best.prefill_s * 1.0005:
         return f"decodes as fast, first token {found.prefill_s / best.prefill_s - 1:.1%} later"
-    return "as fast, more memory"
+    return "as fast, slower at a full context" if mine < its else "as fast, more memory"
 
 
 def _more(frac: float, what: str) -> str:
@@ -234,11 +268,13 @@ def _more(frac: float, what: str) -> str:
 
 
 def _not_modelled(space: Space) -> tuple[str, ...]:
-    notes = ["a cache in RAM under layers on a GPU (--no-kv-offload)"]
-    if any(engine.gguf for engine in space.engines) and space.source.spec.is_moe:
-        notes.append("a cache of hot experts on the GPU")
-    if len(space.hardware.gpus) > 1:
-        notes.append("expert and pipeline parallelism")
+    notes = []
+    if any(engine.gguf for engine in space.engines):
+        notes.append("a cache in RAM under layers on a GPU (--no-kv-offload)")
+        if space.source.spec.is_moe:
+            notes.append("a cache of hot experts on the GPU")
+    if len(space.hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
+        notes.append("pipeline parallelism, data-parallel attention, experts shared by some of the GPUs only")
     return tuple(notes)
 
 

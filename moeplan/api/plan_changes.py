@@ -117,6 +117,8 @@ def _shorter(space: Space, request: PlanRequest) -> _Tried | None:
     """The longest context of a power of two that has a plan."""
     now = max((v.problem.workload.context_tokens for v in space.variants()), default=0)
     tokens = 1 << max(0, (now - 1).bit_length() - 1)
+    if now > (made_for := space.source.spec.context_tokens):
+        tokens = min(tokens, made_for)
     while tokens >= 512:
         found = _first(request, space.variants(context=tokens))
         if found is not None:
@@ -165,6 +167,8 @@ def _more_ram(space: Space, request: PlanRequest, *, narrower: bool = False) -> 
 def _narrower_and_ram(space: Space, request: PlanRequest) -> _Tried | None:
     """More RAM together with the narrowest type of weights."""
     allowed = {variant.problem.graph.quant for variant in space.variants()}
+    if _narrower(space, request) is not None:
+        return None  # that alone is enough
     found = _more_ram(space, request, narrower=True)
     if found is None or found.found.problem.graph.quant in allowed:
         return None
@@ -219,12 +223,10 @@ def what_if(space: Space, request: PlanRequest, best: Found) -> tuple[Change, ..
     for text, key, value in pairs:
         everything = changed(space, everything, key, value)
         found = _first(request, space.variants(hardware=changed(space, space.hardware, key, value)))
-        if found is not None:
-            changes.append(_change(text, found, best))
+        changes.append(_change(text, found, best) if found else Change(what=text))
     if len(pairs) > 1:
         found = _first(request, space.variants(hardware=everything))
-        if found is not None:
-            changes.append(_change("all of these", found, best))
+        changes.append(_change("all of these", found, best) if found else Change(what="all of these"))
     return tuple(changes)
 
 

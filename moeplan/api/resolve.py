@@ -149,6 +149,7 @@ class Session:
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
+        _check_expert_parallel(request.expert_parallel or 1, source.spec, engine, len(hardware.gpus))
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
@@ -250,6 +251,26 @@ def _sharded(
         )
     assumptions.append(f"{fitting} of {found} GPUs used: {found} do not divide {counts} attention heads")
     return _first_gpus(hardware, fitting)
+
+
+def _check_expert_parallel(asked: int, spec: ModelSpec, engine: EngineTraits, n_gpus: int) -> None:
+    """Raise where ``asked`` GPUs cannot share the experts as whole ones."""
+    from moeplan.domain.model import MoeFfn
+    from moeplan.errors import NotModelled
+
+    if asked == 1:
+        return
+    counts = sorted({block.ffn.n_experts for block in spec.blocks if isinstance(block.ffn, MoeFfn)})
+    if not counts:
+        raise SpecError(f"--ep {asked}: {spec.id} has no experts to share")
+    if not engine.expert_parallel:
+        raise NotModelled(f"--ep above 1 with {engine.id}", "vllm, sglang and tensorrt-llm have it")
+    if asked != n_gpus:
+        raise NotModelled(
+            f"--ep {asked} over {n_gpus} GPU{'s' * (n_gpus > 1)}", "experts are shared by all GPUs of --tp"
+        )
+    if any(count % asked for count in counts):
+        raise SpecError(f"--ep {asked}: {counts[0]} experts cannot be shared evenly by {asked} GPUs")
 
 
 def _first_gpus(hardware: HardwareSpec, n: int) -> HardwareSpec:

@@ -141,6 +141,7 @@ class _Builder:
             gpu_layers=gpu_layers,
             cpu_moe=cpu_moe,
             tensor_parallel=tensor_parallel,
+            expert_parallel=self.expert_parallel(tensor_parallel),
             threads=self.value("threads"),
             memory_utilization=self.utilization(),
             mmap=self.mmap(),
@@ -185,6 +186,13 @@ class _Builder:
         elif stated is not None and stated > wanted:
             self.notes.append(f"uses {wanted} of the {stated} GPUs it gets ({self.flag('tensor_parallel')})")
         return wanted, wanted
+
+    def expert_parallel(self, tensor_parallel: int | None) -> int | None:
+        """GPUs that share whole experts: a switch means all of them. Part of them is not priced apart."""
+        wanted = self.value("expert_parallel")
+        if not wanted or tensor_parallel is None or tensor_parallel < 2 or not self.spec.is_moe:
+            return None
+        return tensor_parallel if wanted is True or wanted == tensor_parallel else None
 
     def llama_gpus(self, stated: int | None) -> int:
         """GPUs that llama.cpp spreads over: all it sees, unless told otherwise."""

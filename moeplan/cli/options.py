@@ -154,7 +154,7 @@ CpuMoe = Annotated[
 ]
 Tp = Annotated[str | None, _placement("--tp", "N", "GPUs that share every layer (tensor parallel).")]
 Pp = Annotated[str | None, _placement("--pp", "N", "Pipeline stages. Not modelled above 1.")]
-Ep = Annotated[str | None, _placement("--ep", "N", "GPUs that share the experts. Not modelled above 1.")]
+Ep = Annotated[str | None, _placement("--ep", "N", "GPUs that hold whole experts: 1, or as many as --tp.")]
 Dp = Annotated[str | None, _placement("--dp", "N", "Replicas. Not modelled above 1.")]
 Threads = Annotated[str | None, _placement("--threads", "N", "CPU threads. Default: the physical cores.")]
 
@@ -268,7 +268,7 @@ def estimate_request(given: Mapping[str, Any]) -> EstimateRequest:
     """The request that the options of `estimate` make (parameter name -> value), checked."""
     from moeplan.domain.request import EstimateRequest
 
-    for name in ("pp", "ep", "dp"):
+    for name in ("pp", "dp"):
         if (count(given[name], f"--{name}") or 1) > 1:
             raise NotModelled(
                 f"--{name} above 1", "several GPUs work together by --tp or by the layer split of llama.cpp"
@@ -290,6 +290,7 @@ def estimate_request(given: Mapping[str, Any]) -> EstimateRequest:
         cpu_moe=count(given["cpu_moe"], "--cpu-moe", low=0, words=("all",)),
         placement=given["placement"],
         tensor_parallel=count(given["tp"], "--tp"),
+        expert_parallel=count(given["ep"], "--ep"),
         threads=count(given["threads"], "--threads"),
         calibration=given["calibration"],
         level=fraction(given["level"], "--level"),

@@ -8,7 +8,9 @@ two. On a CPU they do not: time is their sum (measured on a 2-core AVX-512 machi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+from moeplan.cost.coverage import busiest_rank
 from moeplan.cost.ops import Names, Op
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
@@ -107,8 +109,13 @@ class _Clock:
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> str:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
+        ffn, ranks, busiest = group.block.ffn, self.placement.expert_parallel, None
+        if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
+            more_bytes, more_flop = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
+            n_bytes, flop, elements = n_bytes * more_bytes, flop * more_flop, elements * more_bytes
+            busiest = {"times_mean_bytes_of_busiest_gpu": more_bytes, "times_mean_rows": more_flop}
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
-        self._work(tier, "experts", n_bytes, flop, elements, more=more)
+        self._work(tier, "experts", n_bytes, flop, elements, more=more, also=busiest)
         if hybrid:
             self._expert_hops(group.n_layers)
         return tier
@@ -213,6 +220,7 @@ class _Clock:
         *,
         more: Names = (),
         label: str = "",
+        also: Mapping[str, float] | None = None,
     ) -> None:
         rates = self._at(tier)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
@@ -235,7 +243,7 @@ class _Clock:
                 n_bytes,
                 flop,
                 f"bytes / bandwidth {overlap} FLOP / rate",
-                rates.inputs,
+                {**rates.inputs, **also} if also else rates.inputs,
             )
         )
 
@@ -269,7 +277,7 @@ class _Clock:
         return "gpu0"
 
     def _faster_on_host(self, n_bytes: float, flop: float) -> bool:
-        """Whether the CPU is done, on paper, before the copy is: then users keep experts there (-op, -rtr)."""
+        """Whether the CPU is done, on paper, before the copy is: users then keep experts there (-op)."""
         link = self.hardware.pcie
         per_core = PAPER_FLOP_PER_S[best_isa(self.hardware.host.cpu)]
         seconds = flop / (self._at("ram").flop_per_s * per_core)

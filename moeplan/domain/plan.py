@@ -113,13 +113,14 @@ class Curve(Value):
 
 
 class Change(Value):
-    """A change of the request or the machine, and what becomes possible with it."""
+    """A change of the request or the machine, and what becomes possible with it. Speeds are None where
+    nothing does."""
 
     what: str
-    placement: str
-    quant: str
-    decode_tokens_per_s: float
-    ttft_s: float
+    placement: str = ""
+    quant: str = ""
+    decode_tokens_per_s: float | None = None
+    ttft_s: float | None = None
     gain_frac: float | None = None
     """Decode speed over that of the best plan, minus one; None where nothing fits without it."""
 

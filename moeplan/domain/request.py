@@ -45,6 +45,8 @@ class EstimateRequest(Value):
     cpu_moe: int | Literal["all"] | None = None
     placement: str | None = None
     tensor_parallel: int | None = None
+    expert_parallel: int | None = None
+    """GPUs of the tensor-parallel group that share routed experts as whole ones: all of them, or 1."""
     threads: int | None = None
     slots: int | None = None
     """Sequences that the server lays its cache out for; None: as many as decode together."""

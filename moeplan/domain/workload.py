@@ -75,5 +75,7 @@ class Placement(Value):
     cpu_moe: int = 0
     """Layers whose routed experts are in RAM while the rest of the layer is on a GPU."""
     tensor_parallel: int = 1
+    expert_parallel: int = 1
+    """GPUs of the tensor-parallel group that share the routed experts as whole ones; 1: a slice of each."""
     streamed: bool = False
     reason: str = ""

@@ -67,6 +67,10 @@ class EngineTraits(Value):
     eager: bool = False
     """Operations are launched one by one from Python while the GPU works, and the cache of grouped heads is
     copied and expanded in every step (transformers: DynamicCache.update, repeat_kv)."""
+    expert_parallel: bool = False
+    """Tensor-parallel GPUs can share routed experts as whole ones; attention and its sums stay the same."""
+    hosts_any_layer: bool = True
+    """Experts of any number of layers can be in RAM; else those of all layers or of none."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
 
@@ -117,7 +121,9 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
     )
 
 
-def _server(id: str, *, block: int, utilization: float, hybrid: bool = False) -> EngineTraits:
+def _server(
+    id: str, *, block: int, utilization: float, hybrid: bool = False, expert_parallel: bool = True
+) -> EngineTraits:
     return EngineTraits(
         id=id,
         status="reasoned",
@@ -133,11 +139,18 @@ def _server(id: str, *, block: int, utilization: float, hybrid: bool = False) ->
         stream_scales_with_experts=False,
         ubatch_tokens=2048,
         memory_utilization_frac=utilization,
+        expert_parallel=expert_parallel,
     )
 
 
 def _library(
-    id: str, *, splits: frozenset[PlacementKind], stream: bool, chunks: bool = True, eager: bool = False
+    id: str,
+    *,
+    splits: frozenset[PlacementKind],
+    stream: bool,
+    chunks: bool = True,
+    eager: bool = False,
+    hosts_any_layer: bool = True,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -156,6 +169,7 @@ def _library(
         memory_utilization_frac=1.0,
         chunks_prefill=chunks,
         eager=eager,
+        hosts_any_layer=hosts_any_layer,
     )
 
 
@@ -176,10 +190,11 @@ def _build() -> dict[str, EngineTraits]:
         _server("sglang", block=1, utilization=0.88),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
         # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
-        _server("tgi", block=1, utilization=1.0),
+        _server("tgi", block=1, utilization=1.0, expert_parallel=False),
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
         _server("tensorrt-llm", block=64, utilization=0.9),
-        _library("ktransformers", splits=kt, stream=False),
+        # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026).
+        _library("ktransformers", splits=kt, stream=False, hosts_any_layer=False),
         _library("transformers", splits=hf, stream=True, chunks=False, eager=True),
         _library("exllamav2", splits=gpu_only, stream=False),
         _library("exllamav3", splits=gpu_only, stream=False),

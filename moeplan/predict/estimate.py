@@ -296,6 +296,8 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if placement.kind == "layer-split":
         notes.append("uneven pipelines: micro-batches of a prompt are taken to overlap fully across GPUs")
+    if placement.expert_parallel > 1:
+        notes.append("uneven routing: GPUs that hold whole experts wait for the busiest longer than priced")
     if placement.kind == "tensor-parallel":
         notes.append("collectives other than two all-reduces a layer")
     if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:

@@ -41,6 +41,12 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
     )
 
 
+def experts_whole(placement: Placement) -> Placement:
+    """``placement`` over tensor-parallel GPUs, each with a part of the routed experts instead of a slice of
+    each."""
+    return _replace(placement, expert_parallel=placement.tensor_parallel)
+
+
 def on_cpu(graph: ModelGraph) -> Placement:
     """Everything in RAM, computed by the CPU."""
     return _uniform(graph.spec, "cpu", "ram", "ram", gpu_layers=0)

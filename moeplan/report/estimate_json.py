@@ -74,6 +74,7 @@ class PlacementJson(msgspec.Struct, kw_only=True):
     gpu_layers: Count
     cpu_moe: Count
     tensor_parallel: Count
+    expert_parallel: Count
     streamed: bool
     reason: str
 

@@ -129,13 +129,13 @@ class KneeJson(msgspec.Struct, kw_only=True):
 
 
 class ChangeJson(msgspec.Struct, kw_only=True):
-    """A change of request or machine, and the best plan with it."""
+    """A change of request or machine, and the best plan with it; speeds are null where there is none."""
 
     what: str
     quant: str
     placement: str
-    decode_tokens_per_s: Amount
-    ttft_ms: Amount
+    decode_tokens_per_s: Amount | None
+    ttft_ms: Amount | None
     gain_frac: float | None
 
 
@@ -220,7 +220,7 @@ def _choice(choice: Choice) -> ChoiceJson:
             tensor_overrides=list(choice.tensor_overrides),
             tp=e.placement.tensor_parallel,
             pp=1,
-            ep=1,
+            ep=e.placement.expert_parallel,
             dp=1,
             layers_by_device={tier: tiers.count(tier) for tier in dict.fromkeys(tiers)},
         ),
@@ -280,7 +280,7 @@ def _change(c: Change) -> ChangeJson:
         quant=c.quant,
         placement=c.placement,
         decode_tokens_per_s=c.decode_tokens_per_s,
-        ttft_ms=c.ttft_s * 1e3,
+        ttft_ms=None if c.ttft_s is None else c.ttft_s * 1e3,
         gain_frac=c.gain_frac,
     )
 

@@ -52,12 +52,17 @@ def headline(choice: Choice) -> str:
 def short(choice: Choice) -> str:
     """Quantisation and kind of placement, in two words."""
     e = choice.estimate
-    n = e.placement.tensor_parallel
-    return f"{e.quant} tp{n}" if n > 1 else f"{e.quant} {e.placement.kind}"
+    n, whole = e.placement.tensor_parallel, e.placement.expert_parallel
+    if n == 1:
+        return f"{e.quant} {e.placement.kind}"
+    return f"{e.quant} tp{n} ep{whole}" if whole > 1 else f"{e.quant} tp{n}"
 
 
 def none_words(plan: Plan) -> str:
     """Why there is no plan."""
+    least = plan.request.limits.min_quant
+    if not plan.n_candidates and least:
+        return f"no type of weights that there is to try is as wide as --min-quant {least}"
     if any(not r.device for r in plan.rejected):
         return "no plan keeps the limits"
     return "no: every way to place it needs more memory than there is"
@@ -118,16 +123,15 @@ def rejection(r: Rejected) -> str:
 
 def change_rows(changes: Sequence[Change]) -> list[tuple[str, str, str, str]]:
     """(change, decode, first token, plan) of each."""
-    return [
-        (
-            c.what,
-            f"{fmt_number(c.decode_tokens_per_s)} tok/s"
-            + ("" if c.gain_frac is None else f" ({c.gain_frac:+.0%})"),
-            fmt_seconds(c.ttft_s),
-            f"{c.quant}, {c.placement}",
-        )
-        for c in changes
-    ]
+    return [_change_row(c) for c in changes]
+
+
+def _change_row(c: Change) -> tuple[str, str, str, str]:
+    if c.decode_tokens_per_s is None or c.ttft_s is None:
+        return c.what, "-", "-", "no plan"
+    gain = "" if c.gain_frac is None else f" ({c.gain_frac:+.0%})".replace("-0%", "+0%")
+    rate = f"{fmt_number(c.decode_tokens_per_s)} tok/s{gain}"
+    return c.what, rate, fmt_seconds(c.ttft_s), f"{c.quant}, {c.placement}"
 
 
 def machine_rows(machines: Sequence[MachineOffer]) -> list[tuple[str, str, str, str]]:

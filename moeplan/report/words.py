@@ -123,7 +123,10 @@ def placement_words(placement: Placement) -> str:
         case "disk":
             return "memory-mapped: what RAM cannot hold is read from disk"
         case "tensor-parallel":
-            return f"every layer split over {placement.tensor_parallel} GPUs (tensor parallel)"
+            n = placement.tensor_parallel
+            if placement.expert_parallel > 1:
+                return f"every layer split over {n} GPUs, experts whole (TP and EP)"
+            return f"every layer split over {n} GPUs (tensor parallel)"
         case "layer-split":
             return f"layers split over {n_gpus} GPUs ({_per_tier(dense)})"
         case "layers":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement, pairwise, product
 from math import comb
 
 from moeplan.domain.graph import ModelGraph
@@ -10,12 +11,12 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import EngineTraits
-from moeplan.predict.placement import on_cpu, on_gpus, streamed
+from moeplan.predict.placement import experts_whole, on_cpu, on_gpus, streamed
 from moeplan.predict.problem import Problem
 from moeplan.search.layout import Layout, Shape, hosted_last, one_gpu, several_gpus, shape_of
 
 EVERY = 2000
-"""Layouts over two GPUs that are all priced: 0.06 s, models of up to 12 layers."""
+"""Layouts over several GPUs that are all priced: 0.06 s, models of up to 12 layers on two, 7 on three."""
 
 
 def explore(problem: Problem, visit: Callable[[Layout], object], several: Callable[[Shape], object]) -> None:
@@ -27,10 +28,11 @@ def explore(problem: Problem, visit: Callable[[Layout], object], several: Callab
         problem.engine.multi_gpu != "layer-split" or "layer-split" not in problem.engine.splits
     ):
         return
-    if n_gpus > 2 or (n_gpus == 2 and comb(shape.n_layers + 4, 4) > EVERY):
+    if n_gpus > 1 and comb(shape.n_layers + 2 * n_gpus, 2 * n_gpus) > EVERY:
         several(shape)
         return
-    for layout in (on_one_gpu if n_gpus == 1 else on_two_gpus)(shape, problem.engine):
+    every = on_one_gpu(shape, problem.engine) if n_gpus == 1 else on_several(shape, problem.engine, n_gpus)
+    for layout in every:
         visit(layout)
 
 
@@ -40,6 +42,9 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
     experts = bool(shape.moe) and "experts" in splits
     if "gpu" in splits:
         yield one_gpu(n, 0, 0)
+    if experts and not engine.hosts_any_layer:
+        yield one_gpu(n, 0, n)
+        return
     if experts:
         yield from (one_gpu(n, 0, i + 1) for i in shape.moe)
         yield from (hosted_last(n, i) for i in shape.moe[1:])
@@ -49,25 +54,37 @@ def on_one_gpu(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
             yield from (one_gpu(n, in_ram, i + 1) for i in shape.moe if i >= in_ram)
 
 
-def on_two_gpus(shape: Shape, engine: EngineTraits) -> Iterator[Layout]:
-    """Every split over two GPUs and RAM: first layers in RAM, first experts of either GPU in RAM."""
+def on_several(shape: Shape, engine: EngineTraits, n_gpus: int) -> Iterator[Layout]:
+    """Every split over several GPUs and RAM: first layers in RAM, the first experts of any GPU in RAM.
+
+    Of equal GPUs the first one is filled first: among equals the layout shown first wins.
+    """
     n, experts = shape.n_layers, bool(shape.moe) and "experts" in engine.splits
     for in_ram in range(n if "layers" in engine.splits else 1):
-        for end in range(in_ram, n + 1):
-            for first in range(end - in_ram + 1 if experts else 1):
-                for second in range(n - end + 1 if experts else 1):
-                    yield several_gpus(n, in_ram, (end, n), (first, second))
+        for ends in combinations_with_replacement(range(n, in_ram - 1, -1), n_gpus - 1):
+            cuts = (in_ram, *reversed(ends), n)
+            for hosted in product(*(range(b - a + 1 if experts else 1) for a, b in pairwise(cuts))):
+                yield several_gpus(n, in_ram, cuts[1:], hosted)
 
 
-def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:
-    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism."""
+def whole_placements(problem: Problem, expert_group: int = 1) -> Iterator[tuple[Problem, Placement]]:
+    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism.
+
+    ``expert_group``: columns of an expert's matrix that are quantised together.
+    """
     graph, hardware, _, engine, _ = problem
     if hardware.unified and "unified" in engine.splits:
         yield problem, on_gpus(graph, hardware, engine)
     elif hardware.gpus and engine.multi_gpu == "tensor-parallel":
-        for n in tensor_parallel_degrees(graph, len(hardware.gpus)):
+        for n in range(1, len(hardware.gpus) + 1):
+            if undivided_heads(graph, n) is not None:
+                continue
             trial = problem._replace(hardware=_first_gpus(problem, n))
-            yield trial, on_gpus(graph, trial.hardware, engine)
+            placement = on_gpus(graph, trial.hardware, engine)
+            if undivided_experts(graph, n, expert_group) is None:
+                yield trial, placement
+            if n > 1 and engine.expert_parallel and shares_experts(graph, n):
+                yield trial, experts_whole(placement)
     if hardware.unified:
         return
     if "stream" in engine.splits and engine.id == "transformers" and hardware.gpus:
@@ -76,22 +93,40 @@ def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:
         yield problem, on_cpu(graph)
 
 
-def tensor_parallel_degrees(graph: ModelGraph, n_gpus: int) -> list[int]:
-    """GPUs that can share every layer: they divide the heads and the width of every expert."""
-    return [n for n in range(1, n_gpus + 1) if undivided(graph, n) is None]
+def undivided(graph: ModelGraph, n: int, expert_group: int = 1) -> str | None:
+    """What ``n`` GPUs cannot share evenly by tensor parallelism, in words; None when all divides."""
+    return undivided_heads(graph, n) or undivided_experts(graph, n, expert_group)
 
 
-def undivided(graph: ModelGraph, n: int) -> str | None:
-    """What ``n`` GPUs cannot share evenly, in words; None when all divides."""
+def undivided_heads(graph: ModelGraph, n: int) -> str | None:
+    """Attention heads that ``n`` GPUs cannot share evenly."""
     for block in graph.spec.blocks:
-        mixer, ffn = block.mixer, block.ffn
+        mixer = block.mixer
         if isinstance(mixer, GqaAttention | MlaAttention) and mixer.n_heads % n:
             return f"{mixer.n_heads} attention heads"
         if isinstance(mixer, GqaAttention) and max(mixer.n_kv_heads, n) % min(mixer.n_kv_heads, n):
             return f"{mixer.n_kv_heads} key-value heads"
-        if isinstance(ffn, MoeFfn) and ffn.expert_intermediate % n:
-            return f"experts of width {ffn.expert_intermediate}"
     return None
+
+
+def undivided_experts(graph: ModelGraph, n: int, group: int = 1) -> str | None:
+    """Experts that ``n`` GPUs cannot share as equal slices of whole quantisation groups.
+
+    vLLM and SGLang refuse slices that cut 128-wide FP8 blocks, and leave their fast kernels where they cut
+    the groups of a 4-bit format (vLLM 0.19 fp8.py and marlin_utils.py, read 2026-11).
+    """
+    for width in sorted({b.ffn.expert_intermediate for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}):
+        if width % n:
+            return f"experts of width {width}"
+        if n > 1 and group > 1 and width // n % group:
+            return f"experts of width {width} in whole groups of {group}"
+    return None
+
+
+def shares_experts(graph: ModelGraph, n: int) -> bool:
+    """Whether ``n`` GPUs can hold equally many whole experts."""
+    counts = {b.ffn.n_experts for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}
+    return bool(counts) and not any(count % n for count in counts)
 
 
 def _first_gpus(problem: Problem, n: int) -> HardwareSpec:

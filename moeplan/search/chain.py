@@ -2,14 +2,16 @@
 
 A GPU's time is a sum over its layers and does not depend on the others, so the best split of the first ``e``
 layers over the first GPUs follows from the best splits of fewer layers over one GPU less. That is exact but
-for two things: buffers are taken from a layout like the one sought, and RAM is taken to hold the rest.
+for two things: buffers are taken from a layout like the one sought, and RAM is taken to hold the rest. As
+few GPUs need smaller buffers than many, each choice of GPUs is tried, alike ones once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
 
+from moeplan.domain.hardware import GpuSpec
 from moeplan.search.layout import RAM, several_gpus
 from moeplan.search.objective import Aim
 from moeplan.search.pricing import Table
@@ -17,15 +19,32 @@ from moeplan.search.sides import Side, weighted
 
 ROUNDS = 3
 """Times that buffers are taken from the split just found."""
+MOST_CHOICES = 15
+"""Choices of GPUs that are tried, those of the most GPUs first: all there are of four."""
 
 
 def chained(table: Table, aim: Aim, *, leaves: bool, hosts: bool) -> Iterator[tuple[int, ...]]:
     """Best splits with and without whole layers in RAM (``leaves``) and hosted experts (``hosts``)."""
     chain = _Chain(table, aim)
-    for leave, host in product((False, True) if leaves else (False,), (False, True) if hosts else (False,)):
-        split = chain.split(leaves=leave, hosts=host)
-        if split is not None:
-            yield split
+    for used in choices(table.problem.hardware.gpus):
+        for leave, host in product(
+            (False, True) if leaves else (False,), (False, True) if hosts else (False,)
+        ):
+            split = chain.split(used, leaves=leave, hosts=host)
+            if split is not None:
+                yield split
+
+
+def choices(gpus: Sequence[GpuSpec]) -> list[tuple[int, ...]]:
+    """Indices of GPUs that may hold layers, most GPUs first; of choices with the same GPUs the first."""
+    alike = [next(i for i, other in enumerate(gpus) if other == gpu) for gpu in gpus]
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for size in range(len(gpus), 0, -1):
+        for used in combinations(range(len(gpus)), size):
+            found.setdefault(tuple(alike[g] for g in used), used)
+            if len(found) == MOST_CHOICES:
+                return list(found.values())
+    return list(found.values())
 
 
 class _Chain:
@@ -35,11 +54,15 @@ class _Chain:
         ram = table.sums(RAM, RAM)
         self._ram = weighted(aim.first, ram.decode_s, ram.prefill_s)
 
-    def split(self, *, leaves: bool, hosts: bool) -> tuple[int, ...] | None:
-        """Layers in RAM, then of each GPU those with hosted experts and the whole ones. None: too large."""
-        n, table = self._n, self._table
-        in_ram, n_gpus = int(leaves and n > 1), len(self._sides)
-        ends = [in_ram + (n - in_ram) * (g + 1) // n_gpus for g in range(n_gpus)]
+    def split(self, used: tuple[int, ...], *, leaves: bool, hosts: bool) -> tuple[int, ...] | None:
+        """Layers in RAM, then of each GPU those with hosted experts and the whole ones. None: too large.
+
+        ``used``: the GPUs that may hold layers.
+        """
+        n, table, n_gpus = self._n, self._table, len(self._sides)
+        in_ram = int(leaves and n > 1)
+        shares = [sum(u <= g for u in used) for g in range(n_gpus)]
+        ends = [in_ram + (n - in_ram) * share // len(used) for share in shares]
         layout, found = several_gpus(n, in_ram, ends, [n * hosts] * n_gpus), None
         room = list(table.capacity_bytes)
         for _ in range(ROUNDS):
@@ -50,22 +73,27 @@ class _Chain:
             if found is not None and all(b >= a for a, b in zip(room, left, strict=True)):
                 break
             room = left if found is None else [min(pair) for pair in zip(room, left, strict=True)]
-            cuts = self._cuts(room, leaves=leaves, hosts=hosts)
+            cuts = self._cuts(used, room, leaves=leaves, hosts=hosts)
             if cuts is None:
                 return found
             found = _state(cuts)
             layout = several_gpus(n, cuts[0][0], [end for _, _, end in cuts], [m - s for s, m, _ in cuts])
         return found
 
-    def _cuts(self, room: list[float], *, leaves: bool, hosts: bool) -> list[tuple[int, int, int]] | None:
+    def _cuts(
+        self, used: tuple[int, ...], room: list[float], *, leaves: bool, hosts: bool
+    ) -> list[tuple[int, int, int]] | None:
         """Of each GPU (first layer, first whole layer, end)."""
         n, infinite = self._n, float("inf")
         best = list(self._ram) if leaves else [0.0]
         best += [infinite] * (n + 1 - len(best))
         best[n] = infinite
         chosen: list[list[tuple[int, int, int]]] = []
-        for side, most in zip(self._sides, room[:-1], strict=True):
+        for g, (side, most) in enumerate(zip(self._sides, room[:-1], strict=True)):
             before, best, cuts = best, list(best), [(e, e, e) for e in range(n + 1)]
+            if g not in used:
+                chosen.append(cuts)
+                continue
             hosted, whole, change = side.first.hosted, side.first.whole, side.first.change
             for start in range(n):
                 if before[start] == infinite:

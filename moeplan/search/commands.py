@@ -165,6 +165,8 @@ def _servers(problem: Problem, placement: Placement, tables: Tables) -> tuple[Co
     found = []
     for id in ("vllm", "sglang", "tensorrt-llm"):
         settings = dict(common)
+        if placement.expert_parallel > 1:  # vLLM takes a switch, the others how many GPUs
+            settings["expert_parallel"] = placement.expert_parallel
         if (work.kv_type_k, id) in (("fp8", "vllm"),):
             settings["kv_type"] = "fp8"
         if problem.graph.quant == "fp8" and problem.graph.spec.native_quant != "fp8" and id != "tensorrt-llm":

@@ -10,7 +10,9 @@ from moeplan.predict.estimate import with_context
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import moe_layers, split
 from moeplan.predict.problem import Problem
-from moeplan.search.pricing import exact_memory
+from moeplan.search.layout import Layout, several_gpus
+from moeplan.search.overrides import n_cpu_moe
+from moeplan.search.pricing import Table, exact_memory
 
 CONTEXTS = tuple(2**k for k in range(10, 21))
 BATCHES = tuple(2**k for k in range(11))
@@ -36,17 +38,40 @@ def curves(problem: Problem, placement: Placement, max_vram_bytes: int | None) -
 
 def _cpu_moe(problem: Problem, placement: Placement, most: int | None) -> Curve:
     n_layers, n_moe = problem.graph.spec.n_layers, len(moe_layers(problem.graph.spec))
-    points = tuple(
-        _point(n, problem, split(problem.graph, problem.hardware, problem.engine, n_layers + 1, n), most)
-        for n in range(n_moe + 1)
-    )
+    first_ones = n_cpu_moe(problem.graph, placement) is not None
+    if len(problem.hardware.gpus) == 2:
+        placements = _over_two(problem, most)
+    else:
+        placements = [
+            split(problem.graph, problem.hardware, problem.engine, n_layers + 1, n) for n in range(n_moe + 1)
+        ]
+    points = tuple(_point(n, problem, p, most) for n, p in enumerate(placements))
     return Curve(
         name="cpu_moe",
         points=points,
-        chosen=placement.cpu_moe if placement.gpu_layers > n_layers else None,
+        chosen=placement.cpu_moe if placement.gpu_layers > n_layers and first_ones else None,
         knee=next((p.x for p in points if p.fits), None),
         why="the fewest that let the rest fit; each one more costs speed",
     )
+
+
+def _over_two(problem: Problem, most: int | None) -> list[Placement]:
+    """Experts of the first MoE layers in RAM, of none to of all: each with the fastest split over two GPUs,
+    or where none fits with the one that lacks the fewest bytes."""
+    table, n = Table(problem, most), problem.graph.spec.n_layers
+
+    def rank(layout: Layout) -> tuple[float, ...]:
+        need = table.need(layout)
+        over = sum(max(0.0, a - b) for a, b in zip(need, table.capacity_bytes, strict=True))
+        return (1.0, over) if over else (0.0, *table.seconds(layout))
+
+    found = []
+    for until in (0, *(i + 1 for i in moe_layers(problem.graph.spec))):
+        layouts = (
+            several_gpus(n, 0, (end, n), (min(until, end), max(0, until - end))) for end in range(n, -1, -1)
+        )
+        found.append(table.placement(min(layouts, key=rank)))
+    return found
 
 
 def _gpu_layers(problem: Problem, placement: Placement, most: int | None) -> Curve:

@@ -19,10 +19,12 @@ from moeplan.search.two import TwoGpus
 
 
 class Variant(NamedTuple):
-    """One choice of everything but the placement. ``bits`` is the mean width of the weights."""
+    """One choice of everything but the placement. ``bits`` is the mean width of the weights,
+    ``expert_group`` how many columns of an expert's matrix are quantised together."""
 
     problem: Problem
     bits: float
+    expert_group: int = 1
 
 
 class Found(NamedTuple):
@@ -88,6 +90,7 @@ class _VariantSearch:
     def __init__(self, search: Search, variant: Variant) -> None:
         self.search, self.problem, self.bits = search, variant.problem, variant.bits
         self.table = Table(variant.problem, search.limits.max_vram_bytes)
+        self._expert_group = variant.expert_group
         self._workload = variant.problem.workload
         w = self._workload
         self._group = (variant.problem.graph.quant, variant.problem.engine.id, f"{w.kv_type_k},{w.kv_type_v}")
@@ -100,7 +103,7 @@ class _VariantSearch:
             placement = self.table.placement(layout)
             found = Found(best, self.problem, self.bits, placement, decode_s, prefill_s)
             self.search.offer((*self._group, kind), found)
-        for trial, placement in whole_placements(self.problem):
+        for trial, placement in whole_placements(self.problem, self._expert_group):
             self._whole(trial, placement)
         self._reject_parallel()
 
@@ -165,6 +168,7 @@ class _VariantSearch:
         found = Found(score(*args, total), problem, self.bits, placement, priced.decode_s, priced.prefill_s)
         kind = placement.kind
         label = f"{kind}-{placement.tensor_parallel}" if placement.tensor_parallel > 1 else kind
+        label += "-ep" * (placement.expert_parallel > 1)
         self.search.offer((*self._group, label), found)
 
     # ── near misses ──────────────────────────────────────────────────────────────────────────────
@@ -207,7 +211,7 @@ class _VariantSearch:
         n = len(hardware.gpus)
         if engine.multi_gpu != "tensor-parallel" or n < 2 or hardware.unified:
             return
-        what = undivided(self.problem.graph, n)
+        what = undivided(self.problem.graph, n, self._expert_group)
         if what is not None:
             placement = on_gpus(self.problem.graph, hardware, engine)
             reason = f"{n} GPUs cannot share {what} evenly"
@@ -253,7 +257,8 @@ def describe(placement: Placement) -> str:
                 placement.kind, "unified memory"
             )
         case "tensor-parallel":
-            return f"tensor parallel over {placement.tensor_parallel} GPUs"
+            whole = ", experts whole" if placement.expert_parallel > 1 else ""
+            return f"tensor parallel over {placement.tensor_parallel} GPUs{whole}"
         case "gpu":
             return "all on one GPU"
     parts = []

@@ -24,6 +24,10 @@ STEPS = (ALL, 8, 4, 2, 1)
 """How many layers move at once: all of a slot (one GPU needs smaller buffers than several), or a few."""
 
 
+BEST_GIVEN = 6
+"""Given starts that are climbed from: the best of them."""
+
+
 class Climber:
     """The climb of one problem. ``visit`` ranks a layout; ``room`` is (bytes a GPU has for layers, bytes of
     it that one average layer takes whole, and with hosted experts)."""
@@ -111,7 +115,7 @@ class Climber:
     def _starts(self) -> Iterator[State]:
         """Shares in proportion to memory, the GPUs filled one after the other from either end, each alone;
         of two GPUs the best of all splits into whole layers."""
-        yield from self._given
+        yield from sorted(dict.fromkeys(self._given), key=self._rank)[:BEST_GIVEN]
         free = [max(0.0, room[0]) for room in self._room]
         total = sum(free) or 1.0
         yield self._fitted([self._n * f / total for f in free])

@@ -210,3 +210,43 @@ def test_bad_input_is_one_clear_error(inside: Run, arguments: str, said: str) ->
     assert done.code == 2
     assert said in done.err
     assert not done.out
+
+
+def test_a_floor_that_no_type_reaches_is_said(inside: Run) -> None:
+    """gpt-oss was trained in MXFP4: wider types would only unpack it, so that none is tried."""
+    done = inside("plan", *GPT_OSS, "--min-quant", "q8_0")
+    assert done.code == 1
+    said = " ".join(done.out.split())
+    assert "no type of weights that there is to try is as wide as --min-quant q8_0" in said
+    assert "--min-quant mxfp4_moe (4.6 bits per weight):" in said
+    assert "and 1 GiB more RAM" not in said  # the type alone is enough
+
+
+def test_a_context_beyond_the_model_is_cut_to_what_it_was_made_for(inside: Run) -> None:
+    done = inside("plan", *GPT_OSS, "--context", "999999999", "--format", "json")
+    assert done.code == 1
+    assert done.json["changes"][0]["what"] == "--context 131072 instead of 999999999"
+
+
+def test_what_if_says_where_there_would_be_no_plan(inside: Run) -> None:
+    asked = [*GPT_OSS, "--what-if", "vram=0,ram=3", "--no-curves"]
+    done = inside("plan", *asked, "--format", "json")
+    jsonschema.validate(done.json, json_schema("plan"))
+    both = done.json["what_if"][-1]
+    assert (both["what"], both["decode_tokens_per_s"], both["gain_frac"]) == ("all of these", None, None)
+    assert "all of these: -, -, no plan" in inside("plan", *asked).out
+
+
+def test_slices_that_cut_quantisation_groups_are_no_plan(inside: Run) -> None:
+    """Experts 1536 wide over 8 GPUs are 192 wide slices, not whole FP8 blocks of 128: vLLM refuses them."""
+    machine = ["qwen3-235b-a22b", "--hardware", "lambda-8x-h100-sxm", "--batch", "64", "--no-curves"]
+    done = inside("plan", *machine, "--quant", "fp8-block", "--format", "json")
+    best = done.json["best"]
+    assert (best["placement"]["tp"], best["placement"]["ep"]) == (8, 8)
+    serve = next(c["command"] for c in best["commands"] if c["engine"] == "vllm")
+    assert serve.endswith("--enable-expert-parallel")
+    assert any("whole groups of 128" in r["reason"] for r in done.json["rejected"])
+    whole = ["--quant", "fp8-block", "--engine", "vllm", "--ep", "8", "--batch", "64", "--format", "json"]
+    same = inside("estimate", *machine[:3], *whole).json
+    assert same["decode"]["tokens_per_s"] == best["decode"]["tokens_per_s"]
+    assert same["placement"]["expert_parallel"] == 8

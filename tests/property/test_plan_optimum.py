@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
-from itertools import product
+from itertools import combinations_with_replacement, pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import moe_layers, on_cpu, on_gpus, split
 from moeplan.predict.problem import Problem
-from moeplan.search.layout import several_gpus
+from moeplan.search.layout import Layout, several_gpus
 from moeplan.search.pricing import Table
 from moeplan.search.search import Search, Variant
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
@@ -43,7 +44,9 @@ def graph(kind: str) -> ModelGraph:
 @st.composite
 def problems(draw: st.DrawFn, n_gpus: int = 1) -> Problem:
     """A model and a machine whose GPUs hold between nothing and all of it."""
-    kinds = ("dense", "moe", "wide") if n_gpus == 1 else ("wide", "moe", "wide", "moe", "deep")
+    kinds = {1: ("dense", "moe", "wide"), 2: ("dense", "wide", "moe", "deep"), 3: ("dense", "wide", "moe")}[
+        n_gpus
+    ]
     model = graph(draw(st.sampled_from(kinds)))
     context = draw(st.integers(1024, 8192))
     work = workload(
@@ -116,17 +119,36 @@ def test_equal_to_trying_everything(problem: Problem, objective: str) -> None:
     assert memory_report(model, box, work, best.placement, engine).fits
 
 
-@settings(max_examples=120, deadline=None)
-@given(problems(n_gpus=2), st.sampled_from(("decode", "ttft")))
-def test_two_gpus_are_equal_to_trying_everything(problem: Problem, objective: str) -> None:
+def every_layout(n: int, n_gpus: int) -> Iterator[Layout]:
+    """Consecutive layers on each GPU, the first of all in RAM, the first experts of each GPU in RAM."""
+    for in_ram in range(n):
+        for ends in combinations_with_replacement(range(in_ram, n + 1), n_gpus - 1):
+            cuts = (in_ram, *ends, n)
+            for hosted in product(*(range(b - a + 1) for a, b in pairwise(cuts))):
+                yield several_gpus(n, in_ram, cuts[1:], hosted)
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(n_gpus=2), st.sampled_from(("decode", "ttft")), st.booleans())
+def test_two_gpus_are_equal_to_trying_everything(problem: Problem, objective: str, by_bounds: bool) -> None:
+    """``by_bounds``: a model that is small enough to try everything is searched like a deep one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if by_bounds:
+            patch.setattr("moeplan.search.candidates.EVERY", 0)
+        equal_to_trying_everything(problem, objective)
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(n_gpus=3), st.sampled_from(("decode", "ttft")))
+def test_three_gpus_are_equal_to_trying_everything(problem: Problem, objective: str) -> None:
+    equal_to_trying_everything(problem, objective)
+
+
+def equal_to_trying_everything(problem: Problem, objective: str) -> None:
     n, table = problem.graph.spec.n_layers, Table(problem)
     phase = "decode_s" if objective == "decode" else "prefill_s"
-    seconds = []
-    for in_ram, end in product(range(n), range(n + 1)):
-        for first, second in product(range(end - in_ram + 1), range(n - end + 1)):
-            priced = table.price(several_gpus(n, in_ram, (end, n), (first, second)))
-            if priced is not None:
-                seconds.append(getattr(priced, phase))
+    priced = (table.price(layout) for layout in every_layout(n, len(problem.hardware.gpus)))
+    seconds = [getattr(p, phase) for p in priced if p is not None]
     cpu = table.exact(on_cpu(problem.graph))
     seconds += [getattr(cpu, phase)] if cpu else []
     best = best_of(problem, objective).best
@@ -159,9 +181,9 @@ CHANGES = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    st.integers(1, 2).flatmap(problems), st.sampled_from(("decode", "ttft")), st.sampled_from(sorted(CHANGES))
+    st.integers(1, 3).flatmap(problems), st.sampled_from(("decode", "ttft")), st.sampled_from(sorted(CHANGES))
 )
 def test_more_hardware_is_never_slower(problem: Problem, objective: str, change: str) -> None:
     before = best_of(problem, objective).best

@@ -172,3 +172,13 @@ def test_experts_in_ram_of_a_dense_model_are_none() -> None:
     asked = sizing("llama-server -hf org/m-GGUF --n-cpu-moe 9", moe=False)
     assert asked.request.cpu_moe is None
     assert any("the model has none" in note for note in asked.notes)
+
+
+def test_experts_held_whole() -> None:
+    vllm = "vllm serve m --tensor-parallel-size 4 --enable-expert-parallel"
+    assert sizing(vllm, n_gpus=4).request.expert_parallel == 4
+    assert sizing(vllm, n_gpus=4, moe=False).request.expert_parallel is None
+    assert sizing("vllm serve m --tensor-parallel-size 4", n_gpus=4).request.expert_parallel is None
+    sglang = "python -m sglang.launch_server --model-path m --tp 4"
+    assert sizing(f"{sglang} --ep-size 4", n_gpus=4).request.expert_parallel == 4
+    assert sizing(f"{sglang} --ep-size 2", n_gpus=4).request.expert_parallel is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 
-from moeplan.cost.coverage import expected_experts, tokens_for_coverage
+from moeplan.cost.coverage import busiest_rank, expected_experts, tokens_for_coverage
 from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step, attention_work, layer_work
 from moeplan.domain.model import Block, MlaAttention
@@ -37,6 +40,36 @@ def test_coverage_is_exact_at_one_token_and_saturates() -> None:
     assert expected_experts(8, 2, 10_000) == pytest.approx(8.0)
     assert expected_experts(4, 4, 1) == 4.0
     assert expected_experts(8, 2, 0) == 0.0
+
+
+def test_the_busiest_of_gpus_with_whole_experts() -> None:
+    # One token to one of two experts, an expert a GPU: one GPU has all the work, twice the mean.
+    assert busiest_rank(2, 1, 1, 2) == (2.0, 2.0)
+    # One token to 2 of 4, two experts a GPU: each GPU has Binomial(2, 1/2). The larger of two is 0, 1 or 2
+    # with F^2 = 1/16, 9/16, 1: expected 15/16 + 7/16 = 1.375 against a mean of 1.
+    assert busiest_rank(4, 2, 1, 2) == (pytest.approx(1.375), pytest.approx(1.375))
+    assert busiest_rank(8, 2, 64, 1) == (1.0, 1.0)
+    # every expert is touched: bytes are even, rows are not yet
+    experts, rows = busiest_rank(64, 8, 1000, 8)
+    assert experts == 1.0
+    assert 1.0 < rows < 1.1
+
+
+@pytest.mark.parametrize(
+    ("n_experts", "n_active", "n_tokens", "n_ranks"), [(128, 8, 1, 8), (128, 8, 8, 8), (64, 4, 32, 4)]
+)
+def test_the_busiest_gpu_of_random_routing(
+    n_experts: int, n_active: int, n_tokens: int, n_ranks: int
+) -> None:
+    rng, runs = random.Random(5), 400
+    experts = rows = 0
+    for _ in range(runs):
+        chosen = [e for _ in range(n_tokens) for e in rng.sample(range(n_experts), n_active)]
+        experts += max(Counter(e * n_ranks // n_experts for e in set(chosen)).values())
+        rows += max(Counter(e * n_ranks // n_experts for e in chosen).values())
+    touched = expected_experts(n_experts, n_active, n_tokens)
+    seen = experts / runs / (touched / n_ranks), rows / runs / (n_active * n_tokens / n_ranks)
+    assert busiest_rank(n_experts, n_active, n_tokens, n_ranks) == pytest.approx(seen, rel=0.05)
 
 
 def test_batch_at_which_half_the_experts_are_touched() -> None:
@@ -173,7 +206,7 @@ def test_ik_llama_streams_later_for_sparser_models() -> None:
 def test_ik_llama_leaves_experts_to_a_cpu_that_is_faster_than_the_copy() -> None:
     graph = graph_of(moe_spec(n_experts=8, n_active=2))
     ik = find_engine("ik_llama.cpp")
-    # 200 tokens, 2 FLOP of an element's share 2/8 at 35 GFLOP/s a core; the copy: 2 B an element over 20 GB/s.
+    # 200 tokens, 2 FLOP of 2/8 of the elements at 35 GFLOP/s a core; the copy: 2 B an element over 20 GB/s.
     # They break even at 2 x 200 x 2/8 / 35e9 / 2 x 20e9 = 28.6 cores.
     for cores, streams in ((28, True), (29, False)):
         hardware = machine((gpu(),), pcie_gbps=20, cores=cores)

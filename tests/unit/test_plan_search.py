@@ -9,7 +9,9 @@ import shlex
 import pytest
 from msgspec.structs import replace
 
-from moeplan.domain.plan import Curve, CurvePoint, Limits
+from moeplan.api.plan import EVEN_FRAC, plainer
+from moeplan.domain.graph import ModelGraph
+from moeplan.domain.plan import Limits
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, prefill_time
@@ -17,14 +19,13 @@ from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem
 from moeplan.readers.engine_tables import EngineTables
 from moeplan.report import plan_words
-from moeplan.search.candidates import tensor_parallel_degrees
+from moeplan.search.candidates import explore, shares_experts, undivided, whole_placements
 from moeplan.search.commands import commands
-from moeplan.search.curves import elbow
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
 from moeplan.search.objective import broken, score
 from moeplan.search.overrides import device_map, n_cpu_moe, one_of, tensor_overrides, tensor_split
 from moeplan.search.pricing import Table
-from moeplan.search.search import Search, Variant
+from moeplan.search.search import Found, Search, Variant
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
 
 LLAMA = find_engine("llama.cpp")
@@ -141,6 +142,13 @@ def test_what_two_gpus_leave_out_is_no_better(seed: int, monkeypatch: pytest.Mon
             assert best(objective, limits, 0) == pytest.approx(best(objective, limits, 10**6), rel=1e-9)
 
 
+def test_of_two_equal_gpus_the_first_holds_what_one_can() -> None:
+    search = Search("decode", Limits())
+    search.run([Variant(problem(2), 5.0)])
+    assert search.best is not None
+    assert tensor_split(search.best.placement, 2) == (7, 0)
+
+
 # ── what wins ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,6 +173,21 @@ def test_whole_layers_win_where_hosted_experts_wait_too_long() -> None:
     # as a whole reads its attention in RAM too; hosted experts wait for the GPU and back. That decides.
     assert split_wins(0.0) == "experts"
     assert split_wins(5e-3) == "layers"
+
+
+def test_a_mixed_split_gives_way_to_an_even_plain_one() -> None:
+    def found(kind: str, decode_s: float, prefill_s: float = 1.0) -> Found:
+        layout = {"mixed": one_gpu(6, 1, 3), "experts": one_gpu(6, 0, 3), "gpu": one_gpu(6, 0, 0)}[kind]
+        return Found((decode_s,), problem(), 5.0, to_placement(layout, MOE, LLAMA), decode_s, prefill_s)
+
+    even = 1.0 + EVEN_FRAC
+    best = found("mixed", 1.0)
+    assert plainer(found("experts", even), best, "decode")
+    assert not plainer(found("experts", even + 1e-6), best, "decode")
+    assert not plainer(found("experts", even, 1.1), best, "decode")
+    assert not plainer(found("experts", even), best, "ttft")
+    assert not plainer(found("mixed", even), best, "decode")
+    assert not plainer(found("mixed", even), found("experts", 1.0), "decode")
 
 
 def test_near_misses_say_what_is_missing() -> None:
@@ -196,8 +219,37 @@ def test_scores_put_the_objective_first() -> None:
 def test_tensor_parallel_degrees_divide_heads_and_experts() -> None:
     # 8 query heads, 2 KV heads (replicated above 2), experts of width 96: 3 divides 96 but not 8
     graph = graph_of(moe_spec(expert=96))
-    assert tensor_parallel_degrees(graph, 8) == [1, 2, 4, 8]
-    assert tensor_parallel_degrees(graph_of(moe_spec(expert=12)), 8) == [1, 2, 4]
+    assert degrees(graph) == [1, 2, 4, 8]
+    assert degrees(graph_of(moe_spec(expert=12))) == [1, 2, 4]
+    # slices of whole groups of 32 columns: 96 = 3 groups cannot be cut in two
+    assert degrees(graph, 32) == [1]
+    assert undivided(graph, 8, 32) == "experts of width 96 in whole groups of 32"
+
+
+def degrees(graph: ModelGraph, group: int = 1) -> list[int]:
+    return [n for n in range(1, 9) if undivided(graph, n, group) is None]
+
+
+def test_whole_experts_where_slices_do_not_divide() -> None:
+    graph = graph_of(moe_spec(expert=96, n_experts=8), "bf16")
+    vllm = find_engine("vllm")
+    p = problem(4, graph)._replace(engine=vllm)
+    shown = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p)]
+    assert shown == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 4)]
+    cut = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p, 32)]
+    assert cut == [(1, 1), (2, 2), (4, 4)]
+    assert not shares_experts(graph, 3)
+    found = texts(p, list(whole_placements(p, 32))[-1][1])
+    assert shlex.split(found["vllm", "serve"])[-1] == "--enable-expert-parallel"
+    assert "--ep-size 4" in found["sglang", "serve"]
+    assert "--ep_size 4" in found["tensorrt-llm", "serve"]
+
+
+def test_ktransformers_hosts_the_experts_of_all_layers_or_of_none() -> None:
+    p = problem()._replace(engine=find_engine("ktransformers"))
+    shown: list[object] = []
+    explore(p, shown.append, shown.append)
+    assert shown == [one_gpu(6, 0, 0), one_gpu(6, 0, 6)]
 
 
 # ── patterns ─────────────────────────────────────────────────────────────────────────────────────
@@ -296,27 +348,7 @@ def test_folded_commands_still_parse() -> None:
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == words
 
 
-# ── curves ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_elbow_is_farthest_above_the_chord() -> None:
-    # chord from (0, 0) to (10, 10): heights above it are 0.6 - 0.2 at x = 2 and 0.8 - 0.6 at x = 6
-    assert elbow([(0, 0.0), (2, 6.0), (6, 8.0), (10, 10.0)]) == 2
-    assert elbow([(0, 0.0), (5, 4.0), (10, 10.0)]) is None
-    assert elbow([(0, 0.0), (10, 10.0)]) is None
-
-
-def test_a_sample_keeps_ends_knee_and_choice() -> None:
-    points = tuple(
-        CurvePoint(
-            x=x, fits=True, decode_tokens_per_s=1.0, prefill_tokens_per_s=1.0, ttft_s=1.0, vram_bytes=1
-        )
-        for x in range(61)
-    )
-    curve = Curve(name="cpu_moe", points=points, chosen=23, knee=22)
-    shown = [p.x for p in plan_words.sampled(curve)]
-    assert {0, 22, 23, 60} <= set(shown)
-    assert len(shown) <= 11
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_dense_models_have_no_experts_to_host() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import moeplan
-from moeplan.errors import SpecError
+from moeplan.cost.coverage import busiest_rank
+from moeplan.errors import MoeplanError, SpecError
 
 
 def test_a_number_that_does_not_divide_the_heads_is_refused() -> None:
@@ -26,3 +27,35 @@ def test_llama_cpp_splits_layers_over_any_number() -> None:
     e = moeplan.estimate("qwen2.5-7b", hardware="rtx-3060-12gb", n_gpus=3, quant="f16", engine="llama.cpp")
     assert e.placement.kind == "layer-split"
     assert set(e.placement.dense_tiers) == {"gpu0", "gpu1", "gpu2"}
+
+
+def test_gpus_with_whole_experts_wait_for_the_busiest() -> None:
+    asked = {"hardware": "h100-sxm-80gb", "n_gpus": 8, "quant": "fp8", "batch": 8}
+    sliced = moeplan.estimate("qwen3-235b-a22b", **asked)
+    whole = moeplan.estimate("qwen3-235b-a22b", expert_parallel=8, **asked)
+    assert (sliced.placement.expert_parallel, whole.placement.expert_parallel) == (1, 8)
+    assert whole.memory == sliced.memory
+    experts = [dict(e.decode.terms)["gpu0 experts"] for e in (sliced, whole)]
+    # 128 experts, 8 a token, 8 tokens, 8 GPUs: the busiest has about 1.44 times the mean (coverage.py)
+    assert experts[1] / experts[0] == pytest.approx(busiest_rank(128, 8, 8, 8)[0], rel=0.02)
+    others = [e.decode.seconds - part for e, part in zip((sliced, whole), experts, strict=True)]
+    assert others[0] == pytest.approx(others[1], rel=1e-9)
+    assert whole.decode.flop == sliced.decode.flop
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("llama-3.1-8b", {}, "has no experts to share"),
+        ("mixtral-8x7b", {"engine": "tgi"}, "--ep above 1 with tgi"),
+        ("mixtral-8x7b", {"tensor_parallel": 8}, "--ep 4 over 8 GPUs"),
+        ("qwen2-57b-a14b", {"tensor_parallel": 4}, None),
+    ],
+)
+def test_whole_experts_that_cannot_be(model: str, options: dict[str, object], said: str | None) -> None:
+    asked = {"hardware": "h100-sxm-80gb", "n_gpus": 8, "quant": "bf16", "expert_parallel": 4, **options}
+    if said is None:
+        assert moeplan.estimate(model, **asked).placement.expert_parallel == 4
+        return
+    with pytest.raises(MoeplanError, match=said):
+        moeplan.estimate(model, **asked)

@@ -18,7 +18,7 @@ from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
 from moeplan.predict.phases import decode_step, passes, prefill_step
-from moeplan.predict.placement import on_cpu, requested, usable_ram_bytes
+from moeplan.predict.placement import experts_whole, on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.predict.serving import stall_ops
 from moeplan.readers.corpus import SpeedRow
@@ -69,6 +69,8 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
+    if row.ep > 1 and row.ep == placement.tensor_parallel and problem.graph.spec.is_moe:
+        placement = experts_whole(placement)
     ops, n_tokens = phase_ops(row.phase, problem, placement)
     if row.metric == "tpot_ms":
         ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0)]

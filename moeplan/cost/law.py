@@ -86,11 +86,11 @@ class _Clock:
         elements = n * work.dense_flop / (2.0 * self.step.n_tokens)
         layer_at = len(self.ops)
         self._work(tier, "weights", n * work.dense_bytes, n * work.dense_flop, elements)
-        self._unpack(tier, "weights", elements)
+        self._unpack(tier, elements)
         if work.expert_flop:
             elements = n * work.expert_elements
             home = self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
-            self._unpack(home, "experts", elements)
+            self._unpack(home, elements)
         if work.kv_bytes or work.attention_flop:
             shard = kv_shard(group.block, self.placement.tensor_parallel)
             # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
@@ -189,7 +189,10 @@ class _Clock:
             n = sum(n for n, _ in halves)
             # Alike but for a MoE's routing: its names make up for the mixer's half, which has them not.
             names = max((names for _, names in halves), key=len, default=())
-            self.ops[layer_at] = self.ops[layer_at]._replace(waiting_s=n, waiting=names)
+            op = self.ops[layer_at]
+            formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
+            inputs = {**op.inputs, "layers": group.n_layers}
+            self.ops[layer_at] = op._replace(waiting_s=n, waiting=names, formula=formula, inputs=inputs)
             return
         formula, inputs = "halves of layers x s per layer", {"layers": group.n_layers}
         for n, names in halves:
@@ -247,13 +250,14 @@ class _Clock:
             )
         )
 
-    def _unpack(self, tier: str, what: str, n_elements: float) -> None:
+    def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""
         rates = self._at(tier)
-        if rates.unpack_per_s is not None:
-            formula, inputs = "elements / FP32 rate, to widen packed weights", {"elements": n_elements}
-            seconds = n_elements / rates.unpack_per_s
-            self.ops.append(Op(f"{tier} {what}", seconds, rates.unpacking, formula=formula, inputs=inputs))
+        if rates.unpack_per_s is None:
+            return
+        inputs = {"elements": n_elements, "fp32_flop_per_s": rates.unpack_per_s}
+        seconds, formula = n_elements / rates.unpack_per_s, "packed elements / FP32 rate"
+        self.ops.append(Op(f"{tier} unpacking", seconds, rates.unpacking, formula=formula, inputs=inputs))
 
     def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float, flop: float = 0.0) -> str:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""

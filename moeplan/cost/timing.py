@@ -84,6 +84,7 @@ def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scale
             missing.update(dict.fromkeys(scales.missing(op.moving)))
             if op.computing_s:
                 missing.update(dict.fromkeys(scales.missing(op.computing)))
+            missing.update(dict.fromkeys(scales.missing(op.waiting)))
     return tuple(missing)
 
 
@@ -114,7 +115,7 @@ def _kind(op: Op, hardware: HardwareSpec, scales: Scales) -> int:
     """Index in ``KINDS`` of where a term comes from; the same as that of ``_source``."""
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return _ASSUMED
-    kind = max(scales.worst_kind(op.moving), scales.worst_kind(op.computing))
+    kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting))
     return kind if kind >= 0 else _DATASHEET
 
 
@@ -126,7 +127,8 @@ def _source(op: Op, hardware: HardwareSpec, calibration: Calibration) -> Source:
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return Source("assumed", "RAM bandwidth of a typical machine of this class")
     coefficients = calibration.coefficients
-    sources = [coefficients[n].source for n in (*op.moving, *op.computing) if n in coefficients]
+    names = (*op.moving, *op.computing, *op.waiting)
+    sources = [coefficients[n].source for n in names if n in coefficients]
     if not sources:
         return Source("datasheet", "rates of the hardware catalog")
     return max(sources, key=lambda source: KINDS.index(source.kind))
@@ -153,6 +155,7 @@ def _explain(
             inputs.update(op.inputs)
             inputs.update(_used(op.moving, calibration))
             inputs.update(_used(op.computing, calibration) if op.computing_s else {})
+            inputs.update(_used(op.waiting, calibration))
         source = max((_source(op, hardware, calibration) for op in mine), key=lambda s: KINDS.index(s.kind))
         shown = {key: value for key, value in inputs.items() if value != 0.0}
         ledger.note(term, value * in_time, "s", mine[0].formula, shown, source)

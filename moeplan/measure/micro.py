@@ -170,13 +170,9 @@ def few_rows(device: Device, threads: int, budget_s: float) -> list[Sample]:
     """Seconds of a matrix that meets 1, 2, 4 ... rows: what waits for memory, what for arithmetic."""
     torch, linear, found = device.torch, linear_kernel(), []
     size = 2048
+    n = max(2, min(_MIN_BUFFER_BYTES, device.budget_bytes // 4) // (size * size * 4))
+    weights = torch.empty(n, size, size, device=device.name).fill_(0.01)
     for n_rows in _ROWS:
-        # matrices enough that none stays in a cache; with many rows the time is not that of the memory
-        n = max(
-            2,
-            min(_MIN_BUFFER_BYTES // 2, device.budget_bytes // 4) // (size * size * 4) // (1 + n_rows // 16),
-        )
-        weights = torch.empty(n, size, size, device=device.name).fill_(0.01)
         x = torch.ones(n_rows, size, device=device.name)
         turns = cycle([partial(_all_of, linear, x, pair) for pair in weights.split(2)])
         span = repeat(partial(_take_turn, turns), budget_s=budget_s / len(_ROWS), sync=device.sync)

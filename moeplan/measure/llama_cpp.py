@@ -16,7 +16,7 @@ from moeplan.errors import MeasurementError
 from moeplan.measure.timing import CpuMeter, sample_of
 
 _BINARY = "llama-bench"
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 24
+PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
 _FACTS = ("bytes", "quant", "arch")
 
 

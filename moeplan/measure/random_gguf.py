@@ -48,6 +48,33 @@ class Shape(NamedTuple):
     n_active: int = 0
 
 
+class RandomFile(NamedTuple):
+    """A file that an engine is timed on, and how long that takes beside the others."""
+
+    label: str
+    shape: Shape
+    qtype: str
+    weight: float
+
+
+def profile_files(*, every_type: bool) -> list[RandomFile]:
+    """What an engine is timed on: dense and MoE in each type, and three with next to no weights, whose time
+    is that of layers, of layers that route, and of entries of the vocabulary."""
+    dense, moe = Shape(), Shape(768, 6, 12, 4, 768, 4096, n_experts=16, n_active=4)
+    bare = Shape(128, 32, 2, 1, 352, 512)
+    small = {
+        "layers": bare,
+        "routing": bare._replace(width=128, n_experts=16, n_active=4),
+        "vocabulary": bare._replace(layers=2, vocab=65536),
+    }
+    weights = {"f16": 1.5, "q8_0": 1.0, "q4_k": 0.8, "q6_k": 1.0}
+    types = [q for q in weights if every_type or q != "q6_k"]
+    files = [RandomFile(f"many {what}", shape, "q8_0", 0.3) for what, shape in small.items()]
+    for kind, shape in {"dense": dense, "moe": moe}.items():
+        files += [RandomFile(f"random {kind} {q}", shape, q, weights[q]) for q in types]
+    return files
+
+
 def write_random_gguf(path: Path, shape: Shape, qtype: str) -> None:
     """Write a loadable file with every matrix in ``qtype``; norms and routers are f32."""
     tensors = list(_tensors(shape, qtype))

@@ -5,7 +5,8 @@
     python tests/benchmarks/measure_then_predict.py stream --program ./stream   bandwidth and reference decode
 
 Measure first: `moeplan profile --quick --output FILE`. `llama` needs llama-bench on PATH or the package
-xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repeats and prints ``read_med=X GB/s``.
+xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repeats and prints
+``read_med=X GB/s``.
 Errors are factors: max(predicted / measured, measured / predicted) - 1. Every run prints the cores that
 other programs kept busy meanwhile: with more than 0.3 of them a figure says little.
 """
@@ -18,7 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,41 +53,33 @@ def llama(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     engine, rows = find_llama_cpp(), []
     with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
-        for shape_name, shape in SHAPES.items():
-            for qtype in QTYPES:
-                path = Path(folder) / f"{shape_name}-{qtype}.gguf"
-                write_random_gguf(path, shape, qtype)
-                for threads in (1, 2):
-                    runs = measure_gguf(
-                        engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
-                        prompt_tokens=PROMPT, output_tokens=OUTPUT,
+        for (shape_name, shape), qtype in product(SHAPES.items(), QTYPES):
+            path = Path(folder) / f"{shape_name}-{qtype}.gguf"
+            write_random_gguf(path, shape, qtype)
+            for threads in (1, 2):
+                runs = measure_gguf(
+                    engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
+                    prompt_tokens=PROMPT, output_tokens=OUTPUT,
+                )  # fmt: skip
+                without, own = (_predicted(path, threads, name) for name in ("none", arguments.calibration))
+                for run in runs:
+                    phase = run.name.removeprefix("engine ")
+                    rows.append(
+                        {"id": f"{path.stem} {phase} t{threads}", "measured": run.median, "best": run.best,
+                         "load": run.load, "without": without[phase], "with": own[phase]}
                     )  # fmt: skip
-                    rows += list(_scored(path, threads, runs, arguments.calibration))
-                    print(*map(_line, rows[-2:]), sep="\n", file=sys.stderr)
-                path.unlink()
+                    print(_line(rows[-1]), file=sys.stderr)
+            path.unlink()
     return rows
 
 
-def _scored(path: Path, threads: int, runs: list[Any], calibration: str) -> Iterator[dict[str, Any]]:
-    answers = {name: _predicted(path, threads, name) for name in ("none", calibration)}
-    for run in runs:
-        phase = run.name.removeprefix("engine ")
-        measured = run.median
-        yield {
-            "id": f"{path.stem} {phase} t{threads}", "measured": measured, "best": run.best, "load": run.load,
-            "without": answers["none"][phase], "with": answers[calibration][phase],
-        }  # fmt: skip
-
-
 def _predicted(path: Path, threads: int, calibration: str) -> dict[str, float]:
+    """Tokens per second of both phases."""
     answer = moeplan.estimate(
         str(path), engine="llama.cpp", threads=threads, context=PROMPT + OUTPUT + 64, prompt_tokens=PROMPT,
         output_tokens=OUTPUT, calibration=calibration,
     )  # fmt: skip
-    return {
-        "decode": answer.decode.tokens_per_s.expected,
-        "prefill": answer.prefill.tokens_per_s.expected,
-    }
+    return {"decode": 1.0 / answer.decode.seconds, "prefill": PROMPT / answer.prefill.seconds}
 
 
 def torch_decoder(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -167,7 +160,9 @@ def _program(program: str, threads: int) -> float:
 
 def _line(row: dict[str, Any]) -> str:
     parts = [f"{row['id']:44} {row['measured']:9.2f} /s"]
-    parts += [f"{k} {row[k]:9.2f} ({row[k] / row['measured'] - 1:+.0%})" for k in ("without", "with") if k in row]
+    parts += [
+        f"{k} {row[k]:9.2f} ({row[k] / row['measured'] - 1:+.0%})" for k in ("without", "with") if k in row
+    ]
     return "  ".join([*parts, f"load {row['load']:.1f}"])
 
 
@@ -186,7 +181,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Run one part, print its rows and their summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("llama", "torch", "stream"))
     parser.add_argument("--calibration", default="none")
     parser.add_argument("--program", default="./stream")

@@ -91,7 +91,7 @@ class _Draft:
     def set_bandwidth(self) -> None:
         """Of the threads in use, relative to all (what ``measured_machine`` states)."""
         widest = _widest_read(self.host)
-        read = self._own(f"{self.target.quant}.read.bytes_per_s")
+        read = self._run("read.bytes_per_s")
         read = read or self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
         if read is not None and widest is not None:
             self._put("local.ram.bandwidth", replace(read, unit="1"), read.value / widest.value)

@@ -7,8 +7,9 @@
 Measure first: `moeplan profile --quick --output FILE`. `llama` needs llama-bench on PATH or the package
 xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repeats and prints
 ``read_med=X GB/s``.
-Errors are factors: max(predicted / measured, measured / predicted) - 1. Every run prints the cores that
-other programs kept busy meanwhile: with more than 0.3 of them a figure says little.
+Errors are factors: max(predicted / measured, measured / predicted) - 1. Of several passes the quickest
+counts: on a shared machine the same run may take a third longer a minute later, with no program to blame.
+Every run prints the cores that other programs kept busy: with more than 0.3 of them a figure says little.
 """
 
 from __future__ import annotations
@@ -47,30 +48,31 @@ def error(predicted: float, measured: float) -> float:
 
 
 def llama(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Decode and prefill of every file with one and two threads."""
+    """Decode and prefill of every file with one and two threads; the quickest of the passes counts."""
     from moeplan.measure.llama_cpp import find_llama_cpp, measure_gguf
     from moeplan.measure.random_gguf import write_random_gguf
 
-    engine, rows = find_llama_cpp(), []
-    with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
+    engine, rows = find_llama_cpp(), {}
+    for _ in range(arguments.passes):
         for (shape_name, shape), qtype in product(SHAPES.items(), QTYPES):
-            path = Path(folder) / f"{shape_name}-{qtype}.gguf"
-            write_random_gguf(path, shape, qtype)
-            for threads in (1, 2):
-                runs = measure_gguf(
-                    engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
-                    prompt_tokens=PROMPT, output_tokens=OUTPUT,
-                )  # fmt: skip
-                without, own = (_predicted(path, threads, name) for name in ("none", arguments.calibration))
-                for run in runs:
-                    phase = run.name.removeprefix("engine ")
-                    rows.append(
-                        {"id": f"{path.stem} {phase} t{threads}", "measured": run.median, "best": run.best,
-                         "load": run.load, "without": without[phase], "with": own[phase]}
+            with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
+                path = Path(folder) / f"{shape_name}-{qtype}.gguf"
+                write_random_gguf(path, shape, qtype)
+                for threads in (1, 2):
+                    runs = measure_gguf(
+                        engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
+                        prompt_tokens=PROMPT, output_tokens=OUTPUT,
                     )  # fmt: skip
-                    print(_line(rows[-1]), file=sys.stderr)
-            path.unlink()
-    return rows
+                    without, own = (_predicted(path, threads, c) for c in ("none", arguments.calibration))
+                    for run in runs:
+                        phase = run.name.removeprefix("engine ")
+                        key = f"{path.stem} {phase} t{threads}"
+                        row = rows.setdefault(key, {"id": key, "passes": [], "measured": 0.0})
+                        row["passes"].append(run.median)
+                        row |= {"without": without[phase], "with": own[phase], "load": run.load}
+                        row["measured"] = max(row["passes"])
+                        print(_line(row), file=sys.stderr)
+    return list(rows.values())
 
 
 def _predicted(path: Path, threads: int, calibration: str) -> dict[str, float]:
@@ -188,7 +190,8 @@ def main() -> None:
     parser.add_argument("--calibration", default="none")
     parser.add_argument("--program", default="./stream")
     parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--passes", type=int, default=2, help="over all files, minutes apart: llama")
+    parser.add_argument("--rounds", type=int, default=1, help="of every comparison: stream")
     parser.add_argument("--seconds", type=float, default=0.8, help="for each run")
     parser.add_argument("--json", help="write the rows to this file")
     arguments = parser.parse_args()

@@ -135,7 +135,7 @@ def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[
     share = _ENGINE_SHARE if engine and request.model is None else 0.0
     yield _Part(list(_device_jobs(request, catalog, device)), 1.0, 1.0 - share)
     if engine:
-        yield _Part(engine, 1.5, share or 1.0)
+        yield _Part(engine, 2.0, share or 1.0)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:
@@ -188,13 +188,14 @@ def _engine_jobs(request: ProfileRequest, catalog: Catalog, folder: Path) -> Pla
     threads = counts if request.mode == "full" else sorted({counts[0], counts[-1]})
     files = list(_gguf_files(request, folder))
     plan = [(file, count, "") for file in files for count in threads]
-    if request.model is None and counts[-1] > 1:
-        # on shared machines all cores together are slow for seconds at a time, with no program to blame
-        plan += [(file, counts[-1], " again") for file in files if file.weight >= _WORTH_A_SECOND]
-    repeats = 1 if request.mode == "quick" else 3
+    # on shared machines all cores together are slow for seconds at a time, with no program to blame:
+    # their repeats are spread over two rounds
+    spread = request.model is None and len(threads) > 1
+    twice = [file for file in files if spread and file.weight >= _WORTH_A_SECOND]
+    plan += [(file, counts[-1], " again") for file in twice]
     for file, count, again in plan:
         what = f"llama.cpp on {file.label}, {count} thread{'s' if count > 1 else ''}{again}"
-        yield what, file.weight / count, _engine_job(request, catalog, engine, file.write, count, repeats)
+        yield what, file.weight / count, _engine_job(request, catalog, engine, file.write, count)
 
 
 class _File(NamedTuple):
@@ -239,7 +240,6 @@ def _engine_job(
     engine: object,
     write: Callable[[], Path],
     threads: int,
-    repeats: int,
 ) -> Job:
     from moeplan.measure.llama_cpp import Engine, measure_gguf
 
@@ -248,8 +248,16 @@ def _engine_job(
     def job(budget_s: float) -> list[Sample]:
         path = write()
         facts, vocab = gguf_facts(path, catalog)
+        repeats, more = (1, 2) if request.mode == "quick" else (3, 0)
         return measure_gguf(
-            engine, path, threads, vocab=vocab, repeats=repeats, facts=facts, timeout_s=request.timeout_s
+            engine,
+            path,
+            threads,
+            vocab=vocab,
+            repeats=repeats,
+            more_decode=more,
+            facts=facts,
+            timeout_s=request.timeout_s,
         )
 
     return job

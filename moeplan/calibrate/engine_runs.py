@@ -140,26 +140,32 @@ class _Fit:
         """Seconds of a byte by part and type; fixed times too where there are runs enough to tell them."""
         runs = self.decode
         quants = list(dict.fromkeys(r.quant for r in runs))
-        columns = [(part, q) for part in ("dense", "expert") for q in quants]
-        counts = [
-            tuple(
-                (r.quant == q) * (r.dense_bytes if part == "dense" else r.expert_bytes) for part, q in columns
-            )
-            for r in runs
-        ]
+        known = {q: t for q in quants if (t := self._dense_elsewhere(q)) is not None}
+        columns = [("dense", q) for q in quants if q not in known] + [("expert", q) for q in quants]
+        counts = [tuple((quant == r.quant) * r.bytes_of(part) for part, quant in columns) for r in runs]
         used = sum(1 for i in range(len(columns)) if any(row[i] for row in counts))
         times = [r.seconds for r in runs]
+        left = [r.seconds - known.get(r.quant, 0.0) * r.dense_bytes for r in runs]
         if len(runs) >= used + len(FIXED):
             found = non_negative(
-                [(*row, *r.fixed) for row, r in zip(counts, runs, strict=True)], times, times, _ROUNDS
+                [(*row, *r.fixed) for row, r in zip(counts, runs, strict=True)], left, times, _ROUNDS
             )
             self.fixed = tuple(found[len(columns) :])
             for name, value in zip(FIXED, self.fixed, strict=True):
                 self._put(name, value, "s", runs)
         else:
-            left = [r.seconds - self._fixed_s(r) for r in runs]
+            left = [s - self._fixed_s(r) for s, r in zip(left, runs, strict=True)]
             found = non_negative(counts, left, times, _ROUNDS) if runs else []
         return dict(zip(columns, found, strict=False))
+
+    def _dense_elsewhere(self, quant: str) -> float | None:
+        """Seconds of a byte of dense matrices as on other machines, where no dense file was run here."""
+        runs = self._of(quant)
+        rate = self.found.get(f"{self.engine}.{quant}.decode.flop_per_s")
+        if rate is None or any(not r.expert_bytes for r in runs):
+            return None
+        flop = runs[0].dense_flop / runs[0].dense_bytes
+        return 1.0 / self.read + flop / (rate.value * self.threads)
 
     def _fixed_s(self, run: EngineRun) -> float:
         return sum(n * t for n, t in zip(run.fixed, self.fixed, strict=True))
@@ -171,7 +177,8 @@ class _Fit:
         run = max(runs, key=lambda r: r.expert_bytes if expert else r.dense_bytes)
         flop = run.expert_flop / run.expert_bytes if expert else run.dense_flop / run.dense_bytes
         left = max(s_per_byte - 1.0 / self.read, _LEAST_COMPUTING * s_per_byte)
-        self._put(f"{quant}.{what}.flop_per_s", flop / left / self.threads, "FLOP/s", runs)
+        if flop > 0:
+            self._put(f"{quant}.{what}.flop_per_s", flop / left / self.threads, "FLOP/s", runs)
 
     def _put_prefill(self) -> None:
         """FLOP/s a thread over a prompt: dense matrices from dense files, experts from the others."""

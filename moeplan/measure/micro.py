@@ -55,12 +55,12 @@ def jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterator[tup
 
 def more_jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterator[tuple[str, float, Job]]:
     """The others: what predictions do without, in a quick run or on a machine that others keep busy."""
+    if quick:
+        return
     counts = _counts(device, n_threads)
     ends = sorted({counts[0], counts[-1]})
     for threads in ends:  # once more: memory that others kept busy the first time may be free now
         yield f"read bandwidth again{_of(threads)}", 0.5, _bound(read_bandwidth, device, threads)
-    if quick:
-        return
     for threads in ends:
         yield f"matrix times one row{_of(threads)}", 0.8, _bound(gemv, device, threads)
     yield "experts", 0.6, _bound(experts, device, counts[-1])

@@ -219,9 +219,10 @@ def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
             raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
         yield _File(path.name, 1.0, lambda: path)
         return
+    from moeplan.measure.micro import last_cache_bytes
     from moeplan.measure.random_gguf import profile_files, write_random_gguf
 
-    for file in profile_files(every_type=request.mode != "quick"):
+    for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
 
         def write(file: RandomFile = file) -> Path:
             path = folder / f"{file.label.replace(' ', '-')}.gguf"

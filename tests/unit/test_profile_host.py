@@ -11,6 +11,7 @@ from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.errors import SpecError
+from moeplan.measure.random_gguf import profile_files
 from moeplan.measure.run import run_jobs
 from moeplan.measure.timing import quantile, sample_of
 from moeplan.readers.calibration import read_calibration
@@ -245,6 +246,17 @@ def test_gpu_coefficients_are_left_alone() -> None:
         for name in changed
         if not name.startswith(("local.ram.", "local.cpu.", "local.engine.", "local.quant"))
     } == set()
+
+
+def test_what_an_engine_is_timed_on_does_not_stay_in_a_cache() -> None:
+    files = {f.label: f for f in profile_files(every_type=False, cache_bytes=32 * 2**20)}
+    # a layer of q4_K: 3 x 1024 x 2816 x 144 / 256 bytes = 4.87 MB; 3 x 33.6 MB take 21; of f16 17.3 MB: 6
+    assert files["random dense q4_k"].shape.layers == 21
+    assert files["random dense f16"].shape.layers == 6
+    assert len(files) == 3 + 2 * 3
+    huge = profile_files(every_type=True, cache_bytes=2**30)
+    assert max(f.shape.layers for f in huge if f.label.startswith("random")) == 24
+    assert sum(f.qtype == "q6_k" for f in huge) == 2
 
 
 def test_verdicts() -> None:

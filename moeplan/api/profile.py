@@ -133,9 +133,9 @@ def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[
     device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
     # a file that was named takes what it takes; the small random ones run within the time that was promised
     share = _ENGINE_SHARE if engine and request.model is None else 0.0
-    yield _Part(list(_device_jobs(request, catalog, device)), 1.0, 1.0 - share)
+    yield _Part(list(_device_jobs(request, catalog, device)), 1.3, 1.0 - share)
     if engine:
-        yield _Part(engine, 2.0, share or 1.0)
+        yield _Part(engine, 3.0, share or 1.0)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:

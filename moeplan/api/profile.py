@@ -14,6 +14,7 @@ from moeplan.errors import MeasurementError, SpecError
 
 if TYPE_CHECKING:
     from moeplan.measure.device import Device
+    from moeplan.measure.random_gguf import RandomFile
     from moeplan.measure.run import Job, Progress
     from moeplan.readers.catalog import Catalog
 
@@ -22,8 +23,13 @@ Mode = Literal["quick", "default", "full"]
 BUDGET_S: dict[Mode, float] = {"quick": 15.0, "default": 60.0, "full": 300.0}
 # Written and read back, at most, on the disk where the user's files are.
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
-# Of the budget; engines and a given model get as much again when they are asked for.
 _STORAGE_WEIGHT = 0.8
+# Of the time, where an engine is run on small random files.
+_ENGINE_SHARE = 0.45
+# Files of less weight are not run a second time.
+_WORTH_A_SECOND = 0.5
+NO_ENGINE = "none"
+"""As ``engine``: not even the one that is there."""
 
 
 class ProfileRequest(Value):
@@ -62,7 +68,7 @@ def run_profile(
     gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
         for part in _parts(request, catalog, Path(folder)):
-            budget_s = max(1.0, BUDGET_S[request.mode] - (time.perf_counter() - started))
+            budget_s = max(1.0, part.share * BUDGET_S[request.mode] - (time.perf_counter() - started))
             outcome = run_jobs(part.jobs, budget_s, progress, patience=part.patience)
             started = time.perf_counter()
             samples, gaps = samples + outcome.samples, gaps + outcome.notes
@@ -108,10 +114,11 @@ Planned = Iterator[tuple[str, float, "Job"]]
 
 
 class _Part(NamedTuple):
-    """Jobs that share one budget; after ``patience`` times that none starts."""
+    """Jobs that share one part of the budget; after ``patience`` times that none starts."""
 
     jobs: list[tuple[str, float, Job]]
     patience: float
+    share: float = 1.0
 
 
 def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[_Part]:
@@ -120,35 +127,37 @@ def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[
         yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
     # everything that can be wrong with the request is found before anything is measured
-    engine = list(_engine_jobs(request, catalog, folder)) if request.engine is not None else []
+    engine = list(_engine_jobs(request, catalog, folder))
     from moeplan.measure.device import cpu_device, gpu_device
 
     device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
-    yield _Part(list(_device_jobs(request, catalog, device)), 1.0)
+    # a file that was named takes what it takes; the small random ones run within the time that was promised
+    share = _ENGINE_SHARE if engine and request.model is None else 0.0
+    yield _Part(list(_device_jobs(request, catalog, device)), 1.3, 1.0 - share)
     if engine:
-        yield _Part(engine, 1.5)
+        yield _Part(engine, 3.0, share or 1.0)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:
     from moeplan.measure import micro, placements, reference
     from moeplan.measure.storage import storage_rates
 
-    threads = micro.usable_threads()
-    yield from micro.jobs(device, threads)
+    threads, quick = micro.usable_threads(), request.mode == "quick"
+    yield from micro.jobs(device, threads, quick=quick)
     count = threads if device.is_cpu else 0
-    if request.model is not None and request.engine is None:
+    if request.model is not None and not (request.engine or request.binary):
         from moeplan.api.resolve import Session
 
         yield from reference.model_jobs(Session(catalog).source(request.model).spec, device, count)
     else:
-        yield from reference.jobs(device, count, quick=request.mode == "quick", full=request.mode == "full")
-        yield from placements.jobs(device, count, quick=request.mode == "quick")
+        yield from reference.jobs(device, count, quick=quick, full=request.mode == "full")
+        yield from placements.jobs(device, count, quick=quick)
     storage = Path(request.storage or tempfile.gettempdir())
     if not storage.is_dir():
         raise SpecError("--storage: not a directory", path=str(storage))
     n_bytes = _STORAGE_BYTES[request.mode]
     yield "storage", _STORAGE_WEIGHT, lambda budget_s: storage_rates(storage, n_bytes, budget_s)
-    yield from micro.more_jobs(device, threads)
+    yield from micro.more_jobs(device, threads, quick=quick)
     if request.training or request.mode == "full":
         from moeplan.measure import training
 
@@ -156,54 +165,82 @@ def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> P
 
 
 def _engine_jobs(request: ProfileRequest, catalog: Catalog, folder: Path) -> Planned:
+    """Runs of the engine asked for; unasked, of llama.cpp where it is there and the CPU is measured."""
     from moeplan.engines.traits import find_engine
     from moeplan.measure.llama_cpp import find_llama_cpp
     from moeplan.measure.micro import thread_counts, usable_threads
 
-    name = find_engine(str(request.engine)).id
+    if request.engine == NO_ENGINE or not _wants_engine(request):
+        return
+    name = find_engine(str(request.engine or "llama.cpp")).id
     if name != "llama.cpp":
         raise SpecError(
             f"--engine {name}: moeplan runs llama.cpp itself; for other engines start their server "
             "and use --endpoint URL"
         )
-    engine = find_llama_cpp(request.binary)
-    threads = [t for t in thread_counts(usable_threads()) if t <= 2 or request.mode != "quick"]
-    for label, write in _gguf_files(request, folder):
-        for count in threads:
-            yield (
-                f"llama.cpp on {label}, {count} threads",
-                1.5,
-                _engine_job(request, catalog, engine, write, count),
-            )
+    try:
+        engine = find_llama_cpp(request.binary)
+    except MeasurementError:
+        if request.engine is not None or request.binary is not None:
+            raise
+        return
+    counts = thread_counts(usable_threads())
+    threads = counts if request.mode == "full" else sorted({counts[0], counts[-1]})
+    files = list(_gguf_files(request, folder))
+    plan = [(file, count, "") for file in files for count in threads]
+    # on shared machines all cores together are slow for seconds at a time, with no program to blame:
+    # their repeats are spread over two rounds
+    spread = request.model is None and len(threads) > 1
+    twice = [file for file in files if spread and file.weight >= _WORTH_A_SECOND]
+    plan += [(file, counts[-1], " again") for file in twice]
+    for file, count, again in plan:
+        what = f"llama.cpp on {file.label}, {count} thread{'s' if count > 1 else ''}{again}"
+        yield what, file.weight / count, _engine_job(request, catalog, engine, file.write, count)
 
 
-def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
-    """The file named, or small random ones in each type and of both kinds, made when they are needed."""
+class _File(NamedTuple):
+    """What an engine runs, its weight in time, and how it comes about."""
+
+    label: str
+    weight: float
+    write: Callable[[], Path]
+
+
+def _wants_engine(request: ProfileRequest) -> bool:
+    """Whether an engine was named, or nothing but the CPU as a whole."""
+    return bool(request.engine or request.binary) or not (request.gpu or request.model)
+
+
+def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
+    """The file named, or small random ones, made when they are needed."""
     if request.model is not None:
         path = Path(request.model)
         if not path.is_file():
             raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
-        yield path.name, lambda: path
+        yield _File(path.name, 1.0, lambda: path)
         return
-    from moeplan.measure.random_gguf import Shape, write_random_gguf
+    from moeplan.measure.micro import last_cache_bytes
+    from moeplan.measure.random_gguf import profile_files, write_random_gguf
 
-    shapes = {"dense": Shape(), "moe": Shape(layers=6, width=768, n_experts=16, n_active=4)}
-    for kind, shape in shapes.items():
-        for qtype in ("f16", "q8_0", "q4_k", "q6_k"):
+    for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
 
-            def write(kind: str = kind, shape: Shape = shape, qtype: str = qtype) -> Path:
-                path = folder / f"random-{kind}-{qtype}.gguf"
-                if not path.exists():
-                    for old in folder.glob("*.gguf"):
-                        old.unlink()
-                    write_random_gguf(path, shape, qtype)
-                return path
+        def write(file: RandomFile = file) -> Path:
+            path = folder / f"{file.label.replace(' ', '-')}.gguf"
+            if not path.exists():
+                for old in folder.glob("*.gguf"):
+                    old.unlink()
+                write_random_gguf(path, file.shape, file.qtype)
+            return path
 
-            yield f"random {kind} {qtype}", write
+        yield _File(file.label, file.weight, write)
 
 
 def _engine_job(
-    request: ProfileRequest, catalog: Catalog, engine: object, write: Callable[[], Path], threads: int
+    request: ProfileRequest,
+    catalog: Catalog,
+    engine: object,
+    write: Callable[[], Path],
+    threads: int,
 ) -> Job:
     from moeplan.measure.llama_cpp import Engine, measure_gguf
 
@@ -212,9 +249,16 @@ def _engine_job(
     def job(budget_s: float) -> list[Sample]:
         path = write()
         facts, vocab = gguf_facts(path, catalog)
-        repeats = 3 if request.mode == "quick" else 5
+        repeats, more = (1, 2) if request.mode == "quick" else (3, 0)
         return measure_gguf(
-            engine, path, threads, vocab=vocab, repeats=repeats, facts=facts, timeout_s=request.timeout_s
+            engine,
+            path,
+            threads,
+            vocab=vocab,
+            repeats=repeats,
+            more_decode=more,
+            facts=facts,
+            timeout_s=request.timeout_s,
         )
 
     return job

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from moeplan.calibrate.engine_runs import from_engine
 from moeplan.calibrate.reference import fit_reference
-from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.profile import HostCoefficient, Sample
@@ -63,7 +63,7 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
         _best_of(found, samples, "matrix times row", dtype, f"row.{dtype}", "bytes_per_s")
     for table in kernels:
         found |= _from_kernels(table, found)
-    found |= _from_engine(samples, found)
+    found |= from_engine(samples, found)
     found |= _from_reference(samples)
     return found
 
@@ -120,69 +120,6 @@ def _from_kernels(table: Kernels, found: Mapping[str, HostCoefficient]) -> dict[
     put("moe-layer.s", table.moe_layer_flop, "s", over=True)
     put("vocab.s", table.vocab_flop, "s", over=True)
     return made
-
-
-def _from_engine(
-    samples: Sequence[Sample], found: Mapping[str, HostCoefficient]
-) -> dict[str, HostCoefficient]:
-    """Rates of an engine that was run: what is left of its time after reading and the fixed parts."""
-    rates: dict[str, list[float]] = {}
-    for sample in samples:
-        if sample.name in ("engine decode", "engine prefill") and "dense_elements" in sample.setup:
-            named = _implied_rate(sample, found)
-            if named is not None:
-                rates.setdefault(named[0], []).append(named[1])
-    made = {}
-    for name, values in rates.items():
-        ordered = sorted(values)
-        made[name] = HostCoefficient(
-            value=ordered[len(ordered) // 2], low=ordered[0], high=ordered[-1], unit="FLOP/s",
-            n=len(ordered), note="from the engine's own runs",
-        )  # fmt: skip
-    return made
-
-
-def _implied_rate(sample: Sample, found: Mapping[str, HostCoefficient]) -> tuple[str, float] | None:
-    """(coefficient, FLOP/s per thread) that explains one run; None where reading explains all of it."""
-    get = {key: float(value) for key, value in sample.setup.items() if not isinstance(value, str)}
-    engine, quant = sample.setup["engine"], sample.setup["quant"]
-    phase = sample.name.removeprefix("engine ")
-    threads = get["threads"]
-    bandwidth = found.get(f"read.t{threads:.0f}.bytes_per_s")
-    if bandwidth is None:
-        return None
-    rows = 1.0 if phase == "decode" else get["prompt_tokens"]
-    touched = (
-        expected_experts(int(get["experts"]), int(get["active"]), rows) / get["experts"]
-        if get["experts"]
-        else 0.0
-    )
-    n_bytes = get["dense_bytes"] + get["head_bytes"] + get["expert_bytes"] * touched
-    rate = sample.best if not sample.stable else sample.median
-    left_s = rows / rate - n_bytes / bandwidth.value - _fixed_s(str(engine), get, found) / threads
-    dense_flop = 2.0 * (get["dense_elements"] * rows + get["head_elements"])
-    expert_flop = (
-        2.0 * get["expert_elements"] * rows * (get["active"] / get["experts"] if get["experts"] else 0.0)
-    )
-    name, flop = f"{engine}.{quant}.{phase}.flop_per_s", dense_flop
-    if expert_flop:
-        known = found.get(name)
-        left_s -= dense_flop / (known.value * threads) if known else 0.0
-        name, flop = f"{engine}.{quant}.experts-{phase}.flop_per_s", expert_flop
-    # less than a tenth of the time cannot be told from the noise of the other parts
-    return (name, flop / (left_s * threads)) if left_s > 0.1 * rows / rate else None
-
-
-def _fixed_s(engine: str, get: Mapping[str, float], found: Mapping[str, HostCoefficient]) -> float:
-    per = {name: found[f"{engine}.{name}"].value for name in FIXED if f"{engine}.{name}" in found}
-    return (
-        get["layers"] * per.get("layer.s", 0.0)
-        + get["moe_layers"] * per.get("moe-layer.s", 0.0)
-        + get["vocab"] * per.get("vocab.s", 0.0)
-    )
-
-
-FIXED = ("layer.s", "moe-layer.s", "vocab.s")
 
 
 def _from_reference(samples: Sequence[Sample]) -> dict[str, HostCoefficient]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from moeplan.calibrate.host import FIXED
+from moeplan.calibrate.engine_runs import FIXED, RATES
 from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.profile import HostCalibration, HostCoefficient
@@ -94,7 +95,8 @@ class _Draft:
     def set_bandwidth(self) -> None:
         """Of the threads in use, relative to all (what ``measured_machine`` states)."""
         widest = _widest_read(self.host)
-        read = self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
+        read = self._run("read.bytes_per_s")
+        read = read or self.host.coefficients.get(f"read.t{self.target.threads}.bytes_per_s")
         if read is not None and widest is not None:
             self._put(
                 "local.ram.bandwidth",
@@ -105,7 +107,7 @@ class _Draft:
 
     def set_rates(self) -> None:
         """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
-        rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in _RATES}
+        rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in RATES}
         base, decode = rates["prefill"], rates["decode"]
         if base is None or decode is None:
             return
@@ -122,11 +124,11 @@ class _Draft:
         self._neutralise("compute")
 
     def set_fixed(self) -> None:
-        """Fixed work is spread over the threads; the law's factor for MoE applies to half a layer."""
-        layer, moe, entry = (self._own(name) for name in FIXED)
+        """What a step takes beside its weights; the law's factor for MoE applies to half a layer."""
+        layer, moe, entry = (self._fixed(name) for name in FIXED)
         if layer is None or not layer.value:
             return
-        self._put("local.cpu.layer_s", layer, layer.value / self.target.threads)
+        self._put("local.cpu.layer_s", layer, layer.value)
         self._neutralise("cpu time")
         if self.target.has_gpu:
             return
@@ -134,10 +136,30 @@ class _Draft:
         if moe is not None:
             self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
         if entry is not None:
-            self._put("local.step_s", entry, entry.value * self.target.vocab / self.target.threads)
+            self._put("local.step_s", entry, entry.value * self.target.vocab)
 
     def _own(self, name: str) -> HostCoefficient | None:
-        return self.host.coefficients.get(f"{self.target.engine}.{name}")
+        """Of the engine with as many threads, or as near as was run; else what holds for any number."""
+        return self._run(name) or self.host.coefficients.get(f"{self.target.engine}.{name}")
+
+    def _run(self, name: str) -> HostCoefficient | None:
+        known = {}
+        for key, c in self.host.coefficients.items():
+            head, _, rest = key.removeprefix(f"{self.target.engine}.").partition(".")
+            if key.startswith(f"{self.target.engine}.t") and rest == name and head[1:].isdigit():
+                known[int(head[1:])] = c
+        if not known:
+            return None
+        return known[min(known, key=lambda n: abs(math.log(n / self.target.threads)))]
+
+    def _fixed(self, name: str) -> HostCoefficient | None:
+        """Seconds of a step: measured with these threads, or spread over them."""
+        run = self._run(name)
+        spread = self.host.coefficients.get(f"{self.target.engine}.{name}")
+        if run is not None or spread is None:
+            return run
+        n = self.target.threads
+        return replace(spread, value=spread.value / n, low=spread.low / n, high=spread.high / n)
 
     def _put(self, name: str, c: HostCoefficient, value: float) -> None:
         self.coefficients[name] = Coefficient(
@@ -161,9 +183,6 @@ class _Draft:
                 if n == name or (tail and n.startswith(head) and n.endswith(tail))
             ]:
                 self.coefficients[known] = replace(self.coefficients[known], value=1.0, source=part)
-
-
-_RATES = ("decode", "prefill", "experts-decode", "experts-prefill")
 
 
 def _source(host: HostCalibration, c: HostCoefficient) -> Source:

@@ -94,7 +94,7 @@ def fit_reference(samples: Sequence[Sample]) -> ReferenceLaw | None:
         s_per_cache_byte=_best_time(here, "attention, decode"),
         s_per_attention_flop=_best_time(here, "attention, prompt"),
     )
-    found = _non_negative(
+    found = non_negative(
         [_counts(w) for w, _ in runs], [t - law.known_s(w) for w, t in runs], [t for _, t in runs]
     )
     return law._replace(
@@ -122,10 +122,13 @@ def _seconds(sample: Sample) -> float:
     return sample.median if sample.stable else sample.low
 
 
-def _non_negative(
+def non_negative(
     counts: Sequence[tuple[float, ...]], left: Sequence[float], times: Sequence[float], rounds: int = 200
 ) -> list[float]:
-    """Coefficients, none below zero, of the smallest squared relative error: each in turn, in rounds."""
+    """Coefficients, none below zero, with the smallest squared error of ``left`` relative to ``times``.
+
+    ``counts``: what each is multiplied with, row by row. Each coefficient in turn, in rounds.
+    """
     n = len(counts[0])
     scaled = [[c / t for c in row] for row, t in zip(counts, times, strict=True)]
     rest = [x / t for x, t in zip(left, times, strict=True)]

@@ -51,7 +51,10 @@ def profile(
     model: Annotated[
         str | None, _kind("--model", "Run this model's layers, or this .gguf with --engine.", "MODEL")
     ] = None,
-    engine: Annotated[str | None, _kind("--engine", "Run an engine as well: llama.cpp.", "NAME")] = None,
+    engine: Annotated[
+        str | None,
+        _kind("--engine", "llama.cpp (the default where it is installed) or none.", "NAME"),
+    ] = None,
     binary: Annotated[str | None, _kind("--binary", "The llama-bench to run.", "FILE")] = None,
     endpoint: Annotated[
         str | None, _kind("--endpoint", "Measure a running server with the OpenAI API.", "URL")

@@ -1,4 +1,4 @@
-"""Matrix times a few rows at the speed of the memory: which torch kernel serves them on a CPU."""
+"""A matrix times one or more rows at the speed of the memory: which torch kernel serves them on a CPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 from moeplan.measure.device import import_torch
 
-# More rows than these are a matrix product that BLAS spreads over the threads by itself.
-_FEW_ROWS = 16
 # Half a megabyte in fp32: one thread reads it in the time that it takes to start the others.
 _MIN_ELEMENTS = 1 << 17
 
@@ -16,36 +14,39 @@ _MIN_ELEMENTS = 1 << 17
 def linear_kernel() -> Callable[[Any, Any], Any]:
     """``linear(x, weight)`` with x (..., in) and weight (out, in), for use without gradients.
 
-    On x86 torch hands one fp32 row to a BLAS routine that runs on one thread (MKL's sgemv on AMD), and a
-    few rows to one that first copies the matrix. A batch of slices of the matrix, one a thread, runs on
-    all of them and costs 5 us to start; oneDNN's kernel for one row costs 20 us.
+    On x86 torch hands one fp32 row to a BLAS routine that runs on one thread (MKL's sgemv on AMD): a batch of
+    slices of the matrix, one a thread, runs on all of them and costs 9 us to start, oneDNN's kernel 16 us.
+    Two to some hundred rows go to BLAS routines whose time jumps between 1, 2, 3, 4 and 17 rows and with
+    the shape of the matrix, up to three times oneDNN's, which grows evenly (two cores of an EPYC 9004, with
+    AVX-512 and limited to AVX2, November 2026).
     """
     torch = import_torch()
     plain = torch.nn.functional.linear
-    few = _by_slices(torch) if torch.backends.mkl.is_available() else _by_one_dnn(torch)
-    if few is None:
-        return plain  # type: ignore[no-any-return]
+    more = _by_one_dnn(torch) or plain
+    one = _by_slices(torch) if torch.backends.mkl.is_available() else more
 
     def linear(x: Any, weight: Any) -> Any:
         rows = x.numel() // x.shape[-1]
-        if rows > _FEW_ROWS or weight.numel() < _MIN_ELEMENTS or torch.get_num_threads() == 1:
+        if weight.numel() < _MIN_ELEMENTS or x.device.type != "cpu" or x.dtype != torch.float32:
             return plain(x, weight)
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return plain(x, weight)
-        return few(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
+        kernel = one if rows == 1 else more
+        return kernel(x.reshape(rows, -1), weight).view(*x.shape[:-1], -1)
 
     return linear
 
 
 def _by_slices(torch: Any) -> Callable[[Any, Any], Any]:
+    plain = torch.nn.functional.linear
+
     def linear(x: Any, weight: Any) -> Any:
-        (rows, width), n_out = x.shape, weight.shape[0]
+        width, n_out = x.shape[1], weight.shape[0]
         n = slices(n_out, torch.get_num_threads())
         if n == 1 or not weight.is_contiguous():
-            return torch.nn.functional.linear(x, weight)
-        # (n, rows, in) x (n, in, out / n): views only, nothing is copied
-        parts = torch.bmm(x.expand(n, rows, width), weight.view(n, n_out // n, width).transpose(1, 2))
-        return parts.transpose(0, 1).reshape(rows, n_out)
+            return plain(x, weight)
+        # (n, 1, in) x (n, in, out / n): views only, nothing is copied
+        return torch.bmm(x.expand(n, 1, width), weight.view(n, n_out // n, width).transpose(1, 2)).view(1, -1)
 
     return linear
 
@@ -70,14 +71,12 @@ def _by_one_dnn(torch: Any) -> Callable[[Any, Any], Any] | None:
         one_dnn = torch.ops.mkldnn._linear_pointwise
         x, weight = torch.ones(1, 8), torch.ones(4, 8)
         answer = one_dnn(x, weight, None, "none", [], "")
+        if not torch.allclose(answer, torch.nn.functional.linear(x, weight)):
+            return None
     except (AttributeError, RuntimeError, NotImplementedError):
-        return None
-    if not torch.allclose(answer, torch.nn.functional.linear(x, weight)):
         return None
 
     def linear(x: Any, weight: Any) -> Any:
-        if len(x) > 1:
-            return torch.nn.functional.linear(x, weight)
         return one_dnn(x, weight, None, "none", [], "")
 
     return linear

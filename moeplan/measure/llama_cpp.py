@@ -16,7 +16,7 @@ from moeplan.errors import MeasurementError
 from moeplan.measure.timing import CpuMeter, sample_of
 
 _BINARY = "llama-bench"
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 24
+PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
 _FACTS = ("bytes", "quant", "arch")
 
 
@@ -53,15 +53,24 @@ def measure_gguf(
     *,
     vocab: int,
     repeats: int = 4,
+    more_decode: int = 0,
     prompt_tokens: int = PROMPT_TOKENS,
     output_tokens: int = OUTPUT_TOKENS,
     timeout_s: float = 300.0,
     facts: dict[str, str | int | float] | None = None,
 ) -> list[Sample]:
-    """Tokens per second of prefill and decode. Raises MeasurementError; never longer than ``timeout_s``."""
+    """Tokens per second of prefill and decode. Raises MeasurementError; never longer than ``timeout_s``.
+
+    ``more_decode``: repeats of decode beyond those after a prompt (llama-bench has as many of both).
+    """
     meter = CpuMeter()
     run = _with_binary if engine.kind == "binary" else _with_package
-    prefill, decode = run(engine, model, threads, repeats, prompt_tokens, output_tokens, vocab, timeout_s)
+    request: dict[str, str | int] = {
+        "model": str(model), "threads": threads, "repeats": repeats, "short": more_decode,
+        "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "vocab": vocab,
+        "context": prompt_tokens + output_tokens + 64,
+    }  # fmt: skip
+    prefill, decode = run(engine, request, timeout_s)
     load = meter.foreign_cores()
     setup: dict[str, str | int | float] = {
         "engine": "llama.cpp", "threads": threads, "prompt_tokens": prompt_tokens,
@@ -74,29 +83,25 @@ def measure_gguf(
 
 
 def _with_package(
-    engine: Engine, model: Path, threads: int, repeats: int, prompt: int, output: int, vocab: int,
-    timeout_s: float,
-) -> tuple[list[float], list[float]]:  # fmt: skip
-    request = {
-        "model": str(model), "threads": threads, "repeats": repeats, "prompt_tokens": prompt,
-        "output_tokens": output, "context": prompt + output + 64, "vocab": vocab,
-    }  # fmt: skip
+    engine: Engine, request: dict[str, str | int], timeout_s: float
+) -> tuple[list[float], list[float]]:
     command = [sys.executable, "-m", "moeplan.measure.llama_cpp_child"]
     rows = _json_of(command, json.dumps(request), timeout_s)
-    prefill = [row["prompt_n"] / row["prompt_ms"] * 1e3 for row in rows]
+    prefill = [row["prompt_n"] / row["prompt_ms"] * 1e3 for row in rows[: int(request["repeats"])]]
     # the first new token comes out of the prompt's own pass
     decode = [row["predicted_n"] / row["predicted_ms"] * 1e3 for row in rows]
     return prefill, decode
 
 
 def _with_binary(
-    engine: Engine, model: Path, threads: int, repeats: int, prompt: int, output: int, vocab: int,
-    timeout_s: float,
-) -> tuple[list[float], list[float]]:  # fmt: skip
-    command = [
-        engine.path, "-m", str(model), "-t", str(threads), "-p", str(prompt), "-n", str(output),
-        "-r", str(repeats), "-ngl", "0", "-o", "json",
-    ]  # fmt: skip
+    engine: Engine, request: dict[str, str | int], timeout_s: float
+) -> tuple[list[float], list[float]]:
+    options = {
+        "-m": "model", "-t": "threads", "-p": "prompt_tokens", "-n": "output_tokens", "-r": "repeats",
+    }  # fmt: skip
+    command = [engine.path, "-ngl", "0", "-o", "json"]
+    for option, name in options.items():
+        command += [option, str(request[name])]
     prefill: list[float] = []
     decode: list[float] = []
     for row in _json_of(command, "", timeout_s):

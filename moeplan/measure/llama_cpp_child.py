@@ -11,9 +11,12 @@ import random
 import sys
 from typing import Any
 
+_SHORT_PROMPT = 4
+
 
 def run(request: dict[str, Any]) -> list[dict[str, float]]:
-    """Timings of ``repeats`` prompts of random tokens, each followed by ``output_tokens`` of decode."""
+    """Timings of ``repeats`` prompts of random tokens, each followed by ``output_tokens`` of decode, then of
+    ``short`` ones, which are there for the decode alone."""
     from importlib import import_module
 
     xllamacpp = import_module("xllamacpp")
@@ -32,9 +35,11 @@ def run(request: dict[str, Any]) -> list[dict[str, float]]:
     server = xllamacpp.Server(params)
     dice = random.Random(1)
     found = []
-    for _ in range(request["repeats"]):
+    for n_tokens in [request["prompt_tokens"]] * request["repeats"] + [_SHORT_PROMPT] * request.get(
+        "short", 0
+    ):
         # the first ids are control tokens in most vocabularies
-        tokens = [dice.randrange(300, request["vocab"]) for _ in range(request["prompt_tokens"])]
+        tokens = [dice.randrange(300, request["vocab"]) for _ in range(n_tokens)]
         answer = server.handle_completions(
             {
                 "prompt": tokens, "n_predict": request["output_tokens"], "ignore_eos": True,

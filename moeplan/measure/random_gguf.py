@@ -6,6 +6,7 @@ weights are. Layouts: ggml's block_q8_0, block_q4_K, block_q6_K (ggml-common.h);
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -46,6 +47,46 @@ class Shape(NamedTuple):
     vocab: int = 4096
     n_experts: int = 0
     n_active: int = 0
+
+
+class RandomFile(NamedTuple):
+    """A file that an engine is timed on, and how long that takes beside the others."""
+
+    label: str
+    shape: Shape
+    qtype: str
+    weight: float
+
+
+# Of the last-level cache: a dense file is read from end to end in every step, experts in random order.
+_DENSE_CACHES, _EXPERT_CACHES = 3, 6
+_LEAST_LAYERS, _MOST_LAYERS = 6, 24
+
+
+def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
+    """What an engine is timed on: dense and MoE in each type, and three with next to no weights, whose time
+    is that of layers, of layers that route, and of entries of the vocabulary.
+
+    The former have layers enough that little of them stays in a cache of ``cache_bytes``: of 40 MB beside
+    32 MiB so much did that decode looked a third too fast.
+    """
+    dense, moe = Shape(), Shape(768, 6, 12, 4, 768, 4096, n_experts=16, n_active=4)
+    bare = Shape(128, 32, 2, 1, 352, 512)
+    small = {
+        "layers": bare,
+        "routing": bare._replace(width=128, n_experts=16, n_active=4),
+        "vocabulary": bare._replace(layers=2, vocab=65536),
+    }
+    types = [q for q in ("f16", "q8_0", "q4_k", "q6_k") if every_type or q != "q6_k"]
+    files = [RandomFile(f"many {what}", shape, "q8_0", 0.3) for what, shape in small.items()]
+    for kind, shape, caches in (("dense", dense, _DENSE_CACHES), ("moe", moe, _EXPERT_CACHES)):
+        elements = 3 * shape.hidden * shape.width * max(1, shape.n_experts)
+        for q in types:
+            layer_bytes = elements * TYPES[q].n_bytes / TYPES[q].elements
+            layers = min(_MOST_LAYERS, max(_LEAST_LAYERS, math.ceil(caches * cache_bytes / layer_bytes)))
+            weight = (1.5 if q == "f16" else 1.0) * layers / _LEAST_LAYERS
+            files.append(RandomFile(f"random {kind} {q}", shape._replace(layers=layers), q, weight))
+    return files
 
 
 def write_random_gguf(path: Path, shape: Shape, qtype: str) -> None:

@@ -266,7 +266,9 @@ def jobs(
     if not quick:
         runs += [Run("decode", 1, 2048), Run("decode", 4, 128), Run("prefill", 1, 512)]
     # a quick run cannot spend its time on filling memory
-    shapes = [dense_shape(1024), moe_shape(n_experts=16)] if quick else [dense_shape(), moe_shape()]
+    shapes = (
+        [dense_shape(1024), moe_shape(n_experts=16, width=512)] if quick else [dense_shape(), moe_shape()]
+    )
     if full:
         shapes += [dense_shape(1024), moe_shape(n_experts=8), moe_shape(n_experts=128)]
     for spec in shapes:

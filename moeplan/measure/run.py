@@ -16,6 +16,8 @@ Progress = Callable[[str, float], None]
 
 # Share of the budget that may go into waiting for a quiet moment.
 _WAIT_SHARE = 0.08
+# Looking takes a tenth of a second: short jobs share one look.
+_LOOK_EVERY_S = 1.0
 # What comes late still gets this share of its time, or it would not be worth its while.
 _LEAST_SHARE = 0.5
 
@@ -46,7 +48,7 @@ def run_jobs(
     notes: list[str] = []
     patience_s = _WAIT_SHARE * budget_s
     left_out: list[str] = []
-    done = 0.0
+    done, looked_s = 0.0, -_LOOK_EVERY_S
     started = time.perf_counter()
     try:
         for what, weight, job in listed:
@@ -54,7 +56,9 @@ def run_jobs(
                 left_out.append(what)
                 continue
             progress(what, done / total)
-            patience_s -= wait_until_quiet(max(0.0, patience_s))
+            if time.perf_counter() - looked_s > _LOOK_EVERY_S:
+                patience_s -= wait_until_quiet(max(0.0, patience_s))
+                looked_s = time.perf_counter()
             left_s = budget_s - (time.perf_counter() - started)
             share_s = left_s * weight / max(1e-9, total - done)
             least_s = _LEAST_SHARE * budget_s * weight / total

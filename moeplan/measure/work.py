@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from moeplan.domain.model import Block, GqaAttention, MlaAttention, ModelSpec, MoeFfn
+from moeplan.domain.model import Block, DenseFfn, GqaAttention, MlaAttention, ModelSpec, MoeFfn
 from moeplan.graph.inventory import build_tensors
 
 _CACHE_BYTES = 4
@@ -29,7 +29,7 @@ class Work(NamedTuple):
     expert_elements: float
     """Of the experts that run."""
     values: float
-    """Rows x hidden x layers: what norms, rope and additions pass over."""
+    """That norms, rope, activations and additions pass over, and picking and adding rows of experts."""
     cache_bytes: float
     """Keys and values that a decode step reads."""
     attention_flop: float
@@ -74,10 +74,29 @@ def work_of(spec: ModelSpec, phase: str, batch: int, depth: int, touched: float)
         head_elements=head,
         expert_rows=chosen / experts if experts else 0.0,
         expert_elements=expert,
-        values=rows * spec.hidden_size * spec.n_layers,
+        values=rows * sum(_values(block, spec.hidden_size) for block in spec.layer_blocks()),
         cache_bytes=sum(n_bytes for n_bytes, _ in attention),
         attention_flop=sum(flop for _, flop in attention),
     )
+
+
+def _values(block: Block, hidden: int) -> float:
+    """Of one row in one layer, each counted as often as an operation passes over it."""
+    mixer, ffn = block.mixer, block.ffn
+    if isinstance(mixer, MlaAttention):
+        turned = mixer.n_heads * mixer.rope_head_dim
+    else:
+        assert isinstance(mixer, GqaAttention)
+        turned = (mixer.n_heads + mixer.n_kv_heads) * mixer.head_dim
+    if isinstance(ffn, MoeFfn):
+        # every chosen expert: its row picked, weighed and added; the activation and the product of its halves
+        passed = ffn.n_active * (3 * hidden + 2 * ffn.expert_intermediate)
+        passed += 2 * ffn.shared_intermediate
+    else:
+        assert isinstance(ffn, DenseFfn)
+        passed = 2 * ffn.intermediate
+    # two norms and two additions; rope takes six products, two sums and joins them
+    return float(4 * hidden + 9 * turned / 2 + passed)
 
 
 def _attention(block: Block, phase: str, batch: int, depth: int) -> tuple[float, float]:

@@ -17,7 +17,11 @@ from moeplan.report.listing import (
 )
 from moeplan.units import fmt_bytes, fmt_number, fmt_seconds, fmt_si
 
-_HIDDEN_SETUP = frozenset({"device", "bytes", "flop"})
+# What a sample's setup holds for the fit alone: the file and the JSON have it.
+_HIDDEN_SETUP = frozenset(
+    {"device", "bytes", "flop", "engine", "output_tokens", "vocab", "moe_layers", "elements"}
+)
+_HIDDEN_ENDS = ("_bytes", "_elements")
 # Below this a change is not worth a word even where repeats agree that well.
 _LEAST_CHANGE_FRAC = 0.03
 
@@ -75,7 +79,12 @@ def _samples(result: HostCalibration) -> Listing:
 
 
 def _setup(sample: Sample) -> str:
-    return " ".join(f"{k}={_short(v)}" for k, v in sample.setup.items() if k not in _HIDDEN_SETUP)
+    shown = {
+        k: v
+        for k, v in sample.setup.items()
+        if k not in _HIDDEN_SETUP and not k.startswith("work.") and not k.endswith(_HIDDEN_ENDS) and v != 0
+    }
+    return " ".join(f"{k}={_short(v)}" for k, v in shown.items())
 
 
 def _short(value: str | int | float) -> str:

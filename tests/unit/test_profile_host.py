@@ -11,6 +11,7 @@ from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.errors import SpecError
+from moeplan.measure.random_gguf import profile_files
 from moeplan.measure.run import run_jobs
 from moeplan.measure.timing import quantile, sample_of
 from moeplan.readers.calibration import read_calibration
@@ -79,8 +80,9 @@ def test_an_engine_that_was_run_gives_its_own_rate() -> None:
     # 200 MB at 20 GB/s: 10 ms; fixed 10 x 0.1 + 1 ms = 2 ms; 50 steps a second leave 20 - 12 = 8 ms
     # for 2 x 100e6 FLOP: 25 GFLOP/s
     found = calibration((engine_run("decode", 50.0),)).coefficients
-    assert found["llama.cpp.f16.decode.flop_per_s"].value == pytest.approx(25e9)
-    assert found["llama.cpp.f16.decode.flop_per_s"].note == "from the engine's own runs"
+    assert found["llama.cpp.t1.f16.decode.flop_per_s"].value == pytest.approx(25e9)
+    assert found["llama.cpp.t1.f16.decode.flop_per_s"].note == "from the engine's own runs"
+    assert found["llama.cpp.t1.read.bytes_per_s"].value == pytest.approx(20e9)
 
 
 def test_expert_time_is_what_the_dense_part_leaves() -> None:
@@ -97,9 +99,62 @@ def test_expert_time_is_what_the_dense_part_leaves() -> None:
     )
     # 40 - 10 - 10 - 2 - 0.5 - 1.6667 ms = 15.8333 ms
     found = calibration((run,)).coefficients
-    assert found["llama.cpp.f16.experts-decode.flop_per_s"].value == pytest.approx(
+    assert found["llama.cpp.t1.f16.experts-decode.flop_per_s"].value == pytest.approx(
         200e6 / 15.8333e-3, rel=1e-4
     )
+
+
+def test_a_run_faster_than_the_plain_sum_shows_what_the_memory_gives() -> None:
+    # 200 MB in 10 - 2 ms: 25 GB/s where the sum read 20; reading is given 95% of it (25 / 0.95), computing
+    # 5% of 8 ms for 200 MFLOP: 500 GFLOP/s; both together are the 8 ms again
+    found = calibration((engine_run("decode", 100.0),)).coefficients
+    assert found["llama.cpp.t1.read.bytes_per_s"].value == pytest.approx(25e9 / 0.95)
+    assert found["llama.cpp.t1.f16.decode.flop_per_s"].value == pytest.approx(500e9)
+
+
+def test_bare_files_tell_the_fixed_times() -> None:
+    # 1 ns a byte, 50 us a layer, 20 us more where it routes, 3 ns an entry of the vocabulary
+    shapes = [
+        {"layers": 8, "dense_bytes": 9_000_000, "vocab": 1000},
+        {"layers": 32, "dense_bytes": 500_000, "vocab": 1000},
+        {"layers": 2, "dense_bytes": 500_000, "vocab": 60_000},
+        {"layers": 32, "dense_bytes": 500_000, "vocab": 1000, "moe_layers": 32, "experts": 16, "active": 4,
+         "expert_bytes": 1_600_000},
+        {"layers": 4, "dense_bytes": 500_000, "vocab": 1000, "moe_layers": 4, "experts": 16, "active": 4,
+         "expert_bytes": 40_000_000},
+    ]  # fmt: skip
+    runs = []
+    for i, shape in enumerate(shapes):
+        seconds = (shape["dense_bytes"] + shape.get("expert_bytes", 0) / 4) * 1e-9
+        seconds += shape["layers"] * 5e-5 + shape.get("moe_layers", 0) * 2e-5 + shape["vocab"] * 3e-9
+        run = engine_run("decode", 1 / seconds, head_bytes=0, **shape)
+        runs.append(replace(run, setup={**run.setup, "model": str(i)}))
+    found = calibration(tuple(runs)).coefficients
+    assert found["llama.cpp.t1.layer.s"].value == pytest.approx(5e-5, rel=1e-3)
+    assert found["llama.cpp.t1.moe-layer.s"].value == pytest.approx(2e-5, rel=1e-3)
+    assert found["llama.cpp.t1.vocab.s"].value == pytest.approx(3e-9, rel=1e-3)
+
+
+def test_of_the_same_run_made_twice_the_quicker_counts() -> None:
+    one, other = (calibration((engine_run("decode", 50.0), engine_run("decode", r))) for r in (30.0, 50.0))
+    assert one.coefficients == other.coefficients
+
+
+def test_a_type_that_was_not_run_keeps_its_place_among_the_others() -> None:
+    rates = {what: {**known, "q8_0": 2 * known["f16"]} for what, known in KERNELS.rates.items()}
+    found = derive((*samples(), engine_run("decode", 50.0)), [KERNELS._replace(rates=rates)])
+    # f16 came out at 25 of 120 GFLOP/s; q8_0, twice as fast elsewhere, at 50 of 240
+    assert found["llama.cpp.t1.q8_0.decode.flop_per_s"].value == pytest.approx(50e9)
+
+
+def test_the_law_takes_the_runs_with_as_many_threads() -> None:
+    host = calibration((engine_run("decode", 100.0), engine_run("prefill", 50.0)))
+    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=2, has_gpu=False, vocab=1000)
+    found = overlay(read_calibration(), host, target).coefficients
+    # one thread is the nearest that was run; 32 GB/s is what two read
+    assert found["local.ram.bandwidth"].value == pytest.approx(25 / 0.95 / 32)
+    rate = found["local.cpu.flop_per_s_per_core.avx2"].value * found["host.decode.compute"].value
+    assert rate == pytest.approx(500e9)
 
 
 def test_a_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -191,6 +246,17 @@ def test_gpu_coefficients_are_left_alone() -> None:
         for name in changed
         if not name.startswith(("local.ram.", "local.cpu.", "local.engine.", "local.quant"))
     } == set()
+
+
+def test_what_an_engine_is_timed_on_does_not_stay_in_a_cache() -> None:
+    files = {f.label: f for f in profile_files(every_type=False, cache_bytes=32 * 2**20)}
+    # a layer of q4_K: 3 x 1024 x 2816 x 144 / 256 bytes = 4.87 MB; 3 x 33.6 MB take 21; of f16 17.3 MB: 6
+    assert files["random dense q4_k"].shape.layers == 21
+    assert files["random dense f16"].shape.layers == 6
+    assert len(files) == 3 + 2 * 3
+    huge = profile_files(every_type=True, cache_bytes=2**30)
+    assert max(f.shape.layers for f in huge if f.label.startswith("random")) == 24
+    assert sum(f.qtype == "q6_k" for f in huge) == 2
 
 
 def test_verdicts() -> None:

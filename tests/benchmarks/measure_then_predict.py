@@ -1,0 +1,205 @@
+"""How close predictions come to runs that `moeplan profile` never made, with and without its calibration.
+
+    python tests/benchmarks/measure_then_predict.py llama --calibration FILE    a real llama.cpp, random GGUFs
+    python tests/benchmarks/measure_then_predict.py torch --calibration FILE    the torch decoder, other sizes
+    python tests/benchmarks/measure_then_predict.py stream --program ./stream   bandwidth and reference decode
+
+Measure first: `moeplan profile --quick --output FILE`. `llama` needs llama-bench on PATH or the package
+xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repeats and prints
+``read_med=X GB/s``.
+Errors are factors: max(predicted / measured, measured / predicted) - 1. Of several passes the quickest
+counts: on a shared machine the same run may take a third longer a minute later, with no program to blame.
+Every run prints the cores that other programs kept busy: with more than 0.3 of them a figure says little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO))
+
+import moeplan  # noqa: E402
+from moeplan.measure.random_gguf import Shape  # noqa: E402
+
+# None of these is a shape that profile runs.
+SHAPES = {
+    "dense-1536": Shape(hidden=1536, layers=8, heads=24, kv_heads=8, width=4096, vocab=8192),
+    "dense-2048": Shape(hidden=2048, layers=5, heads=32, kv_heads=4, width=5632, vocab=16384),
+    "moe-1536": Shape(1536, 6, 24, 8, 512, 8192, n_experts=48, n_active=6),
+    "moe-1280": Shape(1280, 8, 20, 4, 1792, 8192, n_experts=8, n_active=2),
+}
+QTYPES = ("f16", "q8_0", "q4_k")
+PROMPT, OUTPUT = 128, 24
+
+
+def error(predicted: float, measured: float) -> float:
+    """As a factor, so that guessing low is no cheaper than guessing high."""
+    return max(predicted / measured, measured / predicted) - 1.0
+
+
+def llama(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Decode and prefill of every file with one and two threads; the quickest of the passes counts."""
+    from moeplan.measure.llama_cpp import find_llama_cpp, measure_gguf
+    from moeplan.measure.random_gguf import write_random_gguf
+
+    engine, rows = find_llama_cpp(), {}
+    for _ in range(arguments.passes):
+        for (shape_name, shape), qtype in product(SHAPES.items(), QTYPES):
+            with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
+                path = Path(folder) / f"{shape_name}-{qtype}.gguf"
+                write_random_gguf(path, shape, qtype)
+                for threads in (1, 2):
+                    runs = measure_gguf(
+                        engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
+                        prompt_tokens=PROMPT, output_tokens=OUTPUT,
+                    )  # fmt: skip
+                    without, own = (_predicted(path, threads, c) for c in ("none", arguments.calibration))
+                    for run in runs:
+                        phase = run.name.removeprefix("engine ")
+                        key = f"{path.stem} {phase} t{threads}"
+                        row = rows.setdefault(key, {"id": key, "passes": [], "measured": 0.0})
+                        row["passes"].append(run.median)
+                        row |= {"without": without[phase], "with": own[phase], "load": run.load}
+                        row["measured"] = max(row["passes"])
+                        print(_line(row), file=sys.stderr)
+    return list(rows.values())
+
+
+def _predicted(path: Path, threads: int, calibration: str) -> dict[str, float]:
+    """Tokens per second of both phases."""
+    answer = moeplan.estimate(
+        str(path), engine="llama.cpp", threads=threads, context=PROMPT + OUTPUT + 64, prompt_tokens=PROMPT,
+        output_tokens=OUTPUT, calibration=calibration,
+    )  # fmt: skip
+    return {"decode": 1.0 / answer.decode.seconds, "prefill": PROMPT / answer.prefill.seconds}
+
+
+def torch_decoder(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The reference decoder at sizes that profile does not run."""
+    from moeplan.calibrate.reference import fit_reference
+    from moeplan.measure import reference as ref
+    from moeplan.measure.device import cpu_device
+    from moeplan.measure.micro import usable_threads
+    from moeplan.measure.work import work_in
+    from moeplan.readers.calibration_host import read_host_calibration
+
+    law = fit_reference(read_host_calibration(Path(arguments.calibration)).samples)
+    if law is None:
+        raise SystemExit("the calibration has no runs of the reference decoder")
+    specs = [
+        ref.dense_shape(768, 6), ref.dense_shape(1536, 5), ref.dense_shape(2560, 3, 16384),
+        ref.moe_shape(768, 6, 8, 2, 1536), ref.moe_shape(1024, 5, 64, 4, 768),
+        ref.moe_shape(1536, 3, 24, 6, 512), ref.moe_shape(1280, 4, 12, 2, 2048),
+    ]  # fmt: skip
+    runs = [ref.Run("decode", 1, 64), ref.Run("decode", 4, 256), ref.Run("prefill", 1, 96),
+            ref.Run("prefill", 1, 256)]  # fmt: skip
+    rows = []
+    for spec in specs:
+        model = ref.Reference(spec, cpu_device(), usable_threads())
+        for run in runs:
+            sample = model.measure(run, arguments.seconds)
+            work = work_in(sample.setup)
+            assert work is not None
+            rows.append(
+                {"id": f"{spec.id} {run.phase} b{run.batch} d{run.depth}", "measured": 1 / sample.median,
+                 "best": 1 / sample.best, "load": sample.load, "with": 1 / law.seconds(work),
+                 "work": work._asdict()}
+            )  # fmt: skip
+            print(_line(rows[-1]), file=sys.stderr)
+    return rows
+
+
+def stream(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Read bandwidth and batch-1 decode of the reference models, each between two runs of the program."""
+    from moeplan.measure import reference as ref
+    from moeplan.measure.device import cpu_device
+    from moeplan.measure.micro import read_bandwidth, thread_counts, torch_threads, usable_threads
+
+    device, rows = cpu_device(), []
+    specs = [ref.dense_shape(), *(ref.moe_shape(n_experts=n) for n in (8, 32, 128))]
+    for threads in thread_counts(usable_threads()):
+        for round_ in range(arguments.rounds):
+            before = _program(arguments.program, threads)
+            with torch_threads(device.torch, threads):
+                read = read_bandwidth(device, threads, arguments.seconds)[0]
+            rows.append(_beside(f"read t{threads} #{round_}", read, before, arguments.program, threads))
+            for spec in specs:
+                model = ref.Reference(spec, device, threads)
+                before = _program(arguments.program, threads)
+                step = model.measure(ref.Run("decode", 1, 64), arguments.seconds)
+                rate = ref.bandwidth_sample(step)
+                name = f"{spec.id} t{threads} #{round_}"
+                row = _beside(name, rate, before, arguments.program, threads)
+                rows.append(row | {"step_ms": step.median * 1e3})
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    return rows
+
+
+def _beside(name: str, sample: Any, before: float, program: str, threads: int) -> dict[str, Any]:
+    """A rate in B/s against the mean of the program's readings before and after."""
+    after = _program(program, threads)
+    return {"id": name, "measured": sample.median, "best": sample.best, "load": sample.load, "before": before,
+            "after": after, "ratio": sample.median / ((before + after) / 2)}  # fmt: skip
+
+
+def _program(program: str, threads: int) -> float:
+    done = subprocess.run([program, str(threads), "512", "8"], capture_output=True, text=True, check=True)
+    found = re.search(r"read_med=([\d.]+)", done.stdout)
+    if found is None:
+        raise SystemExit(f"{program} printed no read_med=")
+    return float(found.group(1)) * 1e9
+
+
+def _line(row: dict[str, Any]) -> str:
+    parts = [f"{row['id']:44} {row['measured']:9.2f} /s"]
+    parts += [
+        f"{k} {row[k]:9.2f} ({row[k] / row['measured'] - 1:+.0%})" for k in ("without", "with") if k in row
+    ]
+    return "  ".join([*parts, f"load {row['load']:.1f}"])
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median and worst of each kind of prediction."""
+    found: dict[str, Any] = {"n": len(rows)}
+    for kind in ("without", "with"):
+        errors = [error(row[kind], row["measured"]) for row in rows if kind in row]
+        if errors:
+            found[kind] = {"median": round(median(errors), 3), "worst": round(max(errors), 3)}
+    ratios = [row["ratio"] for row in rows if "ratio" in row]
+    if ratios:
+        found["ratio"] = {"median": round(median(ratios), 3), "least": round(min(ratios), 3)}
+    return found
+
+
+def main() -> None:
+    """Run one part, print its rows and their summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("llama", "torch", "stream"))
+    parser.add_argument("--calibration", default="none")
+    parser.add_argument("--program", default="./stream")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--passes", type=int, default=2, help="over all files, minutes apart: llama")
+    parser.add_argument("--rounds", type=int, default=1, help="of every comparison: stream")
+    parser.add_argument("--seconds", type=float, default=0.8, help="for each run")
+    parser.add_argument("--json", help="write the rows to this file")
+    arguments = parser.parse_args()
+    rows = {"llama": llama, "torch": torch_decoder, "stream": stream}[arguments.part](arguments)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1))
+    print(json.dumps(summary(rows)))
+
+
+if __name__ == "__main__":
+    main()

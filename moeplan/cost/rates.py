@@ -181,6 +181,7 @@ def host_rates(
     moving = (
         "local.ram.bandwidth",
         f"local.ram.{host.ram_basis}.bandwidth",
+        f"local.ram.{host.cpu.segment}.bandwidth",
         f"{run}.ram_bandwidth",
         *sockets,
     )

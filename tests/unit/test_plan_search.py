@@ -368,3 +368,16 @@ def test_the_margin_of_reasoned_engines_is_part_of_the_need() -> None:
         need = dict(zip(table.devices, table.need(layout), strict=True))
         assert need == pytest.approx(exact, abs=4)  # margins are rounded device by device
         assert exact["gpu0"] > next(d.total_bytes for d in memory.devices if d.device == "gpu0")
+
+
+@pytest.mark.parametrize("n_gpus", [1, 2])
+def test_experts_that_loading_makes_larger_are_part_of_the_need(n_gpus: int) -> None:
+    transformers = find_engine("transformers")
+    p = problem(n_gpus, graph=replace(MOE, quant="bnb-nf4"))._replace(engine=transformers)
+    table = Table(p)
+    for in_ram in range(3):
+        layout = one_gpu(6, in_ram, in_ram) if n_gpus == 1 else several_gpus(6, in_ram, (4, 6), (0, 0))
+        memory = memory_report(p.graph, p.hardware, p.workload, table.placement(layout), transformers)
+        exact = {d.device: d.capacity_bytes - d.headroom_bytes for d in memory.devices}
+        need = dict(zip(table.devices, table.need(layout), strict=True))
+        assert need == pytest.approx(exact, abs=4)

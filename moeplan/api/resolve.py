@@ -209,7 +209,8 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
             raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
     if not engine.gguf and (option := _llama_option(request, engine)):
-        raise SpecError(f"{option}: {engine.id} has no such option; it is llama.cpp's")
+        owner = "llama.cpp's and vLLM's" if option == "--swa-full" else "llama.cpp's"
+        raise SpecError(f"{option}: {engine.id} has no such option; it is {owner}")
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
 
 
@@ -220,6 +221,7 @@ def _llama_option(request: EstimateRequest, engine: EngineTraits) -> str:
         "--kv-unified": request.kv_unified,
         "--swa-full": request.swa_full and engine.window_cache != "hybrid",
         "--no-repack": not request.repack,
+        "--no-kv-offload": not request.kv_offload,
     }
     return next((option for option, given in asked.items() if given), "")
 

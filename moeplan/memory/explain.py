@@ -5,7 +5,8 @@ from __future__ import annotations
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.result import DeviceMemory
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
+from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
+from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.buffers import batch_of
 from moeplan.memory.cache import STATE_BYTES_PER_ELEMENT, cache_home, layer_state_bytes
@@ -66,15 +67,19 @@ def _cache_inputs(
 ) -> tuple[Inputs, Inputs]:
     """(inputs of the KV cache, inputs of the state) of the layers whose cache ``device`` holds."""
     here = _layers_by_block(device, graph, workload, placement, engine)
+    padding = group_padding(graph.spec, workload, engine)
     cached: list[tuple[str, Inputs]] = []
     kept: list[tuple[str, Inputs]] = []
     for index, layers in here.items():
         block = graph.spec.blocks[index]
         token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+        token_bytes += transposed_latent_bytes(block, workload, engine)
         if token_bytes and device.kv_bytes:
             cells, streams = cache_layout(block, workload, engine)
             counts: Inputs = {"layers": layers, "cells": cells, "sequences": streams}
             counts |= {"B per token": token_bytes, "shards": kv_shard(block, placement.tensor_parallel)}
+            if (factor := padding.get(window_of(block) is not None, 1)) != 1:
+                counts["padding of groups"] = factor
             cached.append((block.name, counts))
         elements = layer_state_bytes(block, 1) // STATE_BYTES_PER_ELEMENT
         if elements and device.state_bytes:

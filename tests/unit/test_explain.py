@@ -15,7 +15,14 @@ SETUPS = [
     {"model": "mixtral-8x7b", "hardware": "a100-sxm-80gb", "n_gpus": 2, "batch": 8},
     {"model": "granite-4.0-h-tiny", "hardware": "apple-m4-max-40-core", "quant": "q4_k_m"},
     {"model": "llama-3-8b", "hardware": "ryzen-9-7950x", "quant": "q4_k_m"},
-]
+    {"model": "deepseek-v2-lite", "hardware": "h100", "n_gpus": 4, "expert_parallel": 4, "quant": "awq"},
+    {"model": "gemma-3-27b", "hardware": "h100", "engine": "vllm"},
+    {"model": "llama-3-8b", "hardware": "rtx-4090", "engine": "transformers"},
+    {
+        "model": "deepseek-v2-lite", "hardware": "rtx-4090", "quant": "q4_k_m",
+        "engine": "ik_llama.cpp", "mla": 1, "flash_attention": False,
+    },
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SETUPS, ids=lambda s: f"{s['model']} on {s['hardware']}")
@@ -96,3 +103,27 @@ def test_work_is_the_sum_of_the_terms_of_the_step(answer: Estimate) -> None:
         term = terms(answer)[name]
         assert term.inputs, "no parts are shown"
         assert sum(float(str(v)) for v in term.inputs.values()) == pytest.approx(term.value)
+
+
+def test_the_cache_is_the_product_of_its_counts(answer: Estimate) -> None:
+    gpu = terms(answer)[f"memory of {answer.memory.devices[0].device}"]
+    cache = next(t for t in gpu.children if t.name == "KV cache")
+    sorts: dict[str, float] = {}
+    for name, value in cache.inputs.items():
+        what, _, sort = name.partition(" (")
+        factor = 1 / float(str(value)) if what == "shards" else float(str(value))
+        sorts[sort] = sorts.get(sort, 1.0) * factor
+    assert sum(sorts.values()) == pytest.approx(cache.value)
+
+
+def test_terms_count_every_layer_and_every_element(answer: Estimate) -> None:
+    step = {t.name: t for t in terms(answer)["decode step"].children}
+    for name in ("layer overhead", "all-reduce latency"):
+        if name in step:
+            assert step[name].inputs["layers"] == answer.model.n_layers
+    if "gpu0 unpacking" in step:
+        t = step["gpu0 unpacking"]
+        seconds = float(str(t.inputs["elements"])) / float(str(t.inputs["fp32_flop_per_s"]))
+        for name, value in t.inputs.items():
+            seconds /= float(str(value)) if "unpack" in name else 1.0
+        assert t.value == pytest.approx(seconds)

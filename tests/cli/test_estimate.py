@@ -75,7 +75,9 @@ def test_the_options_of_the_engine_arrive(moeplan: Callable[..., Any]) -> None:
     assert cached("--slots", "4", "--kv-unified") == 2560 + 52 * 4608 * 8192 // 2**20
     assert cached("--swa-full") == 62 * 32768 * 8192 // 2**20
     assert cached("--no-kv-offload") == 0
-    assert "speeds are those of a cache on the GPU" in " ".join(moeplan(*gemma, "--no-kv-offload").out.split())
+    assert "speeds are those of a cache on the GPU" in " ".join(
+        moeplan(*gemma, "--no-kv-offload").out.split()
+    )
     told = moeplan(*gemma, "--slots", "4", "--kv-unified").out
     assert "in 4 slots, one cache for all" in " ".join(told.split())
 

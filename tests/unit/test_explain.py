@@ -22,6 +22,7 @@ SETUPS = [
         "model": "deepseek-v2-lite", "hardware": "rtx-4090", "quant": "q4_k_m",
         "engine": "ik_llama.cpp", "mla": 1, "flash_attention": False,
     },
+    {"model": "mixtral-8x7b", "hardware": "h200", "engine": "transformers", "quant": "bnb-nf4"},
 ]  # fmt: skip
 
 
@@ -83,6 +84,15 @@ def test_parts_of_a_device_are_its_children(answer: Estimate) -> None:
         named |= {"compute": d.compute_bytes, "output": d.output_bytes, "overhead": d.overhead_bytes}
         assert parts == named
         assert sum(parts.values()) == d.total_bytes
+
+
+def test_the_parts_of_the_overhead_make_it(answer: Estimate) -> None:
+    for d in answer.memory.devices:
+        parts = terms(answer)[f"memory of {d.device}"].children
+        inputs = next(t.inputs for t in parts if t.name == "overhead")
+        values = [float(str(value)) for value in inputs.values()]
+        assert not values or (sum(values) == d.overhead_bytes and min(values) > 0)
+        assert bool(values) == bool(d.droppable_bytes or d.overhead_bytes > 4 * 2**30)
 
 
 def test_a_range_follows_from_what_is_shown(answer: Estimate) -> None:

@@ -14,6 +14,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Limits
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
+from moeplan.predict.estimate import choose_placement
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem
@@ -250,6 +251,11 @@ def test_ktransformers_hosts_the_experts_of_all_layers_or_of_none() -> None:
     shown: list[object] = []
     explore(p, shown.append, shown.append)
     assert shown == [one_gpu(6, 0, 0), one_gpu(6, 0, 6)]
+    # `estimate` left to choose the depth: as few layers as fit with llama.cpp, all five that route with this
+    for engine, hosted in (("ktransformers", 5), ("llama.cpp", 1)):
+        trial = p._replace(engine=find_engine(engine))
+        chosen = choose_placement(trial, kind="experts", gpu_layers=None, cpu_moe=None)
+        assert chosen.cpu_moe == hosted
 
 
 # ── patterns ─────────────────────────────────────────────────────────────────────────────────────

@@ -149,7 +149,8 @@ class Session:
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
-        _check_expert_parallel(request.expert_parallel or 1, source.spec, engine, len(hardware.gpus))
+        asked = 1 if request.expert_parallel is None else request.expert_parallel
+        _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
@@ -260,6 +261,8 @@ def _check_expert_parallel(asked: int, spec: ModelSpec, engine: EngineTraits, n_
     from moeplan.domain.model import MoeFfn
     from moeplan.errors import NotModelled
 
+    if asked < 1:
+        raise SpecError(f"--ep must be at least 1, got {asked}")
     if asked == 1:
         return
     counts = sorted({block.ffn.n_experts for block in spec.blocks if isinstance(block.ffn, MoeFfn)})

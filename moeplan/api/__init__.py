@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from moeplan.readers.catalog import Catalog
 
 _MACHINE_OPTIONS = frozenset(MachineFlags.__struct_fields__)
+_OPTION_NAMES = {"tp": ("tensor_parallel",), "ep": ("expert_parallel",)}
+"""What options of the command line are called here, where that is not near."""
 
 
 def estimate(model: str, hardware: str | None = None, **options: Any) -> Estimate:
@@ -97,7 +99,7 @@ def _request(model: str, hardware: str | None, options: dict[str, Any]) -> Estim
     known = EstimateRequest.__struct_fields__
     for name in options:
         if name not in known:
-            close = nearest(name, (*known, *_MACHINE_OPTIONS))
+            close = _OPTION_NAMES.get(name) or nearest(name, (*known, *_MACHINE_OPTIONS))
             hint = f"did you mean {close[0]}?" if close else None
             raise SpecError(f"unknown option {name!r}", hint=hint)
     return EstimateRequest(model=model, hardware=hardware, machine=machine, **options)

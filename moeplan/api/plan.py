@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from moeplan.readers.catalog import Catalog
 
 N_REJECTED = 6
+ENGINE_SETTINGS = (
+    "slots", "kv_unified", "swa_full", "output_rows", "memory_utilization", "mmap", "repack", "kv_offload",
+    "mla",
+)  # fmt: skip
 EVEN_FRAC = 0.005
 """Plans that differ by less in what is sought are even: no prediction tells them apart. A choice."""
 KINDS_FIRST = 3
@@ -44,8 +48,9 @@ def plan(
 ) -> Plan:
     """The best way to run ``model`` on ``hardware``, or on the best of several machines.
 
-    ``options`` are those of ``moeplan.estimate`` but the placement (``quant``, ``engine``, ``context``,
-    ``ram_gib`` ...). Raises a MoeplanError; where nothing fits, ``best`` is None and ``changes`` help.
+    ``options`` are those of ``moeplan.estimate`` but the placement and the engine's own settings (``quant``,
+    ``engine``, ``context``, ``ram_gib`` ...). Raises a MoeplanError; where nothing fits, ``best`` is None
+    and ``changes`` help.
 
     >>> moeplan.plan("gpt-oss-120b", gpu="rtx-3090", ram_gib=128, context=32768)  # doctest: +SKIP
     """
@@ -53,9 +58,12 @@ def plan(
     from moeplan.readers.catalog import Catalog
     from moeplan.units import parse_bytes
 
-    for name in ("placement", "gpu_layers", "cpu_moe", "tensor_parallel"):
+    for name in ("placement", "gpu_layers", "cpu_moe", "tensor_parallel", "expert_parallel"):
         if options.get(name) is not None:
             raise SpecError(f"plan has no option {name!r}: it chooses that")
+    for name in ENGINE_SETTINGS:
+        if options.get(name) is not None:
+            raise SpecError(f"plan has no option {name!r}: its commands would not say it; estimate has it")
     machines = (hardware,) if isinstance(hardware, str) else tuple(hardware or ())
     request = PlanRequest(
         base=_request(model, machines[0] if len(machines) == 1 else None, options),

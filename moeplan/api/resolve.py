@@ -149,7 +149,8 @@ class Session:
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
-        _check_expert_parallel(request.expert_parallel or 1, source.spec, engine, len(hardware.gpus))
+        asked = 1 if request.expert_parallel is None else request.expert_parallel
+        _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
@@ -209,7 +210,8 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
             raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
     if not engine.gguf and (option := _llama_option(request, engine)):
-        raise SpecError(f"{option}: {engine.id} has no such option; it is llama.cpp's")
+        owner = "llama.cpp's and vLLM's" if option == "--swa-full" else "llama.cpp's"
+        raise SpecError(f"{option}: {engine.id} has no such option; it is {owner}")
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
 
 
@@ -220,6 +222,7 @@ def _llama_option(request: EstimateRequest, engine: EngineTraits) -> str:
         "--kv-unified": request.kv_unified,
         "--swa-full": request.swa_full and engine.window_cache != "hybrid",
         "--no-repack": not request.repack,
+        "--no-kv-offload": not request.kv_offload,
     }
     return next((option for option, given in asked.items() if given), "")
 
@@ -258,6 +261,8 @@ def _check_expert_parallel(asked: int, spec: ModelSpec, engine: EngineTraits, n_
     from moeplan.domain.model import MoeFfn
     from moeplan.errors import NotModelled
 
+    if asked < 1:
+        raise SpecError(f"--ep must be at least 1, got {asked}")
     if asked == 1:
         return
     counts = sorted({block.ffn.n_experts for block in spec.blocks if isinstance(block.ffn, MoeFfn)})

@@ -74,7 +74,7 @@ def build_workload(
         n_slots=0 if request.slots is None else count(request.slots, 1, "--slots", ""),
         kv_unified=request.kv_unified,
         swa_full=request.swa_full,
-        output_rows=request.output_rows,
+        output_rows=None if request.output_rows is None else count(request.output_rows, 1, "output_rows", ""),
         repack=request.repack,
         kv_offload=request.kv_offload,
     )

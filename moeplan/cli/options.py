@@ -108,7 +108,7 @@ Slots = Annotated[
     _engine("--slots", "Sequences llama-server keeps room for (-np), each a context.", "N"),
 ]
 KvUnified = Annotated[
-    bool, _engine("--kv-unified", "llama.cpp: all sequences share one cache; with --slots, one context.")
+    bool, _engine("--kv-unified", "llama.cpp: all sequences share one cache of --batch contexts.")
 ]
 SwaFull = Annotated[bool, _engine("--swa-full", "llama.cpp, vLLM: window layers cache the whole context.")]
 Mmap = Annotated[

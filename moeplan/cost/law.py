@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from moeplan.cost.coverage import busiest_rank
 from moeplan.cost.ops import Names, Op
@@ -53,6 +54,17 @@ def _eager_passes(block: Block) -> float:
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
     return 3.0 + (2.0 * groups if groups > 1 else 0.0)
+
+
+class _Times(NamedTuple):
+    """How often bytes are moved and FLOPs computed: more than once where one device waits for another."""
+
+    moving: float = 1.0
+    computing: float = 1.0
+    inputs: Mapping[str, float] = {}
+
+
+_ONCE = _Times()
 
 
 class _Clock:
@@ -101,7 +113,8 @@ class _Clock:
                 home = self._runs_on(home, None, n * work.kv_bytes)
             if self.engine.eager:
                 repeat *= _eager_passes(group.block)
-            self._work(home, "KV cache", n * work.kv_bytes * repeat, n * work.attention_flop)
+            times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
+            self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
         self._add_fixed(tier, group, layer_at)
         if self.placement.tensor_parallel > 1:
             self._all_reduce(n)
@@ -109,13 +122,13 @@ class _Clock:
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> str:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
-        ffn, ranks, busiest = group.block.ffn, self.placement.expert_parallel, None
+        ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, _ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
-            more_bytes, more_flop = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
-            n_bytes, flop, elements = n_bytes * more_bytes, flop * more_flop, elements * more_bytes
-            busiest = {"times_mean_bytes_of_busiest_gpu": more_bytes, "times_mean_rows": more_flop}
+            most = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
+            inputs = {"times_mean_bytes_of_busiest_gpu": most[0], "times_mean_rows": most[1]}
+            times = _Times(*most, inputs)
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
-        self._work(tier, "experts", n_bytes, flop, elements, more=more, also=busiest)
+        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         if hybrid:
             self._expert_hops(group.n_layers)
         return tier
@@ -194,9 +207,9 @@ class _Clock:
             inputs = {**op.inputs, "layers": group.n_layers}
             self.ops[layer_at] = op._replace(waiting_s=n, waiting=names, formula=formula, inputs=inputs)
             return
-        formula, inputs = "halves of layers x s per layer", {"layers": group.n_layers}
+        formula = "halves of layers x s per layer"
         for n, names in halves:
-            self.ops.append(Op("layer overhead", n, names, formula=formula, inputs=inputs))
+            self.ops.append(Op("layer overhead", n, names, formula=formula, inputs={"layers": n}))
 
     def _halves(self, tier: str, group: LayerGroup) -> list[tuple[float, Names]]:
         fixed, family = self._at(tier).fixed, self.engine.family
@@ -223,30 +236,36 @@ class _Clock:
         *,
         more: Names = (),
         label: str = "",
-        also: Mapping[str, float] | None = None,
+        times: _Times = _ONCE,
     ) -> None:
         rates = self._at(tier)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
-        computed = max(flop, 2.0 * n_elements * rows) if rows > 1 else flop
+        computed, inputs = flop * times.computing, rates.inputs
+        tiles = 2.0 * n_elements * times.moving * rows
+        if rows > 1 and tiles > computed:
+            computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = (
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
-        overlap = "overlapping" if rates.norm > 1 else "+"
+        formula = f"bytes / bandwidth {'overlapping' if rates.norm > 1 else '+'} FLOP / rate"
+        watts = None if what == "KV cache" else rates.watts
+        if watts:
+            formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
         self.ops.append(
             Op(
                 f"{'CPU' if tier in _HOST_TIERS else tier} {label or what}",
-                n_bytes / rates.bytes_per_s,
+                n_bytes * times.moving / rates.bytes_per_s,
                 (*moving, *more) if more else moving,
                 computed / (rates.score_flop_per_s if what == "KV cache" else rates.flop_per_s),
                 computing,
-                flop / rates.watts if rates.watts and what != "KV cache" else 0.0,
+                flop * times.computing / watts if watts else 0.0,
                 rates.drawing,
                 rates.norm,
                 n_bytes,
                 flop,
-                f"bytes / bandwidth {overlap} FLOP / rate",
-                {**rates.inputs, **also} if also else rates.inputs,
+                formula,
+                {**inputs, **times.inputs} if times.inputs else inputs,
             )
         )
 
@@ -303,13 +322,17 @@ class _Clock:
         """Activations to the CPU and back around its experts, and the wait for both."""
         names = ("local.cpu_moe_layer_s", f"local.engine.{self.engine.id}.cpu_layer_time")
         formula = "layers x s per layer"
-        op = Op("CPU expert synchronisation", float(n_layers), names, formula=formula)
+        inputs = {"layers": n_layers}
+        op = Op("CPU expert synchronisation", float(n_layers), names, formula=formula, inputs=inputs)
         self.ops.append(op)
         if self.hardware.pcie is not None:
             n_bytes = 2.0 * n_layers * self.step.n_tokens * self.graph.spec.hidden_size * _ACTIVATION_BYTES
             seconds = n_bytes / self.hardware.pcie.effective_bytes_per_s
             formula = "2 x tokens x hidden x 4 B x layers / link"
-            self.ops.append(Op("activations over PCIe", seconds, (), n_bytes=n_bytes, formula=formula))
+            link = self.hardware.pcie
+            rate = {"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s}
+            op = Op("activations over PCIe", seconds, (), n_bytes=n_bytes, formula=formula, inputs=rate)
+            self.ops.append(op)
 
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: a wait that grows with their number, and the bytes of a ring."""
@@ -317,7 +340,8 @@ class _Clock:
         family = self.engine.family
         waits = 2.0 * n_layers * math.log2(n)
         names = (f"{family}.all_reduce_s",)
-        self.ops.append(Op("all-reduce latency", waits, names, formula="2 x layers x log2(GPUs) x s"))
+        formula, counts = "2 x layers x log2(GPUs) x s", {"layers": n_layers, "n_gpus": n}
+        self.ops.append(Op("all-reduce latency", waits, names, formula=formula, inputs=counts))
         link = self.hardware.peer_link or self.hardware.pcie
         if link is None:
             return

@@ -213,6 +213,7 @@ def host_rates(
         fixed=("local.cpu.layer_s", f"{run}.cpu_layer_time"),
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
+            "sockets_used": n_sockets,
             "n_cores": cores,
             "clock_hz": host.cpu.base_hz or _USUAL_HZ,
         },

@@ -155,7 +155,11 @@ def _explain(
             inputs.update(op.inputs)
             inputs.update(_used(op.moving, calibration))
             inputs.update(_used(op.computing, calibration) if op.computing_s else {})
+            inputs.update(_used(op.drawing, calibration) if op.drawing_s else {})
             inputs.update(_used(op.waiting, calibration))
+        for count in _COUNTS & inputs.keys():
+            values = [op.inputs.get(count) for op in mine]
+            inputs[count] = sum(v for v in values if isinstance(v, int | float)) * n_steps
         source = max((_source(op, hardware, calibration) for op in mine), key=lambda s: KINDS.index(s.kind))
         shown = {key: value for key, value in inputs.items() if value != 0.0}
         ledger.note(term, value * in_time, "s", mine[0].formula, shown, source)
@@ -165,5 +169,15 @@ def _explain(
     ledger.close(name, sum(seconds.values()) * in_time, "s", formula)
 
 
+_COUNTS = frozenset({"layers", "elements", "FLOP of whole tiles"})
+"""Inputs that add up over the operations of a term, and over its steps."""
+
+
 def _used(names: Names, calibration: Calibration) -> dict[str, float]:
-    return {name: calibration.coefficients[name].value for name in names if name in calibration.coefficients}
+    """Coefficients by name; one that counts twice is shown as a power."""
+    used = {}
+    for name in names:
+        if name in calibration.coefficients:
+            n = names.count(name)
+            used[f"{name}^{n}" if n > 1 else name] = calibration.coefficients[name].value ** n
+    return used

@@ -16,11 +16,14 @@ from moeplan.engines.kv import KV_BITS
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import SpecError
 
+MODES = range(4)
 _EXPANDED, _ABSORBED = 0, 1
 
 
 def with_latent_mode(graph: ModelGraph, engine: EngineTraits, mode: int) -> tuple[ModelGraph, EngineTraits]:
     """``graph`` and ``engine`` under ``-mla mode``. Raises SpecError where there is no such option."""
+    if mode not in MODES:
+        raise SpecError(f"--mla: expected 0, 1, 2 or 3; got {mode}")
     if engine.id != "ik_llama.cpp":
         raise SpecError(
             f"--mla: {engine.id} has no such option; it is ik_llama.cpp's", hint="--engine ik_llama.cpp"

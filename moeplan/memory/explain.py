@@ -5,10 +5,13 @@ from __future__ import annotations
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.result import DeviceMemory
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, kv_shard, kv_token_bytes
+from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
+from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.buffers import batch_of
 from moeplan.memory.cache import STATE_BYTES_PER_ELEMENT, cache_home, layer_state_bytes
+from moeplan.memory.devices import streamed_bytes
+from moeplan.memory.grown import grown_by_tier
 from moeplan.provenance import Ledger, NullLedger, Source
 
 _ENGINE_LOGS = Source(
@@ -52,11 +55,9 @@ def explain_device(
     formula = "peak of the allocator over the nodes of a micro-batch"
     ledger.note("compute", device.compute_bytes, "B", formula, compute, buffers)
     ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B", output)
-    formula = (
-        "process, driver context, copies: repacked matrices, a tied embedding, streamed layers, experts that "
-        "loading makes larger"
-    )
-    ledger.note("overhead", device.overhead_bytes, "B", formula, {}, _ASSUMED)
+    formula = "process, driver context, copies (of a tied embedding too), and what loading makes larger"
+    overhead = _overhead_inputs(device, graph, placement, engine)
+    ledger.note("overhead", device.overhead_bytes, "B", formula, overhead, _ASSUMED)
     capacity: Inputs = {"capacity": device.capacity_bytes}
     ledger.close(f"memory of {device.device}", device.total_bytes, "B", inputs=capacity)
 
@@ -66,15 +67,19 @@ def _cache_inputs(
 ) -> tuple[Inputs, Inputs]:
     """(inputs of the KV cache, inputs of the state) of the layers whose cache ``device`` holds."""
     here = _layers_by_block(device, graph, workload, placement, engine)
+    padding = group_padding(graph.spec, workload, engine)
     cached: list[tuple[str, Inputs]] = []
     kept: list[tuple[str, Inputs]] = []
     for index, layers in here.items():
         block = graph.spec.blocks[index]
         token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+        token_bytes += transposed_latent_bytes(block, workload, engine)
         if token_bytes and device.kv_bytes:
             cells, streams = cache_layout(block, workload, engine)
             counts: Inputs = {"layers": layers, "cells": cells, "sequences": streams}
             counts |= {"B per token": token_bytes, "shards": kv_shard(block, placement.tensor_parallel)}
+            if (factor := padding.get(window_of(block) is not None, 1)) != 1:
+                counts["padding of groups"] = factor
             cached.append((block.name, counts))
         elements = layer_state_bytes(block, 1) // STATE_BYTES_PER_ELEMENT
         if elements and device.state_bytes:
@@ -102,6 +107,23 @@ def _compute_inputs(graph: ModelGraph, workload: Workload, engine: EngineTraits)
     rows = batch_of(workload, engine).rows if engine.gguf else workload.batch_tokens
     inputs: Inputs = {"micro-batch": rows, "hidden": graph.spec.hidden_size}
     return inputs | {"vocabulary": graph.spec.vocab_size, "flash attention": str(workload.flash_attention)}
+
+
+def _overhead_inputs(
+    device: DeviceMemory, graph: ModelGraph, placement: Placement, engine: EngineTraits
+) -> Inputs:
+    """The parts of the overhead that are the model's own, and the rest; nothing where that is all of it."""
+    sharded = placement.tensor_parallel > 1 and device.device != "ram"
+    grown = grown_by_tier(graph, placement, engine).get("gpu0" if sharded else device.device, 0)
+    parts = {
+        "repacked matrices": device.droppable_bytes,
+        "room for streamed layers": streamed_bytes(graph)
+        if placement.streamed and device.device == "gpu0"
+        else 0,
+        "experts made larger": -(-grown // placement.tensor_parallel) if sharded else grown,
+    }
+    known: Inputs = {name: n_bytes for name, n_bytes in parts.items() if n_bytes}
+    return known | {"all else": device.overhead_bytes - sum(parts.values())} if known else {}
 
 
 def _named(groups: list[tuple[str, Inputs]]) -> Inputs:

@@ -294,10 +294,15 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
         notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
+    if not problem.workload.kv_offload and any(tier.startswith("gpu") for tier in placement.dense_tiers):
+        notes.append("a cache in RAM under layers on a GPU: speeds are those of a cache on the GPU")
     if placement.kind == "layer-split":
         notes.append("uneven pipelines: micro-batches of a prompt are taken to overlap fully across GPUs")
     if placement.expert_parallel > 1:
         notes.append("uneven routing: GPUs that hold whole experts wait for the busiest longer than priced")
+    gpus = problem.hardware.gpus
+    if placement.kind == "tensor-parallel" and any(gpu != gpus[0] for gpu in gpus):
+        notes.append("unequal GPUs under tensor parallelism: all are taken to be as fast as gpu0")
     if placement.kind == "tensor-parallel":
         notes.append("collectives other than two all-reduces a layer")
     if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:

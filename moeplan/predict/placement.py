@@ -176,7 +176,8 @@ def _hybrids(
     if n_moe and "experts" in engine.splits:
         hosted = _least(n_moe, lambda n: fits(split(graph, hardware, engine, n_layers + 1, n)))
         if hosted is not None:
-            yield from (split(graph, hardware, engine, n_layers + 1, n) for n in {max(hosted, 1), n_moe})
+            counts = {max(hosted, 1), n_moe} if engine.hosts_any_layer else {n_moe}
+            yield from (split(graph, hardware, engine, n_layers + 1, n) for n in counts)
     if "layers" in engine.splits:
         off = _least(n_layers, lambda n: fits(split(graph, hardware, engine, n_layers + 1 - n, 0)))
         if off is not None:

@@ -30,7 +30,6 @@ MAX_NAME_BYTES: Final = 256
 MAX_KEPT_ITEMS: Final = 4096
 MAX_KEPT_TEXT_BYTES: Final = 4096
 
-_U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _STRING, _ARRAY = 8, 9
 # Metadata value types by id: struct code of the fixed-size ones.

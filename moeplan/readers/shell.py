@@ -51,11 +51,6 @@ def split_words(text: Word, env: dict[str, Word] | None = None) -> tuple[Word, .
     return commands[0].words if commands else ()
 
 
-def is_unknown(text: str) -> bool:
-    """Whether ``text`` depends on something that only running the script would tell."""
-    return "$" in text or "`" in text
-
-
 def interpolate(text: Word, env: dict[str, Word]) -> Word:
     """``text`` with the variables of ``env`` and the defaults it states filled in."""
     return Word(_expand(text, env), text.line, text.column)

@@ -83,10 +83,11 @@ def workload_facts(e: Estimate) -> str:
 
 
 def reserved_words(e: Estimate) -> str:
-    """What a serving engine takes of each GPU; empty for the others."""
-    if not e.memory.reservations:
+    """What a serving engine takes of each GPU, where all of them hold as many blocks as the one with the
+    least room; empty for other engines and for what does not fit."""
+    if not e.memory.reservations or not e.fits:
         return ""
-    r = e.memory.reservations[0]
+    r = min(e.memory.reservations, key=lambda reservation: reservation.n_kv_blocks)
     return (
         f"{fmt_bytes(r.reserved_bytes)} a GPU, of which {fmt_bytes(r.kv_pool_bytes)} for the cache: "
         f"{r.n_kv_blocks:,} blocks of {r.kv_block_tokens} tokens, "

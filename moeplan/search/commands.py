@@ -15,8 +15,6 @@ from moeplan.search.overrides import device_map, n_cpu_moe, tensor_overrides, te
 Tables = Callable[[str], EngineTable]
 Settings = dict[str, "str | int | float | bool"]
 
-_GPU_ONLY = frozenset({"gpu", "unified", "layer-split"})
-
 
 def commands(
     problem: Problem, placement: Placement, tables: Tables, model_file: str | None

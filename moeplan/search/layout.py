@@ -33,10 +33,6 @@ class Shape(NamedTuple):
     n_layers: int
     moe: tuple[int, ...]
 
-    def moe_between(self, start: int, end: int) -> int:
-        """MoE layers among ``start`` to ``end`` (exclusive)."""
-        return sum(start <= i < end for i in self.moe)
-
 
 def shape_of(graph: ModelGraph) -> Shape:
     """The shape of ``graph``."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
 from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.memory.grown import grown_bytes
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, passes, prefill_step, prefill_time
 from moeplan.predict.problem import Problem
@@ -68,7 +69,9 @@ class Table:
         self._spans: dict[tuple[int, int], tuple[int, int]] = {}
         self._sequences: dict[tuple[int, ...], int] = {}
         self.capacity_bytes = self._capacities()
-        self._slim = problem._replace(graph=_slim(problem.graph))
+        self._grown_bytes = [_grown_bytes(problem, self._kind_of.index(k)) for k in range(len(self._kinds))]
+        # What experts grow by is a sum over all of their tensors.
+        self._slim = problem if any(self._grown_bytes) else problem._replace(graph=_slim(problem.graph))
 
     def need(self, layout: Layout) -> list[float]:
         """Bytes that each device needs."""
@@ -228,7 +231,7 @@ class Table:
         option = self._options.get((dense, experts))
         if option is not None:
             return option
-        adds = [self._one_layer(weights, dense, experts) for weights in self._kinds]
+        adds = [self._one_layer(kind, dense, experts) for kind in range(len(self._kinds))]
         devices = sorted({device for need, _, _ in adds for device in need})
         option = Sums(
             tuple(
@@ -240,14 +243,14 @@ class Table:
         self._options[dense, experts] = option
         return option
 
-    def _one_layer(
-        self, weights: LayerWeights, dense: str, experts: str
-    ) -> tuple[dict[str, float], float, float]:
+    def _one_layer(self, kind: int, dense: str, experts: str) -> tuple[dict[str, float], float, float]:
         """What one more layer of this kind adds: bytes by device, seconds of decode and of prefill."""
+        weights = self._kinds[kind]
         before, after = (exact_memory(*self._probe((), (weights,) * n, dense, experts)) for n in (2, 3))
         held = {d.device: _layer_parts(d) for d in before.devices}
+        held[experts] = held.get(experts, 0) - self._grown_bytes[kind]  # the probe has no tensors to grow
         # The margin of engines that are only reasoned about is a share of all that a device holds.
-        grown = {
+        more = {
             d.device: (_layer_parts(d) - held.get(d.device, 0)) * needed_bytes(d) / max(1, d.resident_bytes)
             for d in after.devices
         }
@@ -256,7 +259,7 @@ class Table:
         (decode_1, prefill_1), (decode_2, prefill_2) = (
             exact_seconds(*self._probe(layers, (weights,) * n, dense, experts)) for n in (1, 2)
         )
-        added = {device: n for device, n in grown.items() if n}
+        added = {device: n for device, n in more.items() if n}
         return added, decode_2 - decode_1, prefill_2 - prefill_1
 
     def _probe(
@@ -317,6 +320,14 @@ def _slim(graph: ModelGraph) -> ModelGraph:
         if tensor.owner == "base" and tensor.n_bytes > getattr(largest.get(key), "n_bytes", -1):
             largest[key] = tensor
     return replace(graph, tensors=tuple(largest.values()))
+
+
+def _grown_bytes(problem: Problem, layer: int) -> int:
+    """What loading makes the experts of one layer larger by."""
+    from msgspec.structs import replace
+
+    tensors = tuple(tensor for tensor in problem.graph.tensors if tensor.layer == layer)
+    return grown_bytes(replace(problem.graph, tensors=tensors), problem.engine)
 
 
 def _layer_parts(device: DeviceMemory) -> int:

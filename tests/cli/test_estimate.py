@@ -75,6 +75,9 @@ def test_the_options_of_the_engine_arrive(moeplan: Callable[..., Any]) -> None:
     assert cached("--slots", "4", "--kv-unified") == 2560 + 52 * 4608 * 8192 // 2**20
     assert cached("--swa-full") == 62 * 32768 * 8192 // 2**20
     assert cached("--no-kv-offload") == 0
+    assert "speeds are those of a cache on the GPU" in " ".join(
+        moeplan(*gemma, "--no-kv-offload").out.split()
+    )
     told = moeplan(*gemma, "--slots", "4", "--kv-unified").out
     assert "in 4 slots, one cache for all" in " ".join(told.split())
 
@@ -95,6 +98,8 @@ def test_a_server_fills_the_share_it_is_given(moeplan: Callable[..., Any]) -> No
     [
         (("--engine", "vllm", "--kv-unified"), "--kv-unified: vllm has no such option"),
         (("--engine", "vllm", "--slots", "4"), "--slots: vllm has no such option"),
+        (("--engine", "vllm", "--no-kv-offload"), "--no-kv-offload: vllm has no such option"),
+        (("--engine", "sglang", "--swa-full"), "it is llama.cpp's and vLLM's"),
         (("--mla", "0"), "--mla: vllm has no such option"),
         (("--mla", "5"), "--mla: expected 0, 1, 2 or 3"),
         (("--slots", "0"), "--slots: expected a whole number"),

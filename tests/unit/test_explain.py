@@ -15,7 +15,15 @@ SETUPS = [
     {"model": "mixtral-8x7b", "hardware": "a100-sxm-80gb", "n_gpus": 2, "batch": 8},
     {"model": "granite-4.0-h-tiny", "hardware": "apple-m4-max-40-core", "quant": "q4_k_m"},
     {"model": "llama-3-8b", "hardware": "ryzen-9-7950x", "quant": "q4_k_m"},
-]
+    {"model": "deepseek-v2-lite", "hardware": "h100", "n_gpus": 4, "expert_parallel": 4, "quant": "awq"},
+    {"model": "gemma-3-27b", "hardware": "h100", "engine": "vllm"},
+    {"model": "llama-3-8b", "hardware": "rtx-4090", "engine": "transformers"},
+    {
+        "model": "deepseek-v2-lite", "hardware": "rtx-4090", "quant": "q4_k_m",
+        "engine": "ik_llama.cpp", "mla": 1, "flash_attention": False,
+    },
+    {"model": "mixtral-8x7b", "hardware": "h200", "engine": "transformers", "quant": "bnb-nf4"},
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SETUPS, ids=lambda s: f"{s['model']} on {s['hardware']}")
@@ -78,6 +86,15 @@ def test_parts_of_a_device_are_its_children(answer: Estimate) -> None:
         assert sum(parts.values()) == d.total_bytes
 
 
+def test_the_parts_of_the_overhead_make_it(answer: Estimate) -> None:
+    for d in answer.memory.devices:
+        parts = terms(answer)[f"memory of {d.device}"].children
+        inputs = next(t.inputs for t in parts if t.name == "overhead")
+        values = [float(str(value)) for value in inputs.values()]
+        assert not values or (sum(values) == d.overhead_bytes and min(values) > 0)
+        assert bool(values) == bool(d.droppable_bytes or d.overhead_bytes > 4 * 2**30)
+
+
 def test_a_range_follows_from_what_is_shown(answer: Estimate) -> None:
     found = terms(answer)
     for name in ("decode step", "first token"):
@@ -96,3 +113,27 @@ def test_work_is_the_sum_of_the_terms_of_the_step(answer: Estimate) -> None:
         term = terms(answer)[name]
         assert term.inputs, "no parts are shown"
         assert sum(float(str(v)) for v in term.inputs.values()) == pytest.approx(term.value)
+
+
+def test_the_cache_is_the_product_of_its_counts(answer: Estimate) -> None:
+    gpu = terms(answer)[f"memory of {answer.memory.devices[0].device}"]
+    cache = next(t for t in gpu.children if t.name == "KV cache")
+    sorts: dict[str, float] = {}
+    for name, value in cache.inputs.items():
+        what, _, sort = name.partition(" (")
+        factor = 1 / float(str(value)) if what == "shards" else float(str(value))
+        sorts[sort] = sorts.get(sort, 1.0) * factor
+    assert sum(sorts.values()) == pytest.approx(cache.value)
+
+
+def test_terms_count_every_layer_and_every_element(answer: Estimate) -> None:
+    step = {t.name: t for t in terms(answer)["decode step"].children}
+    for name in ("layer overhead", "all-reduce latency"):
+        if name in step:
+            assert step[name].inputs["layers"] == answer.model.n_layers
+    if "gpu0 unpacking" in step:
+        t = step["gpu0 unpacking"]
+        seconds = float(str(t.inputs["elements"])) / float(str(t.inputs["fp32_flop_per_s"]))
+        for name, value in t.inputs.items():
+            seconds /= float(str(value)) if "unpack" in name else 1.0
+        assert t.value == pytest.approx(seconds)

@@ -14,6 +14,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Limits
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
+from moeplan.predict.estimate import choose_placement
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem
@@ -250,6 +251,11 @@ def test_ktransformers_hosts_the_experts_of_all_layers_or_of_none() -> None:
     shown: list[object] = []
     explore(p, shown.append, shown.append)
     assert shown == [one_gpu(6, 0, 0), one_gpu(6, 0, 6)]
+    # `estimate` left to choose the depth: as few layers as fit with llama.cpp, all five that route with this
+    for engine, hosted in (("ktransformers", 5), ("llama.cpp", 1)):
+        trial = p._replace(engine=find_engine(engine))
+        chosen = choose_placement(trial, kind="experts", gpu_layers=None, cpu_moe=None)
+        assert chosen.cpu_moe == hosted
 
 
 # ── patterns ─────────────────────────────────────────────────────────────────────────────────────
@@ -368,3 +374,16 @@ def test_the_margin_of_reasoned_engines_is_part_of_the_need() -> None:
         need = dict(zip(table.devices, table.need(layout), strict=True))
         assert need == pytest.approx(exact, abs=4)  # margins are rounded device by device
         assert exact["gpu0"] > next(d.total_bytes for d in memory.devices if d.device == "gpu0")
+
+
+@pytest.mark.parametrize("n_gpus", [1, 2])
+def test_experts_that_loading_makes_larger_are_part_of_the_need(n_gpus: int) -> None:
+    transformers = find_engine("transformers")
+    p = problem(n_gpus, graph=replace(MOE, quant="bnb-nf4"))._replace(engine=transformers)
+    table = Table(p)
+    for in_ram in range(3):
+        layout = one_gpu(6, in_ram, in_ram) if n_gpus == 1 else several_gpus(6, in_ram, (4, 6), (0, 0))
+        memory = memory_report(p.graph, p.hardware, p.workload, table.placement(layout), transformers)
+        exact = {d.device: d.capacity_bytes - d.headroom_bytes for d in memory.devices}
+        need = dict(zip(table.devices, table.need(layout), strict=True))
+        assert need == pytest.approx(exact, abs=4)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import moeplan
 from moeplan.cost.coverage import busiest_rank
 from moeplan.errors import MoeplanError, SpecError
+from moeplan.report import words
 
 
 def test_a_number_that_does_not_divide_the_heads_is_refused() -> None:
@@ -59,3 +62,16 @@ def test_whole_experts_that_cannot_be(model: str, options: dict[str, object], sa
         return
     with pytest.raises(MoeplanError, match=said):
         moeplan.estimate(model, **asked)
+
+
+def test_unequal_gpus_are_said_and_the_smaller_one_decides_about_the_cache(tmp_path: Path) -> None:
+    node = tmp_path / "two.yaml"
+    node.write_text("id: two\nname: Two\ngpus: [rtx-4090, rtx-3060-12gb]\ncpu: ryzen-9-7950x\nram_GiB: 64\n")
+    e = moeplan.estimate("llama-3.1-8b", hardware=str(node), engine="vllm", quant="awq", tensor_parallel=2)
+    assert "unequal GPUs" in " ".join(e.not_modelled)
+    # 0.9 of 12 GiB, not of 24
+    assert words.reserved_words(e).startswith("10.8 GiB a GPU")
+    large = moeplan.estimate("llama-3.1-70b", hardware=str(node), engine="vllm", tensor_parallel=2)
+    assert not large.fits and not words.reserved_words(large)
+    equal = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", n_gpus=2, engine="vllm")
+    assert "unequal GPUs" not in " ".join(equal.not_modelled)

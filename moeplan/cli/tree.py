@@ -60,7 +60,27 @@ class HelpMixin:
 
 
 class Command(HelpMixin, TyperCommand):
-    """A command with sectioned help."""
+    """A command with sectioned help. An option that holds one value may be given once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read ``args``; a UsageError for an option whose first value would be lost."""
+        single = {
+            name: param.opts[0]
+            for param in self.get_params(ctx)
+            if param.param_type_name == "option" and not getattr(param, "is_flag", False)
+            if not getattr(param, "multiple", False)
+            for name in param.opts
+        }
+        given: set[str] = set()
+        for word in args[: args.index("--")] if "--" in args else args:
+            option = single.get(word.partition("=")[0])
+            if option in given:
+                hint = "; GPUs of several kinds: a machine file with `gpus:`" if option == "--gpu" else ""
+                ctx.fail(f"{option} is given twice{hint}")
+            if option is not None:
+                given.add(option)
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
 
 class Group(HelpMixin, TyperGroup):

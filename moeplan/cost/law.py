@@ -101,8 +101,7 @@ class _Clock:
         self._unpack(tier, elements)
         if work.expert_flop:
             elements = n * work.expert_elements
-            home = self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
-            self._unpack(home, elements)
+            self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
             shard = kv_shard(group.block, self.placement.tensor_parallel)
             # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
@@ -119,7 +118,7 @@ class _Clock:
         if self.placement.tensor_parallel > 1:
             self._all_reduce(n)
 
-    def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> str:
+    def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, _ONCE
@@ -129,9 +128,9 @@ class _Clock:
             times = _Times(*most, inputs)
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
+        self._unpack(tier, elements * times.moving)
         if hybrid:
             self._expert_hops(group.n_layers)
-        return tier
 
     def add_head(self) -> None:
         """The output head, once a step."""
@@ -365,9 +364,11 @@ class _Clock:
                     self.hardware, self.workload.threads, self.engine, self.era, self.quant, decode=decode
                 )
             else:
-                gpu = self.hardware.gpus[int(tier[3:])]
+                first, shards = int(tier[3:]), self.placement.tensor_parallel
+                # All wait for the slowest that has a shard.
+                gpus = self.hardware.gpus[first : first + shards]
+                gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and self.step.n_tokens <= _VECTOR_TOKENS
-                shards = self.placement.tensor_parallel
                 rates = gpu_rates(gpu, self.engine, self.era, self.quant, shards, vector=vector)
             self._rates[tier] = rates
         return rates

@@ -188,6 +188,9 @@ def host_rates(
     cores = min(threads, host.cpu.cores) if threads else host.cpu.cores
     per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
     speed = clock_frac(host.cpu)
+    launches: Names = ("local.cpu.layer_s", f"{run}.cpu_layer_time")
+    if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
+        launches = ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     phase = ("local.cpu.decode.compute", "host.decode.compute") if decode else ("host.prefill.compute",)
@@ -210,7 +213,7 @@ def host_rates(
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=((*moving, "local.ram.cache.bandwidth"), (per_core, "local.cpu.attention.compute")),
-        fixed=("local.cpu.layer_s", f"{run}.cpu_layer_time"),
+        fixed=launches,
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
             "sockets_used": n_sockets,

@@ -302,7 +302,9 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
         notes.append("uneven routing: GPUs that hold whole experts wait for the busiest longer than priced")
     gpus = problem.hardware.gpus
     if placement.kind == "tensor-parallel" and any(gpu != gpus[0] for gpu in gpus):
-        notes.append("unequal GPUs under tensor parallelism: all are taken to be as fast as gpu0")
+        notes.append(
+            "unequal GPUs under tensor parallelism: all are taken for the one with the least bandwidth"
+        )
     if placement.kind == "tensor-parallel":
         notes.append("collectives other than two all-reduces a layer")
     if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:

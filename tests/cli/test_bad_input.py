@@ -200,3 +200,12 @@ def test_the_hub_without_its_package(inside: Callable[..., Any]) -> None:
     if find_spec("huggingface_hub"):
         pytest.skip("the package is installed")
     assert "moeplan[hub]" in assert_one_clear_error(inside("estimate", "hf:org/name", *ON))
+
+
+def test_an_option_of_one_value_is_given_once(moeplan: Callable[..., Any]) -> None:
+    text = assert_one_clear_error(
+        moeplan("estimate", "llama-3.1-8b", "--gpu", "rtx-4090", "--ram-gib=64", "--gpu=rtx-3090")
+    )
+    assert "--gpu is given twice" in text and "machine file" in text
+    text = assert_one_clear_error(moeplan("plan", "llama-3.1-8b", *ON, "--context", "1", "--context", "2"))
+    assert "--context is given twice" in text and "machine file" not in text

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from moeplan.cost.coverage import busiest_rank
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import clock_frac, host_rates, sockets_used
 from moeplan.cost.work import Step, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import GpuSpec, HardwareSpec
+from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
-from moeplan.predict.placement import on_gpus
+from moeplan.predict.placement import experts_whole, on_cpu, on_gpus
 from moeplan.predict.problem import Problem
 from moeplan.predict.serving import stall_ops
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
@@ -136,3 +138,41 @@ def test_a_cores_rate_follows_its_base_clock_and_few_threads_stay_on_one_socket(
         "local.ram.sockets.bandwidth" in many.weights[0]
         and "local.ram.sockets.bandwidth" not in few.weights[0]
     )
+
+
+def test_shards_wait_for_the_slowest_gpu_in_either_order() -> None:
+    graph = graph_of(dense_spec())
+    fast, slow = server_gpu("Hopper"), replace(server_gpu("Hopper"), bandwidth_bytes_per_s=100e9)
+    times = []
+    for gpus in ((fast, slow), (slow, fast)):
+        hardware = machine(gpus)
+        placement = on_gpus(graph, hardware, VLLM)
+        assert placement.tensor_parallel == 2
+        ops = step_ops(graph, hardware, workload(engine="vllm"), placement, VLLM, ONE)[0]
+        times.append(weights(ops).moving_s)
+    read = sum(layer.dense_bytes for layer in graph.layers)
+    assert times == pytest.approx([read / 200e9] * 2)
+
+
+def test_the_busiest_gpu_unpacks_its_experts() -> None:
+    graph = graph_of(moe_spec(n_layers=2), "awq-int4-g128")
+    hardware = machine((server_gpu("Ampere"),) * 2)
+    sliced = on_gpus(graph, hardware, VLLM)
+
+    def unpacking(placement: Placement) -> list[float]:
+        ops = step_ops(graph, hardware, workload(engine="vllm"), placement, VLLM, ONE)[0]
+        return [op.moving_s for op in ops if op.term == "gpu0 unpacking"]
+
+    (dense, experts), (same, whole) = unpacking(sliced), unpacking(experts_whole(sliced))
+    most, _ = busiest_rank(8, 2, 1, 2)
+    assert same == dense and most > 1
+    assert whole == pytest.approx(experts * most)
+
+
+def test_an_eager_engine_launches_from_python_on_a_cpu_too() -> None:
+    graph = graph_of(dense_spec(n_layers=4))
+    found = find_engine("transformers")
+    ops = step_ops(graph, machine(), workload(engine="transformers"), on_cpu(graph), found, ONE)[0]
+    fixed = [op for op in ops if op.term == "layer overhead"]
+    assert sum(op.moving_s for op in fixed) == 4.0  # two halves of four layers, after each other
+    assert {op.moving[:2] for op in fixed} == {("local.layer_s", "local.engine.transformers.layer_time")}

@@ -2,7 +2,8 @@
 
 On shared machines all cores together are slow for seconds at a time, with no program to blame, while one
 alone is not. Runs on all cores are therefore made at two moments, seconds apart; those that still look slow
-are made again while time is left. Of the same run the quickest counts.
+are made again while time is left, and so are those on one core that all together outdo. Of the same run the
+quickest counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NO_ENGINE = "none"
 """As ``engine``: not even the one that is there."""
 # A prompt on two cores ran at 0.93 to 0.97 of twice one core's rate in quiet seconds and at 0.5 to 0.85 in
 # slow ones; in two quiet seconds the same run differed by up to 3% (EPYC 9004, two of its cores, 2026-11-30).
-_LEAST_SCALING, _MOST_APART = 0.9, 1.1
+_LEAST_SCALING, _MOST_SCALING, _MOST_APART = 0.9, 1.02, 1.1
 # Of the mode's whole time, at least, for what was slow: a second or two later it often is not.
 _LEAST_AGAIN = 0.2
 # Times its bytes that a file takes in memory while it is loaded: mapped, and once more in the order that its
@@ -155,10 +156,11 @@ class _Runs:
         started, found = time.perf_counter(), list[Sample]()
         limit_s = max(budget_s, _LEAST_AGAIN * BUDGET_S[self.request.mode])
         while time.perf_counter() - started < limit_s:
-            label = slowest(self.prompts, threads)
-            if label is None:
+            slow = slowest(self.prompts, threads)
+            if slow is None:
                 break
-            found += self._run(self.files[label], threads)
+            label, count = slow
+            found += self._run(self.files[label], count)
         return found
 
     def _run(self, file: _File, threads: int) -> list[Sample]:
@@ -194,13 +196,14 @@ class _Runs:
         return child
 
 
-def slowest(prompts: dict[tuple[str, int], list[float]], threads: int) -> str | None:
-    """Of the prompts on ``threads`` cores (rates of every run, by file and cores) the one to be made again.
+def slowest(prompts: dict[tuple[str, int], list[float]], threads: int) -> tuple[str, int] | None:
+    """Of the prompts (rates of every run, by file and cores) the one to be made again, on ``threads`` or one.
 
-    One whose rate per core is far from that of one core, or whose two best runs differ; the rarest run of
-    them, then the farthest. None where all look well.
+    On all cores where the rate per core is far from that of one core, or the two best runs differ; on one
+    where all together do better than so many of it. The rarest run of them, then the farthest; None where
+    all look well.
     """
-    candidates = []
+    candidates: list[tuple[int, float, tuple[str, int]]] = []
     for (label, count), rates in prompts.items():
         alone = prompts.get((label, 1))
         if count != threads or not alone:
@@ -208,7 +211,9 @@ def slowest(prompts: dict[tuple[str, int], list[float]], threads: int) -> str | 
         best = sorted(rates)[-2:]
         scaling = best[-1] / (threads * max(alone))
         if scaling < _LEAST_SCALING or best[-1] > _MOST_APART * best[0]:
-            candidates.append((len(rates), scaling, label))
+            candidates.append((len(rates), scaling, (label, count)))
+        elif scaling > _MOST_SCALING:
+            candidates.append((len(alone), 1.0 / scaling, (label, 1)))
     return min(candidates)[2] if candidates else None
 
 

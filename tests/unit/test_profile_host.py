@@ -301,12 +301,14 @@ def test_what_is_run_again_is_what_looks_slow() -> None:
         ("good", 1): [100.0], ("good", 2): [188.0, 190.0], ("slow", 1): [100.0], ("slow", 2): [150.0, 149.0],
         ("apart", 1): [100.0], ("apart", 2): [190.0, 160.0],
     }  # fmt: skip
-    assert slowest(prompts, 2) == "slow"
+    assert slowest(prompts, 2) == ("slow", 2)
     prompts["slow", 2].append(189.0)
-    assert slowest(prompts, 2) == "apart", "run twice, the other three times"
+    assert slowest(prompts, 2) == ("apart", 2), "run twice, the other three times"
     prompts["apart", 2].append(185.0)
     prompts["slow", 2].append(186.0)
     assert slowest(prompts, 2) is None
+    prompts["good", 1] = [80.0]
+    assert slowest(prompts, 2) == ("good", 1), "two cores together at 190, twice one core is 160"
 
 
 def test_verdicts() -> None:

@@ -87,7 +87,8 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
     most = threads[-1]
     second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in files]
     second.append(("llama.cpp, what was slow", _AGAIN_WEIGHT, lambda budget_s: runs.again(most, budget_s)))
-    return Rounds(first, second)
+    # with a neighbour on one core the threads of small files mostly wait for each other: these come last
+    return Rounds(first, sorted(second, key=lambda job: job[1] < _LEAST_WEIGHT / most))
 
 
 def _on(file: _File, threads: int) -> str:

@@ -79,7 +79,8 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
         return Rounds([], [])
     counts = thread_counts(usable_threads())
     threads = counts if request.mode == "full" else tuple(sorted({counts[0], counts[-1]}))
-    files = list(_gguf_files(request, folder))
+    # with a neighbour on one core the threads of small files mostly wait for each other: these come last
+    files = sorted(_gguf_files(request, folder), key=lambda file: file.weight < _LEAST_WEIGHT)
     runs = _Runs(request, catalog, engine, _loaded_bytes(request), stack)
     first = [(_on(file, n), file.weight / n, runs.job(file, n)) for file in files for n in threads]
     if request.model is not None or len(threads) < 2:
@@ -87,7 +88,6 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
     most = threads[-1]
     second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in files]
     second.append(("llama.cpp, what was slow", _AGAIN_WEIGHT, lambda budget_s: runs.again(most, budget_s)))
-    # with a neighbour on one core the threads of small files mostly wait for each other: these come last
     return Rounds(first, sorted(second, key=lambda job: job[1] < _LEAST_WEIGHT / most))
 
 

@@ -28,6 +28,7 @@ NO_ENGINE = "none"
 """As ``engine``: not even the one that is there."""
 # A prompt on two cores ran at 0.93 to 0.97 of twice one core's rate in quiet seconds and at 0.5 to 0.85 in
 # slow ones; in two quiet seconds the same run differed by up to 3% (EPYC 9004, two of its cores, 2026-11-30).
+# More than their number times one core all cores cannot do, but for that much noise.
 _LEAST_SCALING, _MOST_SCALING, _MOST_APART = 0.9, 1.02, 1.1
 # Of the mode's whole time, at least, for what was slow: a second or two later it often is not.
 _LEAST_AGAIN = 0.2

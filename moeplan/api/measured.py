@@ -69,20 +69,27 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     """``problem`` with this machine's measured bandwidths and rates."""
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
-    from moeplan.cost.rates import best_isa, clock_frac, sockets_used
+    from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates, sockets_used
+    from moeplan.cost.work import main_type as law_type
 
     hardware = measured_machine(problem.hardware, host)
     cpu = hardware.host.cpu
     cores = cpu.cores
+    threads, stored = problem.workload.threads, law_type(problem.graph)
+    era = engine_era(problem.workload.engine_date)
+    law = tuple(
+        host_rates(hardware, threads, problem.engine, era, stored, decode=decode) for decode in (True, False)
+    )
     target = Target(
         engine=problem.engine.id,
         quant=main_type(problem.graph),
         isa=best_isa(cpu),
-        threads=min(problem.workload.threads or cores, cores),
+        threads=min(threads or cores, cores),
         has_gpu=bool(hardware.gpus),
         vocab=problem.graph.spec.vocab_size,
+        law=law,
         clock_frac=clock_frac(cpu),
-        socket_frac=sockets_used(cpu, problem.workload.threads) / cpu.sockets,
+        socket_frac=sockets_used(cpu, threads) / cpu.sockets,
     )
     assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
     return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

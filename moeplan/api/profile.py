@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -14,7 +15,6 @@ from moeplan.errors import MeasurementError, SpecError
 
 if TYPE_CHECKING:
     from moeplan.measure.device import Device
-    from moeplan.measure.random_gguf import RandomFile
     from moeplan.measure.run import Job, Progress
     from moeplan.readers.catalog import Catalog
 
@@ -26,10 +26,6 @@ _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "fu
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
 _ENGINE_SHARE = 0.45
-# Files of less weight are not run a second time.
-_WORTH_A_SECOND = 0.5
-NO_ENGINE = "none"
-"""As ``engine``: not even the one that is there."""
 
 
 class ProfileRequest(Value):
@@ -66,8 +62,8 @@ def run_profile(
     facts = local_facts()
     samples: tuple[Sample, ...] = ()
     gaps: tuple[str, ...] = ()
-    with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder:
-        for part in _parts(request, catalog, Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
+        for part in _parts(request, catalog, Path(folder), stack):
             budget_s = max(1.0, part.share * BUDGET_S[request.mode] - (time.perf_counter() - started))
             outcome = run_jobs(part.jobs, budget_s, progress, patience=part.patience)
             started = time.perf_counter()
@@ -121,21 +117,41 @@ class _Part(NamedTuple):
     share: float = 1.0
 
 
-def _parts(request: ProfileRequest, catalog: Catalog, folder: Path) -> Iterator[_Part]:
-    """What the request asks for, in parts that get the whole budget each: the machine, then an engine."""
+def _parts(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Iterator[_Part]:
+    """What the request asks for, in parts that share the time: the machine, and an engine in between."""
     if request.endpoint is not None:
         yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
     # everything that can be wrong with the request is found before anything is measured
-    engine = list(_engine_jobs(request, catalog, folder))
+    from moeplan.api.profile_engine import engine_rounds
     from moeplan.measure.device import cpu_device, gpu_device
 
+    engine = engine_rounds(request, catalog, folder, stack)
     device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
     # a file that was named takes what it takes; the small random ones run within the time that was promised
-    share = _ENGINE_SHARE if engine and request.model is None else 0.0
-    yield _Part(list(_device_jobs(request, catalog, device)), 1.3, 1.0 - share)
-    if engine:
-        yield _Part(engine, 3.0, share or 1.0)
+    share = _ENGINE_SHARE if engine.first and request.model is None else 0.0
+    first = list(_micro_jobs(request, device))
+    rest = list(_device_jobs(request, catalog, device))
+    mine = _weight(first) / (_weight(first) + _weight(rest))
+    # what else is measured lies between the two rounds of the engine: a slow moment seldom lasts that long
+    yield _Part(first, 1.3, (1.0 - share) * mine)
+    if engine.first:
+        both = _weight(engine.first) + _weight(engine.second)
+        yield _Part(engine.first, 3.0, (share or 1.0) * _weight(engine.first) / both)
+    yield _Part(rest, 1.5, (1.0 - share) * (1.0 - mine))
+    if engine.second:
+        yield _Part(engine.second, 3.0, share * _weight(engine.second) / both)
+
+
+def _weight(jobs: list[tuple[str, float, Job]]) -> float:
+    return sum(weight for _, weight, _ in jobs)
+
+
+def _micro_jobs(request: ProfileRequest, device: Device) -> Planned:
+    """What everything else is compared with."""
+    from moeplan.measure import micro
+
+    yield from micro.jobs(device, micro.usable_threads(), quick=request.mode == "quick")
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:
@@ -143,7 +159,6 @@ def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> P
     from moeplan.measure.storage import storage_rates
 
     threads, quick = micro.usable_threads(), request.mode == "quick"
-    yield from micro.jobs(device, threads, quick=quick)
     count = threads if device.is_cpu else 0
     if request.model is not None and not (request.engine or request.binary):
         from moeplan.api.resolve import Session
@@ -162,117 +177,6 @@ def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> P
         from moeplan.measure import training
 
         yield from training.jobs(device, count)
-
-
-def _engine_jobs(request: ProfileRequest, catalog: Catalog, folder: Path) -> Planned:
-    """Runs of the engine asked for; unasked, of llama.cpp where it is there and the CPU is measured."""
-    from moeplan.engines.traits import find_engine
-    from moeplan.measure.llama_cpp import find_llama_cpp
-    from moeplan.measure.micro import thread_counts, usable_threads
-
-    if request.engine == NO_ENGINE or not _wants_engine(request):
-        return
-    name = find_engine(str(request.engine or "llama.cpp")).id
-    if name != "llama.cpp":
-        raise SpecError(
-            f"--engine {name}: moeplan runs llama.cpp itself; for other engines start their server "
-            "and use --endpoint URL"
-        )
-    try:
-        engine = find_llama_cpp(request.binary)
-    except MeasurementError:
-        if request.engine is not None or request.binary is not None:
-            raise
-        return
-    counts = thread_counts(usable_threads())
-    threads = counts if request.mode == "full" else sorted({counts[0], counts[-1]})
-    files = list(_gguf_files(request, folder))
-    plan = [(file, count, "") for file in files for count in threads]
-    # on shared machines all cores together are slow for seconds at a time, with no program to blame:
-    # their repeats are spread over two rounds
-    spread = request.model is None and len(threads) > 1
-    twice = [file for file in files if spread and file.weight >= _WORTH_A_SECOND]
-    plan += [(file, counts[-1], " again") for file in twice]
-    for file, count, again in plan:
-        what = f"llama.cpp on {file.label}, {count} thread{'s' if count > 1 else ''}{again}"
-        yield what, file.weight / count, _engine_job(request, catalog, engine, file.write, count)
-
-
-class _File(NamedTuple):
-    """What an engine runs, its weight in time, and how it comes about."""
-
-    label: str
-    weight: float
-    write: Callable[[], Path]
-
-
-def _wants_engine(request: ProfileRequest) -> bool:
-    """Whether an engine was named, or nothing but the CPU as a whole."""
-    return bool(request.engine or request.binary) or not (request.gpu or request.model)
-
-
-def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
-    """The file named, or small random ones, made when they are needed."""
-    if request.model is not None:
-        path = Path(request.model)
-        if not path.is_file():
-            raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
-        yield _File(path.name, 1.0, lambda: path)
-        return
-    from moeplan.measure.micro import last_cache_bytes
-    from moeplan.measure.random_gguf import profile_files, write_random_gguf
-
-    for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
-
-        def write(file: RandomFile = file) -> Path:
-            path = folder / f"{file.label.replace(' ', '-')}.gguf"
-            if not path.exists():
-                for old in folder.glob("*.gguf"):
-                    old.unlink()
-                write_random_gguf(path, file.shape, file.qtype)
-            return path
-
-        yield _File(file.label, file.weight, write)
-
-
-def _engine_job(
-    request: ProfileRequest,
-    catalog: Catalog,
-    engine: object,
-    write: Callable[[], Path],
-    threads: int,
-) -> Job:
-    from moeplan.measure.llama_cpp import Engine, measure_gguf
-
-    assert isinstance(engine, Engine)
-
-    def job(budget_s: float) -> list[Sample]:
-        path = write()
-        facts, vocab = gguf_facts(path, catalog)
-        repeats, more = (1, 2) if request.mode == "quick" else (3, 0)
-        return measure_gguf(
-            engine,
-            path,
-            threads,
-            vocab=vocab,
-            repeats=repeats,
-            more_decode=more,
-            facts=facts,
-            timeout_s=request.timeout_s,
-        )
-
-    return job
-
-
-def gguf_facts(path: Path, catalog: Catalog) -> tuple[dict[str, str | int | float], int]:
-    """What decides an engine's speed on a file: elements and bytes of each type, layers, experts."""
-    from moeplan.api.resolve import Session
-    from moeplan.calibrate.host import work_facts
-
-    session = Session(catalog)
-    source = session.source(str(path))
-    graph = session.graph(str(path), source.file_quant or "f16")
-    return work_facts(path.name, graph), source.spec.vocab_size
 
 
 def _endpoint_jobs(request: ProfileRequest) -> Planned:

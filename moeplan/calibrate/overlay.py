@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from moeplan.calibrate.engine_runs import FIXED, RATES
+from moeplan.cost.rates import Rates
 from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.profile import HostCalibration, HostCoefficient
 from moeplan.provenance import Source
-
-# What the law multiplies on a CPU beside the names set below; one here, since what is measured is the whole
-# rate. By kind of coefficient, as `cost.rates.host_rates` names them; the last kind counts on GPUs too.
-_NEUTRAL = {
-    "bandwidth": (
-        "local.ram.measured.bandwidth", "local.engine.{engine}.ram_bandwidth", "local.ram.sockets.bandwidth",
-    ),
-    "compute": (
-        "local.engine.{engine}.cpu_compute", "local.quants.{any}.cpu_compute",
-        "local.quant.{quant}.cpu_compute", "local.cpu.decode.compute", "local.cpu.experts.compute",
-    ),
-    "cpu time": ("local.engine.{engine}.cpu_layer_time",),
-    "time": ("local.engine.{engine}.layer_time", "local.engine.{engine}.moe.layer_time"),
-}  # fmt: skip
 
 
 def measured_machine(hardware: HardwareSpec, host: HostCalibration) -> HardwareSpec:
@@ -65,6 +53,8 @@ class Target(NamedTuple):
     threads: int
     has_gpu: bool
     vocab: int
+    law: tuple[Rates, ...]
+    """Of the CPU in each phase: the names that the law multiplies."""
     clock_frac: float = 1.0
     """What the law multiplies the rate of a core by."""
     socket_frac: float = 1.0
@@ -80,7 +70,7 @@ def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> 
     draft.set_bandwidth()
     draft.set_rates()
     draft.set_fixed()
-    if not draft.changed:
+    if not draft.put:
         return calibration
     return replace(calibration, id=f"{calibration.id} + this machine", coefficients=draft.coefficients)
 
@@ -90,7 +80,8 @@ class _Draft:
 
     def __init__(self, calibration: Calibration, host: HostCalibration, target: Target) -> None:
         self.coefficients = dict(calibration.coefficients)
-        self.host, self.target, self.changed = host, target, False
+        self.host, self.target = host, target
+        self.put: set[str] = set()
 
     def set_bandwidth(self) -> None:
         """Of the threads in use, relative to all (what ``measured_machine`` states)."""
@@ -103,7 +94,7 @@ class _Draft:
                 replace(read, unit="1"),
                 read.value / widest.value / self.target.socket_frac,
             )
-            self._neutralise("bandwidth")
+            self._neutralise(name for rates in self.target.law for name in rates.weights[0])
 
     def set_rates(self) -> None:
         """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
@@ -121,7 +112,10 @@ class _Draft:
                 self._put(
                     f"host.experts.{phase}.compute", replace(experts, unit="1"), experts.value / dense.value
                 )
-        self._neutralise("compute")
+        # with no rate of experts, what the law has for them beside the dense matrices still holds
+        routed = any(rates[f"experts-{phase}"] for phase in ("decode", "prefill"))
+        for law in self.target.law:
+            self._neutralise((law.experts if routed else law.weights)[1])
 
     def set_fixed(self) -> None:
         """What a step takes beside its weights; the law's factor for MoE applies to half a layer."""
@@ -129,10 +123,13 @@ class _Draft:
         if layer is None or not layer.value:
             return
         self._put("local.cpu.layer_s", layer, layer.value)
-        self._neutralise("cpu time")
+        self._neutralise(name for rates in self.target.law for name in rates.fixed)
         if self.target.has_gpu:
             return
-        self._neutralise("time")
+        # of a step and of a layer that routes, wherever they run: `cost.law` has these beside the tier's own
+        run = f"local.engine.{self.target.engine}"
+        dated = [n for n in self.coefficients if n.startswith(f"{run}.") and n.endswith(".step_time")]
+        self._neutralise((f"{run}.layer_time", f"{run}.moe.layer_time", *dated))
         if moe is not None:
             self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
         if entry is not None:
@@ -165,24 +162,19 @@ class _Draft:
         self.coefficients[name] = Coefficient(
             value=value, unit=c.unit, source=_source(self.host, c), n_setups=c.n
         )
-        self.changed = True
+        self.put.add(name)
 
-    def _neutralise(self, kind: str) -> None:
+    def _neutralise(self, names: Iterable[str]) -> None:
+        """One, beside the names that were set: what is measured is the whole rate."""
         part = Source(
             "measured",
             f"moeplan profile on this machine, {self.host.date}",
             self.host.date[:10],
             "in the rate measured",
         )
-        for template in _NEUTRAL[kind]:
-            name = template.format(engine=self.target.engine, quant=self.target.quant, any="*")
-            head, _, tail = name.partition("*")
-            for known in [
-                n
-                for n in self.coefficients
-                if n == name or (tail and n.startswith(head) and n.endswith(tail))
-            ]:
-                self.coefficients[known] = replace(self.coefficients[known], value=1.0, source=part)
+        for name in set(names) - self.put:
+            if name in self.coefficients:
+                self.coefficients[name] = replace(self.coefficients[name], value=1.0, source=part)
 
 
 def _source(host: HostCalibration, c: HostCoefficient) -> Source:

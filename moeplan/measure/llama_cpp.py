@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +48,59 @@ def find_llama_cpp(binary: str | None = None) -> Engine:
     )
 
 
+class Child:
+    """A process that has llama.cpp (the package) loaded with one file, for as many runs as are asked for."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self.cpu_s = 0.0
+        """CPU time that it has used; the system adds it to this process's only when it has ended."""
+        self._said = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed below
+
+    def ask(self, request: dict[str, str | int], timeout_s: float) -> Any:
+        """The answer to ``request``. Raises MeasurementError when the process ends or takes too long."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "moeplan.measure.llama_cpp_child"], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self._said, text=True, env=_environment(),
+            )  # fmt: skip
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if line:
+            answer = json.loads(line)
+            self.cpu_s = float(answer["cpu_s"])
+            return answer["runs"]
+        code = process.wait()
+        if late.is_set():
+            raise MeasurementError(f"llama.cpp did not finish within {timeout_s:.0f} s")
+        self._said.seek(0)
+        raise MeasurementError(f"llama.cpp ended with code {code}: {_last_line(self._said.read())}")
+
+    def close(self) -> None:
+        """End the process and free what it holds."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+        self._said.close()
+
+
 def measure_gguf(
     engine: Engine,
     model: Path,
@@ -58,20 +113,24 @@ def measure_gguf(
     output_tokens: int = OUTPUT_TOKENS,
     timeout_s: float = 300.0,
     facts: dict[str, str | int | float] | None = None,
+    child: Child | None = None,
 ) -> list[Sample]:
     """Tokens per second of prefill and decode. Raises MeasurementError; never longer than ``timeout_s``.
 
     ``more_decode``: repeats of decode beyond those after a prompt (llama-bench has as many of both).
+    ``child``: of this file and number of threads, where it is measured more than once (package only).
     """
-    meter = CpuMeter()
-    run = _with_binary if engine.kind == "binary" else _with_package
+    meter, used_s = CpuMeter(), child.cpu_s if child else 0.0
     request: dict[str, str | int] = {
         "model": str(model), "threads": threads, "repeats": repeats, "short": more_decode,
         "prompt_tokens": prompt_tokens, "output_tokens": output_tokens, "vocab": vocab,
         "context": prompt_tokens + output_tokens + 64,
     }  # fmt: skip
-    prefill, decode = run(engine, request, timeout_s)
-    load = meter.foreign_cores()
+    if engine.kind == "binary":
+        prefill, decode = _with_binary(engine, request, timeout_s)
+    else:
+        prefill, decode = _with_package(child, request, timeout_s)
+    load = meter.foreign_cores(child.cpu_s - used_s if child else 0.0)
     setup: dict[str, str | int | float] = {
         "engine": "llama.cpp", "threads": threads, "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens, **(facts or {"model": model.name}),
@@ -83,10 +142,14 @@ def measure_gguf(
 
 
 def _with_package(
-    engine: Engine, request: dict[str, str | int], timeout_s: float
+    child: Child | None, request: dict[str, str | int], timeout_s: float
 ) -> tuple[list[float], list[float]]:
-    command = [sys.executable, "-m", "moeplan.measure.llama_cpp_child"]
-    rows = _json_of(command, json.dumps(request), timeout_s)
+    used = child or Child()
+    try:
+        rows = used.ask(request, timeout_s)
+    finally:
+        if child is None:
+            used.close()
     prefill = [row["prompt_n"] / row["prompt_ms"] * 1e3 for row in rows[: int(request["repeats"])]]
     # the first new token comes out of the prompt's own pass
     decode = [row["predicted_n"] / row["predicted_ms"] * 1e3 for row in rows]
@@ -104,7 +167,7 @@ def _with_binary(
         command += [option, str(request[name])]
     prefill: list[float] = []
     decode: list[float] = []
-    for row in _json_of(command, "", timeout_s):
+    for row in _json_of(command, timeout_s):
         target = decode if row.get("n_gen") else prefill
         target += [float(rate) for rate in row.get("samples_ts") or [row["avg_ts"]]]
     if not prefill or not decode:
@@ -112,21 +175,28 @@ def _with_binary(
     return prefill, decode
 
 
-def _json_of(command: list[str], text: str, timeout_s: float) -> Any:
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _last_line(said: str) -> str:
+    last = [line for line in said.splitlines() if line.strip()][-1:] or ["no message"]
+    return last[0].strip()[:200]
+
+
+def _json_of(command: list[str], timeout_s: float) -> Any:
     """The JSON that a program prints. Raises MeasurementError when it fails, hangs or prints no JSON."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=timeout_s, check=False,
-            env=environment, errors="replace",
+            command, input="", capture_output=True, text=True, timeout=timeout_s, check=False,
+            env=_environment(), errors="replace",
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise MeasurementError(f"{Path(command[0]).name} did not finish within {timeout_s:.0f} s") from None
     except OSError as error:
         raise MeasurementError(f"{command[0]} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-        raise MeasurementError(f"llama.cpp ended with code {done.returncode}: {last[0].strip()[:200]}")
+        raise MeasurementError(f"llama.cpp ended with code {done.returncode}: {_last_line(done.stderr)}")
     try:
         return json.loads(done.stdout)
     except ValueError:

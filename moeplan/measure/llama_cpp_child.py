@@ -1,6 +1,9 @@
 """Runs llama.cpp (the xllamacpp package) in a process of its own: what it prints and holds ends with it.
 
-``python -m moeplan.measure.llama_cpp_child`` reads one JSON request on stdin and prints one JSON line.
+``python -m moeplan.measure.llama_cpp_child`` reads JSON requests, one a line, and prints one JSON line for
+each. All are of one file with one number of threads: with a second server in the process its threads would
+sleep where they else spin (libgomp, as soon as there are more of them than cores), which made decode of a
+small file on two cores 15 times slower (EPYC 9004, 2026-11-30).
 """
 
 from __future__ import annotations
@@ -9,30 +12,15 @@ import json
 import os
 import random
 import sys
+import time
 from typing import Any
 
 _SHORT_PROMPT = 4
 
 
-def run(request: dict[str, Any]) -> list[dict[str, float]]:
+def run(server: Any, request: dict[str, Any]) -> list[dict[str, float]]:
     """Timings of ``repeats`` prompts of random tokens, each followed by ``output_tokens`` of decode, then of
     ``short`` ones, which are there for the decode alone."""
-    from importlib import import_module
-
-    xllamacpp = import_module("xllamacpp")
-
-    params = xllamacpp.CommonParams()
-    params.model.path = request["model"]
-    params.n_ctx = request["context"]
-    params.n_parallel = 1
-    params.n_gpu_layers = request.get("gpu_layers", 0)
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
-    params.warmup = True
-    params.fit_params = False
-    params.cache_ram_mib = 0
-    params.verbosity = 0
-    params.port = 0
-    server = xllamacpp.Server(params)
     dice = random.Random(1)
     found = []
     for n_tokens in [request["prompt_tokens"]] * request["repeats"] + [_SHORT_PROMPT] * request.get(
@@ -52,13 +40,37 @@ def run(request: dict[str, Any]) -> list[dict[str, float]]:
     return found
 
 
+def load(request: dict[str, Any]) -> Any:
+    """A server of the file and the number of threads that ``request`` names."""
+    from importlib import import_module
+
+    xllamacpp = import_module("xllamacpp")
+
+    params = xllamacpp.CommonParams()
+    params.model.path = request["model"]
+    params.n_ctx = request["context"]
+    params.n_parallel = 1
+    params.n_gpu_layers = request.get("gpu_layers", 0)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["threads"]
+    params.warmup = True
+    params.fit_params = False
+    params.cache_ram_mib = 0
+    params.verbosity = 0
+    params.port = 0
+    return xllamacpp.Server(params)
+
+
 def main() -> None:
-    """One request in, one line of JSON out; llama.cpp's own chatter goes to stderr."""
-    request = json.load(sys.stdin)
-    answer = os.dup(1)
+    """Requests in, lines of JSON out; llama.cpp's own chatter goes to stderr."""
+    answers = os.dup(1)
     os.dup2(2, 1)
-    found = run(request)
-    os.write(answer, (json.dumps(found) + "\n").encode())
+    server = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        server = server or load(request)
+        found = run(server, request)
+        answer = {"runs": found, "cpu_s": time.process_time()}
+        os.write(answers, (json.dumps(answer) + "\n").encode())
     # the server's threads would keep the interpreter from ending
     os._exit(0)
 

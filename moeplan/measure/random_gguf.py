@@ -60,7 +60,7 @@ class RandomFile(NamedTuple):
 
 # Of the last-level cache: a dense file is read from end to end in every step, experts in random order.
 _DENSE_CACHES, _EXPERT_CACHES = 3, 6
-_LEAST_LAYERS, _MOST_LAYERS = 6, 24
+_LEAST_LAYERS, _MOST_LAYERS = 4, 24
 
 
 def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
@@ -84,7 +84,7 @@ def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
         for q in types:
             layer_bytes = elements * TYPES[q].n_bytes / TYPES[q].elements
             layers = min(_MOST_LAYERS, max(_LEAST_LAYERS, math.ceil(caches * cache_bytes / layer_bytes)))
-            weight = (1.5 if q == "f16" else 1.0) * layers / _LEAST_LAYERS
+            weight = (1.5 if q == "f16" else 1.0) * layers / 6
             files.append(RandomFile(f"random {kind} {q}", shape._replace(layers=layers), q, weight))
     return files
 

@@ -127,8 +127,11 @@ class CpuMeter:
     def __init__(self) -> None:
         self._system, self._own, self._at = _busy_s(), _own_s(), time.perf_counter()
 
-    def foreign_cores(self) -> float:
-        """Mean number of cores in use beside this process and its finished children."""
+    def foreign_cores(self, children_s: float = 0.0) -> float:
+        """Mean number of cores in use beside this process and its finished children.
+
+        ``children_s``: what children that still run have used meanwhile.
+        """
         elapsed = time.perf_counter() - self._at
         system = _busy_s()
         if self._system is None or system is None or elapsed <= 0:
@@ -136,7 +139,7 @@ class CpuMeter:
         # /proc/stat counts in hundredths of a second: shorter spans say nothing.
         if elapsed < 0.05:
             return 0.0
-        return max(0.0, (system - self._system - (_own_s() - self._own)) / elapsed)
+        return max(0.0, (system - self._system - (_own_s() - self._own) - children_s) / elapsed)
 
 
 def _busy_s() -> float | None:

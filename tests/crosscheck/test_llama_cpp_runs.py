@@ -12,7 +12,7 @@ import pytest
 
 from moeplan.errors import MeasurementError
 from moeplan.measure.endpoint import Endpoint
-from moeplan.measure.llama_cpp import Engine, measure_gguf
+from moeplan.measure.llama_cpp import Child, Engine, measure_gguf
 from moeplan.measure.random_gguf import Shape, write_random_gguf
 
 pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="needs the package xllamacpp")
@@ -72,3 +72,24 @@ def test_a_real_server_is_measured(server: str) -> None:
     assert set(by_name) == {"time to first token", "time per output token", "server throughput"}
     assert all(s.low > 0 for s in samples)
     assert by_name["time to first token"].n == 2
+
+
+def test_a_loaded_file_is_run_again_and_its_time_is_our_own(tmp_path: Path) -> None:
+    path = tmp_path / "random.gguf"
+    write_random_gguf(path, MOE, "q8_0")
+    child = Child()
+    try:
+        measure_gguf(PACKAGE, path, 1, vocab=512, repeats=1, prompt_tokens=16, child=child, timeout_s=60)
+        first_s = child.cpu_s
+        path.unlink()  # what is loaded needs it no more
+        measure_gguf(PACKAGE, path, 1, vocab=512, repeats=1, prompt_tokens=16, child=child, timeout_s=60)
+        assert child.cpu_s > first_s > 0
+    finally:
+        child.close()
+
+
+def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "random.gguf"
+    write_random_gguf(path, MOE, "q8_0")
+    with pytest.raises(MeasurementError, match="did not finish within"):
+        measure_gguf(PACKAGE, path, 1, vocab=512, timeout_s=0.01)

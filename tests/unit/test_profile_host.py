@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from moeplan.api.profile_engine import slowest
 from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
+from moeplan.cost.rates import best_isa, host_rates
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
+from moeplan.engines.traits import find_engine
 from moeplan.errors import SpecError
 from moeplan.measure.random_gguf import profile_files
 from moeplan.measure.run import run_jobs
@@ -64,6 +68,14 @@ def test_rates_of_an_engine_that_was_not_run_follow_the_machine() -> None:
     assert found["llama.cpp.f16.decode.flop_per_s"].value == pytest.approx(120e9)
     assert found["llama.cpp.f16.prefill.flop_per_s"].value == pytest.approx(40e9)
     assert found["llama.cpp.layer.s"].value == pytest.approx(1e-4)
+
+
+def target_of(engine: str, quant: str, *, threads: int, has_gpu: bool = False, era: str = "") -> Target:
+    hardware = measured_machine(machine(), calibration())
+    engine_traits = find_engine(engine)
+    law = tuple(host_rates(hardware, threads, engine_traits, era, quant, decode=d) for d in (True, False))
+    isa = best_isa(hardware.host.cpu)
+    return Target(engine, quant, isa, threads=threads, has_gpu=has_gpu, vocab=1000, law=law)
 
 
 def engine_run(phase: str, tokens_per_s: float, **changes: int) -> Sample:
@@ -149,7 +161,7 @@ def test_a_type_that_was_not_run_keeps_its_place_among_the_others() -> None:
 
 def test_the_law_takes_the_runs_with_as_many_threads() -> None:
     host = calibration((engine_run("decode", 100.0), engine_run("prefill", 50.0)))
-    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=2, has_gpu=False, vocab=1000)
+    target = target_of("llama.cpp", "f16", threads=2, has_gpu=False)
     found = overlay(read_calibration(), host, target).coefficients
     # one thread is the nearest that was run; 32 GB/s is what two read
     assert found["local.ram.bandwidth"].value == pytest.approx(25 / 0.95 / 32)
@@ -213,7 +225,7 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, old: str, new: str, me
 def test_the_law_takes_what_was_measured() -> None:
     shipped = read_calibration()
     host = calibration()
-    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=1, has_gpu=False, vocab=1000)
+    target = target_of("llama.cpp", "f16", threads=1, has_gpu=False)
     found = overlay(shipped, host, target).coefficients
     assert found["local.step_s"].value == pytest.approx(1e-3), "1000 entries of 1e5 FLOP at 100 GFLOP/s"
     # one of two threads reads 20 of 32 GB/s
@@ -231,13 +243,37 @@ def test_the_law_takes_what_was_measured() -> None:
 
 def test_what_was_not_measured_stays_as_shipped() -> None:
     shipped = read_calibration()
-    target = Target(engine="vllm", quant="fp8", isa="avx2", threads=64, has_gpu=True, vocab=1000)
+    target = target_of("vllm", "fp8", threads=64, has_gpu=True)
     assert overlay(shipped, calibration(), target) is shipped
+
+
+@pytest.mark.parametrize("era", ["", ".2024"])
+def test_every_name_that_the_law_multiplies_is_set_or_one(era: str) -> None:
+    target = target_of("llama.cpp", "f16", threads=1, era=era)
+    names = {n for r in target.law for n in (*r.weights[0], *r.weights[1], *r.experts[1], *r.fixed)}
+    base = read_calibration()
+    # every name has a value that would be seen if it were left
+    loud = {name: replace(base.coefficients["local.ram.bandwidth"], value=7.0) for name in names}
+    loud_base = replace(base, coefficients={**base.coefficients, **loud})
+    found = overlay(loud_base, calibration(), target).coefficients
+
+    def product(names: tuple[str, ...]) -> float:
+        return math.prod(found[name].value for name in names)
+
+    decode, prefill = target.law
+    # 20 of the 32 GB/s that all threads read
+    assert product(decode.weights[0]) == product(prefill.weights[0]) == pytest.approx(20 / 32)
+    # 1.2, 0.4, 0.6 and 0.2 times 100 GFLOP/s; a layer takes 1e7 FLOP
+    assert product(decode.weights[1]) == pytest.approx(120e9)
+    assert product(prefill.weights[1]) == pytest.approx(40e9)
+    assert product(decode.experts[1]) == pytest.approx(60e9)
+    assert product(prefill.experts[1]) == pytest.approx(20e9)
+    assert product(decode.fixed) == pytest.approx(1e-4)
 
 
 def test_gpu_coefficients_are_left_alone() -> None:
     shipped = read_calibration()
-    target = Target(engine="llama.cpp", quant="f16", isa="avx2", threads=2, has_gpu=True, vocab=1000)
+    target = target_of("llama.cpp", "f16", threads=2, has_gpu=True)
     found = overlay(shipped, calibration(), target).coefficients
     changed = {name for name, c in shipped.coefficients.items() if found[name].value != c.value}
     assert changed, "nothing was measured"
@@ -257,6 +293,22 @@ def test_what_an_engine_is_timed_on_does_not_stay_in_a_cache() -> None:
     huge = profile_files(every_type=True, cache_bytes=2**30)
     assert max(f.shape.layers for f in huge if f.label.startswith("random")) == 24
     assert sum(f.qtype == "q6_k" for f in huge) == 2
+
+
+def test_what_is_run_again_is_what_looks_slow() -> None:
+    # of twice one core's 100: 190 and 188 are near and alike; 150 is not near; 190 is near, 160 beside it far
+    prompts = {
+        ("good", 1): [100.0], ("good", 2): [188.0, 190.0], ("slow", 1): [100.0], ("slow", 2): [150.0, 149.0],
+        ("apart", 1): [100.0], ("apart", 2): [190.0, 160.0],
+    }  # fmt: skip
+    assert slowest(prompts, 2) == ("slow", 2)
+    prompts["slow", 2].append(189.0)
+    assert slowest(prompts, 2) == ("apart", 2), "run twice, the other three times"
+    prompts["apart", 2].append(185.0)
+    prompts["slow", 2].append(186.0)
+    assert slowest(prompts, 2) is None
+    prompts["good", 1] = [80.0]
+    assert slowest(prompts, 2) == ("good", 1), "two cores together at 190, twice one core is 160"
 
 
 def test_verdicts() -> None:

@@ -1,9 +1,8 @@
 """Runs llama.cpp (the xllamacpp package) in a process of its own: what it prints and holds ends with it.
 
 ``python -m moeplan.measure.llama_cpp_child`` reads JSON requests, one a line, and prints one JSON line for
-each. All are of one file with one number of threads: with a second server in the process its threads would
-sleep where they else spin (libgomp, as soon as there are more of them than cores), which made decode of a
-small file on two cores 15 times slower (EPYC 9004, 2026-11-30).
+each. All are of one file with one number of threads: a second server in the process made decode of a small
+file on two cores 15 times slower (EPYC 9004, 2026-11-30; perhaps more threads than cores do not spin).
 """
 
 from __future__ import annotations

@@ -120,9 +120,16 @@ def gpu_rates(
             "n_gpus": n_shards,
         },
         unpack_per_s=unpack * n_shards if unpack else None,
-        tile_rows=1 if vector else _TILE_ROWS.get(_generation(gpu), 16) if family == "server" else 1,
+        tile_rows=_tile_rows(gpu, family, narrow=unpack is not None) if not vector else 1,
         unpacking=(f"{family}.unpack", f"{run}.unpack", f"{stored}.unpack"),
     )
+
+
+def _tile_rows(gpu: GpuSpec, family: str, *, narrow: bool) -> int:
+    """Kernels that widen weights as they go (Marlin, AWQ) use the ``narrow`` instruction everywhere."""
+    if family != "server":
+        return 1
+    return 16 if narrow else _TILE_ROWS.get(_generation(gpu), 16)
 
 
 def _unpack_per_s(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from moeplan.api.profile_request import BUDGET_S, Mode, ProfileRequest
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample
-from moeplan.domain.value import Value
 from moeplan.errors import MeasurementError, SpecError
 
 if TYPE_CHECKING:
@@ -18,32 +18,11 @@ if TYPE_CHECKING:
     from moeplan.measure.run import Job, Progress
     from moeplan.readers.catalog import Catalog
 
-Mode = Literal["quick", "default", "full"]
-
-BUDGET_S: dict[Mode, float] = {"quick": 15.0, "default": 60.0, "full": 300.0}
 # Written and read back, at most, on the disk where the user's files are.
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
 _ENGINE_SHARE = 0.45
-
-
-class ProfileRequest(Value):
-    """What to measure; the names are those of the options."""
-
-    mode: Mode = "default"
-    gpu: bool = False
-    model: str | None = None
-    engine: str | None = None
-    binary: str | None = None
-    endpoint: str | None = None
-    concurrency: tuple[int, ...] = (1, 2, 4)
-    prompt_tokens: int = 128
-    output_tokens: int = 32
-    timeout_s: float = 120.0
-    memory_share: float = 0.4
-    training: bool = False
-    storage: str | None = None
 
 
 def run_profile(

@@ -14,11 +14,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from moeplan.api.profile_request import BUDGET_S, ProfileRequest
 from moeplan.domain.profile import Sample
 from moeplan.errors import MeasurementError, SpecError
 
 if TYPE_CHECKING:
-    from moeplan.api.profile import ProfileRequest
     from moeplan.measure.llama_cpp import Child, Engine
     from moeplan.measure.random_gguf import RandomFile
     from moeplan.measure.run import Job
@@ -153,7 +153,6 @@ class _Runs:
 
     def again(self, threads: int, budget_s: float) -> list[Sample]:
         """What looks slow, the slowest first, until the time is up or nothing does."""
-        from moeplan.api.profile import BUDGET_S
 
         started, found = time.perf_counter(), list[Sample]()
         limit_s = max(budget_s, _LEAST_AGAIN * BUDGET_S[self.request.mode])

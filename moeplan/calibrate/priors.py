@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from moeplan.cost.rates import PAPER_FLOP_PER_S
+
 _LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
 
 
@@ -83,11 +85,21 @@ _PRIORS = (
     Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
     Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
     Prior(r"flop_per_joule$", 1.0, 0.4),
-    Prior(r"flop_per_s_per_core\.amx$", 8e10, 0.5, "FLOP/s", _GUESS),
-    Prior(r"flop_per_s_per_core\.avx512$", 7e10, 0.4, "FLOP/s", _LLAMA_CPU),
-    Prior(r"flop_per_s_per_core\.avx2$", 3.5e10, 0.4, "FLOP/s", "half the width of AVX-512"),
-    Prior(r"flop_per_s_per_core\.neon$", 1.75e10, 0.4, "FLOP/s", "a quarter of the width of AVX-512"),
-    Prior(r"flop_per_s_per_core\.scalar$", 4.4e9, 0.4, "FLOP/s", "one sixteenth of AVX-512"),
+    Prior(r"flop_per_s_per_core\.amx$", PAPER_FLOP_PER_S["amx"], 0.5, "FLOP/s", _GUESS),
+    Prior(r"flop_per_s_per_core\.avx512$", PAPER_FLOP_PER_S["avx512"], 0.4, "FLOP/s", _LLAMA_CPU),
+    Prior(
+        r"flop_per_s_per_core\.avx2$", PAPER_FLOP_PER_S["avx2"], 0.4, "FLOP/s", "half the width of AVX-512"
+    ),
+    Prior(
+        r"flop_per_s_per_core\.neon$",
+        PAPER_FLOP_PER_S["neon"],
+        0.4,
+        "FLOP/s",
+        "a quarter of the width of AVX-512",
+    ),
+    Prior(
+        r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
+    ),
     Prior(r"cpu\.decode\.compute$", 0.7, 0.5, why="matrix-vector kernels"),
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),

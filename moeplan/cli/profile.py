@@ -13,7 +13,7 @@ from moeplan.cli.tree import Command, new_app
 from moeplan.errors import SpecError
 
 if TYPE_CHECKING:
-    from moeplan.api.profile import Mode, ProfileRequest
+    from moeplan.api.profile_request import Mode, ProfileRequest
     from moeplan.domain.profile import HostCalibration
 
 app = new_app(invoke_without_command=True)
@@ -158,7 +158,7 @@ def diff(
 
 
 def _request(ctx: typer.Context, mode: Mode) -> ProfileRequest:
-    from moeplan.api.profile import ProfileRequest
+    from moeplan.api.profile_request import ProfileRequest
 
     p = ctx.params
     counts = tuple(opt.count(part, "--concurrency") for part in p["concurrency"].split(","))

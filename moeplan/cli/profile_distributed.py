@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeplan.api.profile import ProfileRequest
+    from moeplan.api.profile_request import ProfileRequest
 
 
 def measure_links(request: ProfileRequest, format: str, output: str | None) -> None:
     """Measure on every rank, print on rank 0."""
-    from moeplan.api.profile import BUDGET_S
+    from moeplan.api.profile_request import BUDGET_S
     from moeplan.cli.output import emit_json, emit_listing, note
     from moeplan.measure.distributed import Ranks, fit_links, measure_links
 

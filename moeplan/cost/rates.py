@@ -19,10 +19,10 @@ ISA_ORDER = ("amx", "avx512", "avx2", "neon")
 
 
 # Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
-# with its base clock. Where that is unknown 3 GHz stand for it, about the median of the catalog.
+# with its base clock. Where that is unknown 3 GHz stand for it: the median of the catalog's 264 (2026-11-30).
 _REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
-# Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA 8.5, 9.7.14 and
-# 9.7.15, read 2026-11-30).
+# Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA, recalled
+# 2026-11-30 and not re-read; an H20 that decodes at a third of its bandwidth bears it out, docs/design/003).
 _TILE_ROWS = {"hopper": 64}
 
 

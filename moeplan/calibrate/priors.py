@@ -41,6 +41,9 @@ _PRIORS = (
     Prior(r"all_reduce_s$", 4e-6, 0.7, "s", "latency tables of NCCL and engines' own kernels"),
     Prior(r"cpu_moe_layer_s$", 1e-4, 0.3, "s", _GUESS),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
+    Prior(
+        r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
+    ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
     Prior(r"mlaattention\.layer_time$", 1.5, 0.4, why="two projections down and up, keys absorbed"),
@@ -56,6 +59,9 @@ _PRIORS = (
     # bandwidth
     Prior(r"^(local|server)\.bandwidth$", 0.9, 0.05, why="large copies reach 0.85 to 0.95 of the data sheet"),
     Prior(r"^local\.(gpu|apple|unified)\.bandwidth$", 1.0, 0.05),
+    Prior(
+        r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
+    ),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
     Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),

@@ -369,6 +369,7 @@ class _Clock:
                 gpus = self.hardware.gpus[first : first + shards]
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and self.step.n_tokens <= _VECTOR_TOKENS
-                rates = gpu_rates(gpu, self.engine, self.era, self.quant, shards, vector=vector)
+                date = self.workload.engine_date
+                rates = gpu_rates(gpu, self.engine, date, self.quant, shards, vector=vector)
             self._rates[tier] = rates
         return rates

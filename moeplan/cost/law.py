@@ -25,7 +25,7 @@ from moeplan.errors import NotModelled
 
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
-_HOST_TIERS = ("ram", "disk")
+_HOST_TIERS = frozenset({"ram", "disk"})
 # llama.cpp runs up to 8 columns through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE).
 _VECTOR_TOKENS = 8
 
@@ -86,6 +86,8 @@ class _Clock:
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[str, Rates] = {}
+        # A GPU that waits for the CPU or the link in every layer stays below its power limit.
+        self._shares_with_host = not _HOST_TIERS.isdisjoint((*placement.dense_tiers, *placement.expert_tiers))
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -248,7 +250,7 @@ class _Clock:
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
         formula = f"bytes / bandwidth {'overlapping' if rates.norm > 1 else '+'} FLOP / rate"
-        watts = None if what == "KV cache" else rates.watts
+        watts = None if what == "KV cache" or self._shares_with_host else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
         self.ops.append(

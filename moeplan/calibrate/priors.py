@@ -48,6 +48,12 @@ _PRIORS = (
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
     Prior(r"mlaattention\.layer_time$", 1.5, 0.4, why="two projections down and up, keys absorbed"),
     Prior(r"shortconv\.layer_time$", 0.7, 0.4, why="fewer kernels"),
+    Prior(
+        r"\.vulkan\.moe\.layer_time$",
+        1.25,
+        0.4,
+        why="routing was fused later than in CUDA (llama.cpp PR 16641)",
+    ),
     Prior(r"\.moe\.layer_time$", 3.0, 0.5, why="routing, gather and scatter kernels"),
     Prior(
         r"^(local|server)\.stall_time$",
@@ -113,6 +119,12 @@ _PRIORS = (
     # dated builds, then what is left
     Prior(r"\.202\d\.bandwidth$", 1.0, 0.08),
     Prior(r"\.202\d\.(vector|layer_time)$", 1.0, 0.2),
+    Prior(
+        r"vllm\.202[34]\.step_time$",
+        1.7,
+        0.5,
+        why="V1 brought up to 1.7 times the throughput (blog.vllm.ai, 2025-01-27)",
+    ),
     Prior(r"\.202\d\.step_time$", 1.0, 0.5, why="schedulers moved off the critical path"),
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),

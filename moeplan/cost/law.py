@@ -221,7 +221,9 @@ class _Clock:
             names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
             halves.append((half, names))
         if ffn is not None:
-            routed = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
+            routed: Names = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
+            if self.engine.backend:
+                routed = (*routed, f"{family}.{self.engine.backend}.moe.layer_time")
             halves.append((half, (*fixed, *routed) if isinstance(ffn, MoeFfn) else fixed))
         return halves
 

@@ -26,6 +26,8 @@ from moeplan.errors import NotModelled
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
+_TORCH_WIDENS_SINCE = "2024-11"
+_COMPUTED_IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 # llama.cpp runs up to 8 columns through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE).
 _VECTOR_TOKENS = 8
 
@@ -48,12 +50,23 @@ def step_ops(
     return clock.ops, clock.flop, clock.bytes_read
 
 
-def _eager_passes(block: Block) -> float:
-    """Times that an eager engine moves a cached byte: the old cache read and the longer one written, then
-    both expanded to all heads (written and read; transformers v4, cache_utils.py and repeat_kv)."""
+def _eager_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
+    """Times that transformers moves a cached byte in one step.
+
+    Counted on transformers 5.24 and torch 2.13 by the operands of every kernel: the old cache read and the
+    longer one written; keys and values repeated for all heads of a group; then read by a fused kernel, or
+    scaled, multiplied and, in 16 bits since torch 2.5 (October 2024), widened to 32. Which kernel runs was
+    told from published rows: unfused ones on GPUs, but for packed weights, which compute in float16
+    (docs/design/003).
+    """
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
-    return 3.0 + (2.0 * groups if groups > 1 else 0.0)
+    widened = date == "" or date >= _TORCH_WIDENS_SINCE
+    if host or (widened and quant not in _COMPUTED_IN_BFLOAT16):
+        return 3.0 + (2.0 * groups if groups > 1 else 0.0)
+    if widened:
+        return 7.0 + 6.0 * groups if groups > 1 else 9.0
+    return 3.0 + 3.0 * groups if groups > 1 else 4.0
 
 
 class _Times(NamedTuple):
@@ -113,7 +126,8 @@ class _Clock:
             if home in _HOST_TIERS and self.placement.streamed:
                 home = self._runs_on(home, None, n * work.kv_bytes)
             if self.engine.eager:
-                repeat *= _eager_passes(group.block)
+                host = home in _HOST_TIERS
+                repeat *= _eager_passes(group.block, self.quant, self.workload.engine_date, host=host)
             times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
             self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
         self._add_fixed(tier, group, layer_at)

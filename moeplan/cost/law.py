@@ -17,8 +17,9 @@ from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gp
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import Block, GqaAttention, MoeFfn
+from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.eager import cache_passes
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -26,8 +27,6 @@ from moeplan.errors import NotModelled
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
-_TORCH_WIDENS_SINCE = "2024-11"
-_COMPUTED_IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 # llama.cpp runs up to 8 columns through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE).
 _VECTOR_TOKENS = 8
 
@@ -48,25 +47,6 @@ def step_ops(
     clock.add_disk()
     clock.add_step()
     return clock.ops, clock.flop, clock.bytes_read
-
-
-def _eager_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
-    """Times that transformers moves a cached byte in one step.
-
-    Counted on transformers 5.24 and torch 2.13 by the operands of every kernel: the old cache read and the
-    longer one written; keys and values repeated for all heads of a group; then read by a fused kernel, or
-    scaled, multiplied and, in 16 bits since torch 2.5 (October 2024), widened to 32. Which kernel runs was
-    told from published rows: unfused ones on GPUs, but for packed weights, which compute in float16
-    (docs/design/003).
-    """
-    mixer = block.mixer
-    groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
-    widened = date == "" or date >= _TORCH_WIDENS_SINCE
-    if host or (widened and quant not in _COMPUTED_IN_BFLOAT16):
-        return 3.0 + (2.0 * groups if groups > 1 else 0.0)
-    if widened:
-        return 7.0 + 6.0 * groups if groups > 1 else 9.0
-    return 3.0 + 3.0 * groups if groups > 1 else 4.0
 
 
 class _Times(NamedTuple):
@@ -127,7 +107,7 @@ class _Clock:
                 home = self._runs_on(home, None, n * work.kv_bytes)
             if self.engine.eager:
                 host = home in _HOST_TIERS
-                repeat *= _eager_passes(group.block, self.quant, self.workload.engine_date, host=host)
+                repeat *= cache_passes(group.block, self.quant, self.workload.engine_date, host=host)
             times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
             self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
         self._add_fixed(tier, group, layer_at)

@@ -60,6 +60,17 @@ def test_families_of_sources() -> None:
     assert source_family("https://blog.example/page?x=1") == "blog.example"
 
 
+def test_a_page_that_prescribes_a_build_dates_its_rows(tmp_path: Path) -> None:
+    page = "https://github.com/ggml-org/llama.cpp/discussions/4167 via a copy"
+    lines = SPEED.splitlines()
+    cells = lines[4].split(",")  # the row without a date
+    assert cells[-1] == ""
+    cells[lines[0].split(",").index("source")] = page
+    path = tmp_path / "speed.csv"
+    path.write_text("\n".join([lines[0], lines[4], ",".join(cells), lines[1]]) + "\n")
+    assert [row.date for row in read_speed(path)] == ["", "2023-11", "2025-06"]
+
+
 def test_engines_are_found_with_a_version_behind_the_name() -> None:
     assert find_engine("vLLM 0.21").id == "vllm"
     assert find_engine("llama.cpp b8125").id == "llama.cpp"

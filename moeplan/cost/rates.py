@@ -190,7 +190,8 @@ def host_rates(
     host = hardware.host
     run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
     group = f"local.quants.{quant_group(quant)}"
-    n_sockets = sockets_used(host.cpu, threads)
+    # What was measured is what programs get, on as many sockets as they are spread over.
+    n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     sockets = ("local.ram.sockets.bandwidth",) * _doublings(n_sockets)
     moving = (
         "local.ram.bandwidth",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from moeplan.domain.graph import Role, Tensor
 from moeplan.domain.model import (
@@ -237,17 +238,33 @@ def test_llama_3_8b_q4_k_m_by_tensor(table: QuantTable) -> None:
     assert (types["blk.5.attn_v.weight"], types["blk.31.attn_v.weight"]) == ("q4_k", "q6_k")
 
 
-def test_width_2880_falls_back(table: QuantTable) -> None:
-    # 2880 = 11.25 x 256 = 90 x 32: q4_k -> q5_0 (5.5 bit), q6_k -> q8_0 (8.5 bit); attn_output has
-    # rows of 64 x 64 = 4096 and stays q4_k.
-    typed = {t.name: t for t in quantised("gpt-oss-20b", "q4_k_m", table)}
-    assert typed["blk.4.ffn_down_exps.weight"].qtype == "q5_0"
-    assert typed["blk.0.ffn_down_exps.weight"].qtype == "q8_0"
+def published_gpt_oss(scheme: str, table: QuantTable) -> tuple[Tensor, ...]:
+    """As converted from the published checkpoint; the quantizer's dry runs began with 16 bits."""
+    spec, tensors = spec_of(MODELS["gpt-oss-20b"]), inventory("gpt-oss-20b")
+    return assign_types(replace(spec, architecture="gpt_oss"), tensors, scheme, table, gguf=True)
+
+
+def test_gpt_oss_keeps_its_experts_and_its_width_of_2880_falls_back(table: QuantTable) -> None:
+    # 2880 = 11.25 x 256 = 90 x 32: q4_k -> q5_0, q6_k -> q8_0; attn_output has rows of 64 x 64 = 4096 and
+    # stays q4_k. Experts stay as published, 32 of 2880 rows of 90 blocks of 17 bytes.
+    typed = {t.name: t for t in published_gpt_oss("q4_k_m", table)}
+    assert typed["blk.4.attn_q.weight"].qtype == "q5_0"
+    assert typed["blk.0.attn_v.weight"].qtype == "q8_0"
     assert typed["blk.0.attn_output.weight"].qtype == "q4_k"
     assert typed["output.weight"].qtype == "q8_0"
-    # 32 experts x 2880 rows x 90 blocks x 22 bytes
-    assert typed["blk.4.ffn_down_exps.weight"].n_bytes == 32 * 2880 * 90 * 22
-    assert bits_per_weight(typed.values()) == pytest.approx(6.04, abs=0.005)
+    for name in ("gate", "up", "down"):
+        expert = typed[f"blk.4.ffn_{name}_exps.weight"]
+        assert (expert.qtype, expert.n_bytes) == ("mxfp4", 32 * 2880 * 90 * 17)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "file_bytes"),
+    # unsloth/gpt-oss-20b-GGUF, vocabulary of about 13 MB included
+    [("q4_k_m", 11_624_759_488), ("q8_0", 12.11e9), ("f16", 13.79e9)],
+)
+def test_published_files_of_gpt_oss(scheme: str, file_bytes: float, table: QuantTable) -> None:
+    n_bytes = sum(t.n_bytes for t in published_gpt_oss(scheme, table))
+    assert 8e6 < file_bytes - n_bytes < 18e6
 
 
 def test_gemma_3_1b_has_tied_embeddings_of_width_1152(table: QuantTable) -> None:
@@ -344,6 +361,7 @@ def test_a_scheme_of_the_same_name_for_gguf_engines(table: QuantTable) -> None:
     assert as_file == assign_types(spec, tensors, "mxfp4_moe", table)
     half = bytes_by_type(assign_types(spec, tensors, "bf16", table, gguf=True))
     assert set(half) == {"bf16", "f32"}  # norms, biases and routers
+    assert set(bytes_by_type(published_gpt_oss("bf16", table))) == {"bf16", "f32", "mxfp4"}
     # experts MXFP4, the rest f16: the file that ggml-org published is 12.83 GiB
     unquantised = assign_types(spec, tensors, "mxfp4-f16", table)
     assert sum(t.n_bytes for t in unquantised) / 2**30 == pytest.approx(12.83, abs=0.005)

@@ -130,6 +130,7 @@ class Session:
     def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
         from moeplan.api.workload import build_workload
+        from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
 
         if not 0 < request.level < 1:
@@ -152,6 +153,8 @@ class Session:
         asked = 1 if request.expert_parallel is None else request.expert_parallel
         _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
         graph = self.graph(request.model, quant_id, gguf=engine.gguf)
+        if graph.origin == "rules" and (kept := published_experts(source.spec, quant_id, gguf=engine.gguf)):
+            assumptions.append(f"experts in {kept}: files of this model keep them so, whatever their type")
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
             from moeplan.engines.latent import with_latent_mode

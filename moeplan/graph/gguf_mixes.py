@@ -87,6 +87,12 @@ class MixModel(Value):
     """llama.cpp's size class 70B: grouped-query models of 80 layers of the llama and qwen2 kind."""
 
 
+def published_experts(spec: ModelSpec, scheme: str, *, gguf: bool) -> str:
+    """The type in which every GGUF file of ``spec`` keeps its experts where ``scheme`` does not say so."""
+    kept = _PUBLISHED_EXPERTS.get(spec.architecture, "") if gguf else ""
+    return "" if kept and scheme.startswith(kept) else kept
+
+
 def mix_model(spec: ModelSpec, tensors: Iterable[Tensor]) -> MixModel:
     """The facts about ``spec`` and its ``tensors`` that the rules use."""
     n_layers = spec.n_layers

@@ -29,7 +29,15 @@ from moeplan.domain.model import (
 )
 from moeplan.domain.quant import QuantTable
 from moeplan.errors import NotModelled
-from moeplan.graph.gguf_mixes import category_of, kept_type, layer_of, mix_model, mix_types, use_more_bits
+from moeplan.graph.gguf_mixes import (
+    category_of,
+    kept_type,
+    layer_of,
+    mix_model,
+    mix_types,
+    published_experts,
+    use_more_bits,
+)
 from moeplan.graph.quantise import assign_types, bits_per_weight, bytes_by_type
 from moeplan.readers.quants import load_quants
 
@@ -265,6 +273,15 @@ def test_gpt_oss_keeps_its_experts_and_its_width_of_2880_falls_back(table: Quant
 def test_published_files_of_gpt_oss(scheme: str, file_bytes: float, table: QuantTable) -> None:
     n_bytes = sum(t.n_bytes for t in published_gpt_oss(scheme, table))
     assert 8e6 < file_bytes - n_bytes < 18e6
+
+
+def test_which_files_keep_their_experts_as_published() -> None:
+    spec = replace(spec_of(MODELS["gpt-oss-20b"]), architecture="gpt_oss")
+    assert published_experts(spec, "q8_0", gguf=True) == "mxfp4"
+    assert (
+        published_experts(spec, "mxfp4_moe", gguf=True) == published_experts(spec, "bf16", gguf=False) == ""
+    )
+    assert published_experts(replace(spec, architecture="qwen3_moe"), "q8_0", gguf=True) == ""
 
 
 def test_gemma_3_1b_has_tied_embeddings_of_width_1152(table: QuantTable) -> None:

@@ -94,3 +94,12 @@ def test_a_fitted_calibration_predicts_with_its_own_coefficients(
     assert told["calibration"] == "fitted"
     answer = inside("estimate", "llama-3-8b", "--gpu", "rtx-4090", "--quant", "q4_k_m", "--calibration", mine)
     assert answer.code == 0, answer.err
+
+
+def test_a_report_without_rows_left_out_is_refused(
+    inside: Callable[..., Any], corpus: Path, tmp_path: Path
+) -> None:
+    files = "--output", tmp_path / "c.yaml", "--report", tmp_path / "r.md"
+    ran = inside("calibrate", "fit", "--corpus", corpus, "--no-held-out", *files)
+    assert ran.code == 2 and "--report" in ran.err
+    assert not list(tmp_path.glob("*.md"))

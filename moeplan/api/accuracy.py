@@ -134,7 +134,7 @@ def _coverage(regimes: Sequence[_Held]) -> list[str]:
     out = sorted(h.regime for h in published if not h.within)
     strict = [h for h in published if not _inside(h.covered, h.setups)]
     return [
-        f"Over all {n_setups} setups of published rows {covered:.0%} lie in their {LEVEL:.0%} range "
+        f"Over all {n_setups} setups of published rows {covered:.1%} lie in their {LEVEL:.0%} range "
         f"(goal 75 to 88%); the range is a factor",
         f"of {factor:.2f} from low to high in the geometric mean (mean log {math.log(factor):.3f}). "
         f"{len(published) - len(out)} of {len(published)} regimes lie in their band",

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from moeplan.calibrate.system import Sample
 
 RESIDUAL_LEVELS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95, 0.975)
-# Setups of one source are not independent: n of them count as n to this power.
-_CROWDING = 0.5
+# Setups of one source are not independent: n of them count as n^0.75, as in the fit (calibrate/fit.py).
+_CROWDING = 0.25
 # A regime's class counts as this many setups, each of a source of its own. From 2 to 10 the score of the
 # ranges moves by less than a twentieth (docs/design/004-intervals.md).
 _CLASS_SETUPS = 5.0

@@ -187,28 +187,28 @@ def test_a_regime_is_as_wide_as_its_errors_and_its_class_say() -> None:
     found = spreads(setups)
     assert set(found) == {wide, narrow, "decode/*/dense", "decode/*/*"}
     assert found[narrow][:2] == (90, 45) and found["decode/*/*"][:2] == (180, 45)
-    # Two setups of a source count as sqrt(2): 45 x sqrt(2) = 63.64 setups in a regime. The phase has four a
-    # source, mean |error| 0.25, and so has its class. Scales: (63.64 x 0.1 + 5 x 0.25) / 68.64 = 0.1109
-    # and (63.64 x 0.4 + 5 x 0.25) / 68.64 = 0.3891. Their ratio is that of the ranges at every level.
+    # Two setups of a source count as 2^0.75: 45 x 1.6818 = 75.68 setups in a regime. The phase has four a
+    # source, mean |error| 0.25, and so has its class. Scales: (75.68 x 0.1 + 5 x 0.25) / 80.68 = 0.1093
+    # and (75.68 x 0.4 + 5 x 0.25) / 80.68 = 0.3907. Their ratio is that of the ranges at every level.
     ratio = found[wide].log_ratios[0] / found[narrow].log_ratios[0]
-    assert ratio == pytest.approx(0.3891 / 0.1109, rel=1e-3)
-    # every residual over its scale is +-0.9015 or +-1.0281: the outermost levels meet the latter
+    assert ratio == pytest.approx(0.3907 / 0.1093, rel=1e-3)
+    # every residual over its scale is +-0.9149 or +-1.0238: the outermost levels meet the latter
     assert found[wide].log_ratios[0] == pytest.approx(-0.4, rel=1e-2)
     assert list(found[wide].log_ratios) == sorted(found[wide].log_ratios)
     assert len(found[wide].log_ratios) == len(RESIDUAL_LEVELS)
 
 
-def test_one_setup_moves_a_regime_a_sixth_of_the_way_and_a_crowd_of_one_source_counts_as_its_root() -> None:
+def test_one_setup_moves_a_regime_a_sixth_of_the_way_and_a_crowd_of_one_source_counts_less() -> None:
     base = [e for i in range(50) for e in _errors("decode/gpu/moe", f"s{i}", -0.2, 0.2)]
     scale = _width(spreads(base)["decode/*/*"].log_ratios)
     lone = spreads([*base, *_errors("decode/disk/moe", "new", 2.0)])
     assert _width(lone["decode/disk/moe"].log_ratios) > 1.5 * scale  # (2.0 + 5 x 0.2) / 6 = 2.5 x 0.2
     assert _width(lone["decode/gpu/moe"].log_ratios) < 1.5 * scale
-    # nine setups of one source weigh as three of sources of their own
-    crowd = spreads([*base, *_errors("decode/disk/moe", "new", *[0.8] * 9)])["decode/disk/moe"]
-    three = [e for s in "abc" for e in _errors("decode/disk/moe", s, 0.8)]
-    apart = spreads([*base, *three])["decode/disk/moe"]
-    assert (crowd.n_setups, crowd.n_sources) == (9, 1)
+    # sixteen setups of one source weigh as 16^0.75 = 8 of sources of their own
+    crowd = spreads([*base, *_errors("decode/disk/moe", "new", *[0.8] * 16)])["decode/disk/moe"]
+    eight = [e for s in "abcdefgh" for e in _errors("decode/disk/moe", s, 0.8)]
+    apart = spreads([*base, *eight])["decode/disk/moe"]
+    assert (crowd.n_setups, crowd.n_sources) == (16, 1)
     assert _width(crowd.log_ratios) == pytest.approx(_width(apart.log_ratios), rel=0.02)
 
 

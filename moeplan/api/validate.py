@@ -14,6 +14,7 @@ from moeplan.cost.timing import time_of
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
+from moeplan.engines.traits import EngineTraits, flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
@@ -65,7 +66,9 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     """The operations of what ``row`` measured. Raises a MoeplanError."""
     request = request_of(row, _cpu_of(row, session))
     problem = session.problem(request, [])
-    problem = problem._replace(workload=replace(problem.workload, engine_date=row.date))
+    fused = _fused(row, problem.engine)
+    work = replace(problem.workload, engine_date=row.date, flash_attention=fused)
+    problem = problem._replace(workload=work)
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
@@ -75,6 +78,13 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.metric == "tpot_ms":
         ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0)]
     return Traced(row, problem, placement, tuple(ops), n_tokens)
+
+
+def _fused(row: SpeedRow, engine: EngineTraits) -> bool:
+    """Whether attention was fused; a quantised cache of values needs it."""
+    if row.flash_attn is not None:
+        return row.flash_attn
+    return row.kv_type.startswith("q") or flash_by_default(engine, row.date)
 
 
 def _placed(problem: Problem, request: EstimateRequest) -> Placement:

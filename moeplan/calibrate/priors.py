@@ -91,6 +91,8 @@ _PRIORS = (
     Prior(r"^local\.unified\.vector$", 2.0, 0.8),
     Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
+    Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),

@@ -367,7 +367,9 @@ class _Clock:
                 gpus = self.hardware.gpus[first : first + shards]
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and self.step.n_tokens <= _VECTOR_TOKENS
-                date = self.workload.engine_date
-                rates = gpu_rates(gpu, self.engine, date, self.quant, shards, vector=vector)
+                rates = gpu_rates(
+                    gpu, self.engine, self.workload.engine_date, self.quant, shards,
+                    vector=vector, fused=self.workload.flash_attention,
+                )  # fmt: skip
             self._rates[tier] = rates
         return rates

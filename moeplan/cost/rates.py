@@ -59,12 +59,19 @@ class Rates(NamedTuple):
 
 
 def gpu_rates(
-    gpu: GpuSpec, engine: EngineTraits, date: str, quant: str, n_shards: int = 1, *, vector: bool = False
+    gpu: GpuSpec,
+    engine: EngineTraits,
+    date: str,
+    quant: str,
+    n_shards: int = 1,
+    *,
+    vector: bool = False,
+    fused: bool = True,
 ) -> Rates:
     """Rates of one GPU, or of ``n_shards`` working on the same operation under tensor parallelism.
 
     ``date``: of the engine's build, YYYY-MM or longer, "" for now. ``vector``: matrix-vector kernels, which
-    unpack and multiply on the FP32 units while they read.
+    unpack and multiply on the FP32 units while they read. ``fused``: attention keeps its scores in a kernel.
     """
     family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date)
     place = f"{family}.{kind}"
@@ -95,11 +102,13 @@ def gpu_rates(
     experts = (f"{family}.experts.{unit}", f"{place}.experts.{unit}", f"{run}.experts.{unit}")
     scores = "vector" if vector else "compute"
     unpack = _unpack_per_s(gpu, engine, quant)
-    attention = (
+    attention: Names = (
         f"{family}.attention.{scores}",
         f"{place}.attention.{scores}",
         f"{architecture}.attention.{scores}",
     )
+    if not fused and family == "local":
+        attention = (*attention, f"{family}.unfused.{scores}")
     return Rates(
         bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,

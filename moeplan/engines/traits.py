@@ -246,6 +246,16 @@ def as_built(engine: EngineTraits, build: int) -> EngineTraits:
     return replace(engine, mixes_inputs=True) if mixes else engine
 
 
+# llama.cpp fuses attention by itself where it can since then (PR 15434); ik_llama.cpp's users ask for it.
+_FLASH_SINCE = "2025-09"
+_FLASH_ASKED_FOR = frozenset({"llama.cpp", "ollama", "koboldcpp", "lm-studio"})
+
+
+def flash_by_default(engine: EngineTraits, date: str) -> bool:
+    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now)."""
+    return engine.id not in _FLASH_ASKED_FOR or date == "" or date >= _FLASH_SINCE
+
+
 def default_engine(quant_kind: str) -> str:
     """llama.cpp for the GGUF types, vLLM for everything else."""
     return "llama.cpp" if quant_kind.startswith("gguf") else "vllm"

@@ -11,7 +11,7 @@ from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.eager import cache_passes
-from moeplan.engines.traits import find_engine
+from moeplan.engines.traits import find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus, split
 from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, workload
 
@@ -59,6 +59,30 @@ def test_vulkan_is_llama_cpp_with_its_own_routing_time() -> None:
     dense = graph_of(dense_spec())
     ops = step_ops(dense, hardware, workload(), on_gpus(dense, hardware, engine), engine, Step(1, 1, 0, 1))[0]
     assert not any("vulkan" in name for op in ops for name in op.moving)
+
+
+def test_attention_that_is_not_fused_writes_its_scores() -> None:
+    graph, hardware = graph_of(dense_spec()), machine((gpu(),))
+    placement = on_gpus(graph, hardware, LLAMA)
+
+    def cache(fused: bool, tokens: int) -> Op:
+        work = workload(flash_attention=fused)
+        ops = step_ops(graph, hardware, work, placement, LLAMA, Step(tokens, 1, 0, 1))[0]
+        return next(op for op in ops if "KV" in op.term)
+
+    for tokens in (1, 512):
+        assert not any("unfused" in name for name in cache(True, tokens).computing)
+        assert any(name.startswith("local.unfused.") for name in cache(False, tokens).computing)
+
+
+def test_when_llama_cpp_fused_attention_by_itself() -> None:
+    assert flash_by_default(LLAMA, "") and flash_by_default(LLAMA, "2025-09-02")
+    assert not flash_by_default(LLAMA, "2024-05") and not flash_by_default(
+        find_engine("ollama"), "2025-08-31"
+    )
+    assert flash_by_default(find_engine("ik_llama.cpp"), "2025-04") and flash_by_default(
+        find_engine("vllm"), "2023-06"
+    )
 
 
 def test_a_gpu_that_waits_for_the_host_is_not_held_by_its_power() -> None:

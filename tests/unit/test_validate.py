@@ -72,6 +72,16 @@ def test_a_page_that_prescribes_a_build_dates_its_rows(tmp_path: Path) -> None:
     assert [row.date for row in read_speed(path)] == ["", "2023-11", "2025-06"]
 
 
+def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Path) -> None:
+    row = replace(_rows(tmp_path)["a"], date="2024-05")
+
+    def fused(**changes: object) -> bool:
+        return trace_row(replace(row, **changes), session()).problem.workload.flash_attention
+
+    assert not fused() and fused(flash_attn=True) and fused(date="2026-01") and fused(kv_type="q8_0")
+    assert not fused(date="2026-01", flash_attn=False)
+
+
 def test_engines_are_found_with_a_version_behind_the_name() -> None:
     assert find_engine("vLLM 0.21").id == "vllm"
     assert find_engine("llama.cpp b8125").id == "llama.cpp"

@@ -12,6 +12,7 @@ from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.timing import time_of
 from moeplan.domain.calibration import Calibration
+from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import EngineTraits, flash_by_default
@@ -69,6 +70,8 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     fused = _fused(row, problem.engine)
     work = replace(problem.workload, engine_date=row.date, flash_attention=fused)
     problem = problem._replace(workload=work)
+    if row.power_limit_w is not None:
+        problem = problem._replace(hardware=_held_to(row.power_limit_w, problem.hardware))
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
@@ -78,6 +81,12 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.metric == "tpot_ms":
         ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0)]
     return Traced(row, problem, placement, tuple(ops), n_tokens)
+
+
+def _held_to(watts: float, hardware: HardwareSpec) -> HardwareSpec:
+    """``hardware`` whose GPUs draw at most ``watts`` each."""
+    gpus = tuple(replace(g, tdp_w=min(watts, g.tdp_w)) if g.tdp_w else g for g in hardware.gpus)
+    return replace(hardware, gpus=gpus)
 
 
 def _fused(row: SpeedRow, engine: EngineTraits) -> bool:

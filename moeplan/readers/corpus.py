@@ -49,6 +49,8 @@ class SpeedRow(Value):
     value: float = 0.0
     date: str = ""
     ep: int = 1
+    power_limit_w: float | None = None
+    """What each GPU was held to, below its own limit."""
 
 
 _SPEED_COLUMNS = ("id", "setup", "model", "quant", "engine", "placement", "phase", "tokens_per_s", "grade")
@@ -188,6 +190,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         ram_basis=cells.text("ram_gbps_basis"),
         value=cells.number("tokens_per_s") or 0.0,
         date=cells.text("date") or _pinned_date(cells.text("source")),
+        power_limit_w=cells.number("power_limit_w"),
     )
 
 

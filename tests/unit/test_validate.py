@@ -82,6 +82,15 @@ def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Pat
     assert not fused(date="2026-01", flash_attn=False)
 
 
+def test_a_power_limit_holds_and_one_above_the_boards_own_does_not(tmp_path: Path) -> None:
+    row = _rows(tmp_path)["c"]
+
+    def watts(limit: float | None) -> float | None:
+        return trace_row(replace(row, power_limit_w=limit), session()).problem.hardware.gpus[0].tdp_w
+
+    assert (watts(None), watts(250.0), watts(600.0)) == (350.0, 250.0, 350.0)
+
+
 def test_engines_are_found_with_a_version_behind_the_name() -> None:
     assert find_engine("vLLM 0.21").id == "vllm"
     assert find_engine("llama.cpp b8125").id == "llama.cpp"

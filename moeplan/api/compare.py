@@ -85,7 +85,7 @@ def run_compare(request: CompareRequest, catalog: Catalog) -> Comparison:
     if request.mfu_frac is None:
         common.append(f"training MFU {DEFAULT_MFU_FRAC}: {MFU_NOTE}")
     models = _compared(entries, request, session, mfu_frac)
-    shared, own = _shared([list(entry.assumptions) for entry in entries])
+    shared, own = _shared([list(model.estimate.assumptions) for model in models])
     notes, own_notes = _shared([list(model.not_modelled) for model in models])
     labels = [model.label for model in models]
     return Comparison(

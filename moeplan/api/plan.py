@@ -116,7 +116,7 @@ def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, bri
         changes=() if best or brief else helpful_changes(space, request),
         what_if=what_if(space, request, best) if best and request.what_if and not brief else (),
         n_candidates=search.n_candidates,
-        assumptions=tuple(space.assumptions),
+        assumptions=(*space.assumptions, *(chosen.estimate.assumptions if chosen else ())),
         not_modelled=(*space.not_modelled, *_not_modelled(space)),
     )
     from msgspec.structs import replace

@@ -201,7 +201,7 @@ class Space:
                 self._gap(f"{quant} with {engine.id}: {error}")
                 continue
             self.assumptions += [note for note in notes if note not in self.assumptions]
-            yield problem, problem.graph.weights_bytes * 8 / problem.graph.params.total
+            yield problem, problem.graph.file_bytes * 8 / problem.graph.params.total
 
     def _expert_group(self, quant: str) -> int:
         """Columns of an expert that share a scale and cannot be cut: 1 where there are none.

@@ -84,6 +84,15 @@ class Session:
             self._graphs[key] = self._build_graph(self.source(model), quant, gguf)
         return self._graphs[key]
 
+    def loaded(self, model: str, quant: str, engine: EngineTraits) -> ModelGraph:
+        """``graph`` as ``engine`` keeps it in memory."""
+        from moeplan.graph.loaded import as_loaded
+
+        key = (model, f"{quant} in {engine.id}", engine.gguf)
+        if key not in self._graphs:
+            self._graphs[key] = as_loaded(self.graph(model, quant, gguf=engine.gguf), engine)
+        return self._graphs[key]
+
     def _build_graph(self, source: Any, quant: str, gguf: bool) -> ModelGraph:
         from moeplan.graph.inventory import build_tensors, summarise
         from moeplan.graph.quantise import assign_types
@@ -98,10 +107,11 @@ class Session:
 
         Within 1% the two differ by header and rounding; beyond a factor of 1.6 the file is another one.
         """
-        ratio = file_bytes / graph.weights_bytes
+        ratio = file_bytes / graph.file_bytes
         if abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6:
             return graph
-        key = (graph.spec.id, f"{graph.quant}@{file_bytes:.0f}", graph.origin == "rules")
+        size = f"{graph.quant}@{file_bytes:.0f} for {graph.weights_bytes}"
+        key = (graph.spec.id, size, graph.origin == "rules")
         if key not in self._graphs:
             from moeplan.graph.resize import resized
 
@@ -151,7 +161,7 @@ class Session:
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
         asked = 1 if request.expert_parallel is None else request.expert_parallel
         _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
-        graph = self.graph(request.model, quant_id, gguf=engine.gguf)
+        graph = self.loaded(request.model, quant_id, engine)
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
             from moeplan.engines.latent import with_latent_mode

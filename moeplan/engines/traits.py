@@ -73,6 +73,11 @@ class EngineTraits(Value):
     """Experts of any number of layers can be in RAM; else those of all layers or of none."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
+    fuses_experts: bool = False
+    """All experts of a layer are one parameter, which belongs to no linear module: bitsandbytes passes it
+    over and leaves it in 16 bit (transformers 5.24, integrations.bitsandbytes)."""
+    mxfp4_tile: int = 1
+    """Rows of 4-bit experts (not of their scales) are padded to multiples of this."""
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -122,7 +127,13 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
 
 
 def _server(
-    id: str, *, block: int, utilization: float, hybrid: bool = False, expert_parallel: bool = True
+    id: str,
+    *,
+    block: int,
+    utilization: float,
+    hybrid: bool = False,
+    expert_parallel: bool = True,
+    mxfp4_tile: int = 1,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -140,6 +151,7 @@ def _server(
         ubatch_tokens=2048,
         memory_utilization_frac=utilization,
         expert_parallel=expert_parallel,
+        mxfp4_tile=mxfp4_tile,
     )
 
 
@@ -151,6 +163,7 @@ def _library(
     chunks: bool = True,
     eager: bool = False,
     hosts_any_layer: bool = True,
+    fuses_experts: bool = False,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -170,6 +183,7 @@ def _library(
         chunks_prefill=chunks,
         eager=eager,
         hosts_any_layer=hosts_any_layer,
+        fuses_experts=fuses_experts,
     )
 
 
@@ -184,8 +198,11 @@ def _build() -> dict[str, EngineTraits]:
         _llama("lm-studio", "reasoned"),
         _llama("koboldcpp", "reasoned"),
         # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24), pages behind
-        # the window given back (disable_hybrid_kv_cache_manager is off by default).
-        _server("vllm", block=16, utilization=0.9, hybrid=True),
+        # the window given back (disable_hybrid_kv_cache_manager is off by default). Its Triton kernel pads
+        # one side of MXFP4 values to whole tiles: from 53.39 GiB of values and 60.77 of weights follow 64.33
+        # GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm issue 33155, v0.14.1, January 2026). FlashInfer
+        # on Blackwell pads both sides.
+        _server("vllm", block=16, utilization=0.9, hybrid=True, mxfp4_tile=256),
         # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
         _server("sglang", block=1, utilization=0.88),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
@@ -195,7 +212,7 @@ def _build() -> dict[str, EngineTraits]:
         _server("tensorrt-llm", block=64, utilization=0.9),
         # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026).
         _library("ktransformers", splits=kt, stream=False, hosts_any_layer=False),
-        _library("transformers", splits=hf, stream=True, chunks=False, eager=True),
+        _library("transformers", splits=hf, stream=True, chunks=False, eager=True, fuses_experts=True),
         _library("exllamav2", splits=gpu_only, stream=False),
         _library("exllamav3", splits=gpu_only, stream=False),
         _library("mlx", splits=frozenset({"unified"}), stream=False),

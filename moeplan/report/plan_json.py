@@ -83,6 +83,8 @@ class ChoiceJson(msgspec.Struct, kw_only=True):
     """Why it is not the best; empty for the best."""
     commands: list[CommandJson]
     not_modelled: list[str]
+    assumptions: list[str]
+    """On what parts of its memory rest."""
 
 
 class RejectedJson(msgspec.Struct, kw_only=True):
@@ -236,6 +238,7 @@ def _choice(choice: Choice) -> ChoiceJson:
         lost_by=lost_by(choice),
         commands=[_command(command) for command in choice.commands],
         not_modelled=answer.not_modelled,
+        assumptions=answer.assumptions,
     )
 
 

@@ -13,7 +13,7 @@ from moeplan.api.check_results import Case, digest, fingerprints, result_of
 from moeplan.api.check_sizing import Sizer
 from moeplan.domain.budget import Budget, BudgetCase, CaseResult, CheckReport, DeploymentEntry
 from moeplan.domain.request import EstimateRequest, MachineFlags
-from moeplan.errors import MoeplanError, NotModelled, SpecError, UnknownName
+from moeplan.errors import MoeplanError, NotModelled, OptionError, SpecError, UnknownName
 
 if TYPE_CHECKING:
     from moeplan.check.launch import Sizing
@@ -120,7 +120,9 @@ class Checker:
         try:
             sized = self.sizer.size(asked.request)
         except MoeplanError as error:
-            raise placed(error, asked.file, asked.line, f"case {asked.id}") from None
+            field = error.field if isinstance(error, OptionError) else ""
+            file, line, column = asked.places.get(field, (asked.file, asked.line, 0))
+            raise placed(error, file, line, f"case {asked.id}", column) from None
         case = Case(id=asked.id, sized=sized, file=asked.file, line=asked.line)
         yield from self.results(case, asked.budgets)
 
@@ -280,6 +282,8 @@ class Checker:
         request = _with_overrides(sizing.request, entry.overrides)
         try:
             sized = self.sizer.size(request, sizing.static_frac)
+        except OptionError as error:
+            raise placed(error, launch.path, sizing.line_of(error.field), launch.name) from None
         except MoeplanError as error:
             raise placed(error, launch.path, line, launch.name) from None
         case = Case(

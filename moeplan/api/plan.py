@@ -135,6 +135,20 @@ def search_space(space: Space, request: PlanRequest) -> Search:
 
 
 def _check(request: PlanRequest) -> None:
+    from typing import get_args
+
+    from moeplan.api.asked import check_count, check_name, check_positive, check_request
+
+    if request.objective not in get_args(Objective):
+        known = ", ".join(get_args(Objective))
+        raise SpecError(f"--objective: expected one of {known}, got {request.objective!r}")
+    for name in request.hardware:
+        check_name(name, "hardware")
+    check_request(request.base)
+    check_count(request.limits.min_context_tokens, "--min-context")
+    check_positive(request.limits.min_tokens_per_s, "--min-tps")
+    check_positive(request.limits.max_ttft_s, "--max-ttft-ms")
+    check_count(request.n_alternatives, "--alternatives", low=0)
     if request.objective == "quality" and request.limits.min_tokens_per_s is None:
         raise SpecError("--objective quality needs a floor of speed", hint="add --min-tps 10, say")
     if request.objective == "cheapest" and not request.hardware:

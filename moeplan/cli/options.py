@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from moeplan.domain.workload import PlacementKind
+from moeplan.domain.workload import MAX_COUNT, PlacementKind
 from moeplan.errors import NotModelled, SpecError
 
 if TYPE_CHECKING:
     from moeplan.domain.request import EstimateRequest, MachineFlags
     from moeplan.readers.catalog import Catalog
-
-MAX_COUNT = 10**9
-"""No option that counts something takes more; beyond lie typing errors."""
 
 # ── where results go ────────────────────────────────────────────────────────────────────────────
 
@@ -115,10 +112,11 @@ Mmap = Annotated[
     bool | None, _engine("--mmap/--no-mmap", "Map weights in RAM from the file. Default: the engine's.")
 ]
 Repack = Annotated[
-    bool, _engine("--repack/--no-repack", "llama.cpp without a GPU: a second copy of 4-bit matrices.")
+    bool | None, _engine("--repack/--no-repack", "llama.cpp without a GPU: a second copy of 4-bit matrices.")
 ]
 KvOffload = Annotated[
-    bool, _engine("--kv-offload/--no-kv-offload", "Keep the cache of layers on a GPU there.")
+    bool | None,
+    _engine("--kv-offload/--no-kv-offload", "Keep the cache of layers on a GPU there, as is the default."),
 ]
 Utilization = Annotated[
     str | None,
@@ -312,8 +310,8 @@ def _engine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "kv_unified": given.get("kv_unified", False),
         "swa_full": given.get("swa_full", False),
         "mmap": given.get("mmap"),
-        "repack": given.get("repack", True),
-        "kv_offload": given.get("kv_offload", True),
+        "repack": given.get("repack"),
+        "kv_offload": given.get("kv_offload"),
         "memory_utilization": None
         if share is None
         else fraction(share, "--gpu-memory-utilization", high=True),

@@ -47,6 +47,8 @@ _SYNONYMS = {
     "workload": "workloads",
     "budget": "budgets",
 }
+_FIELDS = {"tp": "tensor_parallel", "flash_attn": "flash_attention"}
+"""Fields of a request that are called otherwise here."""
 _KINDS: tuple[BudgetKind, ...] = ("memory", "decode", "prefill", "ttft", "context", "concurrency")
 _WITH_INTERVAL = frozenset({"decode", "prefill", "ttft"})
 
@@ -263,7 +265,19 @@ class _Builder:
             budgets=(fits, *sorted(budgets, key=lambda b: _KINDS.index(b.kind))),
             file=self.path,
             line=line,
+            places=self.places(names[0]),
         )
+
+    def places(self, name: str) -> Mapping[str, tuple[str, int, int]]:
+        """Where the model under ``name`` states each field of the request: (file, line, column)."""
+        part = self.parts["models"].get(name)
+        if part is None or isinstance(part.value, str):
+            return {}
+        stated = [key for key in ModelChoice.__struct_fields__ if getattr(part.value, key) is not None]
+        return {
+            _FIELDS.get(key, key): (str(part.document.path), *part.document.location((*part.path, key)))
+            for key in stated
+        }
 
     def deployments(self, wire: BudgetWire) -> Iterator[DeploymentEntry]:
         """The deployment files, resolved beside this one."""

@@ -92,7 +92,8 @@ def is_budget_file(path: Path, data: Any) -> bool:
     keys = set(data) if isinstance(data, dict) else set()
     if str(data.get("schema", "")).startswith("moeplan/budget") if isinstance(data, dict) else False:
         return True
-    return bool(keys & {"budgets", "deployments"}) and not keys & {"apiVersion", "services"}
+    asks = keys & {"budgets", "deployments"} or {"models", "hardware"} <= keys
+    return bool(asks) and not keys & {"apiVersion", "services"}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,8 @@ from moeplan.domain.plan import (
     Rejected,
 )
 from moeplan.domain.workload import PlacementKind
-from moeplan.report.estimate_json import (
+from moeplan.report.estimate_json import estimate_json, pretty
+from moeplan.report.estimate_wire import (
     Amount,
     ConfidenceJson,
     Count,
@@ -27,8 +28,6 @@ from moeplan.report.estimate_json import (
     IntervalJson,
     MemoryJson,
     PrefillJson,
-    estimate_json,
-    pretty,
 )
 from moeplan.report.model_json import ModelJson
 from moeplan.report.plan_words import lost_by

@@ -34,7 +34,8 @@ def repository_files(root: Path) -> Iterator[Path]:
             and (not name.startswith(".") or name in {".ci", ".github"})
             and not (here / name / "pyvenv.cfg").exists()
         ]
-        yield from (here / name for name in names)
+        # in a git worktree .git is a file
+        yield from (here / name for name in names if name != ".git")
 
 
 def local_words(text: str) -> list[str]:
@@ -161,3 +162,12 @@ def test_every_catalog_file_has_a_source(repo: Path) -> None:
 )
 def test_a_missing_source_is_found(document: dict[str, Any], is_entry: bool, is_good: bool) -> None:
     assert (source_fault(document, is_entry) is None) is is_good
+
+
+def test_no_python_file_is_longer_than_400_lines(repo: Path) -> None:
+    found = {
+        str(path.relative_to(repo)): n
+        for path in repository_files(repo)
+        if path.suffix == ".py" and (n := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert found == {}

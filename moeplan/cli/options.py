@@ -196,7 +196,9 @@ def count(text: str | None, option: str, low: int = 1, words: tuple[str, ...] = 
     if number is None or not low <= number <= MAX_COUNT:
         high = f" to {MAX_COUNT:,}" if number is not None and number > MAX_COUNT else " or more"
         what = " or ".join([f"a whole number, {low}{high},", *words]).removesuffix(",")
-        raise SpecError(f"{option}: expected {what}; got {shown(text)}")
+        thousands = digits[:-1] if digits[-1:] in ("k", "K") and digits[:-1].isdecimal() else ""
+        hint = f"write {int(thousands) * 1024}" if 0 < len(thousands) < 7 else None
+        raise SpecError(f"{option}: expected {what}; got {shown(text)}", hint=hint)
     return number
 
 

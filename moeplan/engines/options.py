@@ -71,7 +71,8 @@ def _foreign(field: str, given: str, engine: EngineTraits) -> OptionError:
     owners = [owner for owner in engines_with(field) if owner != engine.id]
     have = "has" if len(owners) == 1 else "have"
     lacks = "has no such option" if OPTIONS[field].covers_all else "is not modelled with it"
-    return OptionError(f"{given}: {engine.id} {lacks}; {_listed(owners)} {have} it", field=field)
+    message = f"{given}: {engine.id} {lacks}; {_listed(owners)} {have} it"
+    return OptionError(message, field=field, hint=f"--engine {owners[0]}")
 
 
 def _as_given(flag: str, value: object) -> str:

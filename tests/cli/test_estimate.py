@@ -103,6 +103,7 @@ def test_a_server_fills_the_share_it_is_given(moeplan: Callable[..., Any]) -> No
         (("--mla", "0"), "--mla 0: vllm has no such option"),
         (("--mla", "5"), "--mla: expected 0, 1, 2 or 3"),
         (("--slots", "0"), "--slots: expected a whole number"),
+        (("--context", "32k"), "write 32768"),
         (("--gpu-memory-utilization", "1.2"), "--gpu-memory-utilization: expected a number between"),
     ],
 )

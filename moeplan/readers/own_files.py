@@ -21,6 +21,8 @@ _KINDS = {
     "quantisations": f"{_READERS}.quants_yaml:QuantsFile",
     "the options of an engine": f"{_READERS}.engine_tables:TableWire",
 }
+_SCHEMAS = {"budget": "budgets", "calibration": "measurements of `moeplan profile`"}
+"""Files that say what they are."""
 _OF_ALL = frozenset({"id", "name", "aliases", "notes", "sources", "schema", "date"})
 """Keys that tell nothing."""
 _LEAST_SHARE = 0.8
@@ -38,9 +40,11 @@ class _Match(NamedTuple):
 def kind_of(data: Any) -> str:
     """What ``data`` describes, in words; empty where its keys are those of no file of moeplan's."""
     keys = {str(key) for key in data} if isinstance(data, Mapping) else set()
-    schema = str(data.get("schema", "")) if keys else ""
-    if schema.startswith("moeplan/") and schema.partition("@")[0] != "moeplan/budget":
-        return f"the JSON of `moeplan {schema.removeprefix('moeplan/').partition('@')[0]}`"
+    home, _, name = str(data.get("schema", "")).partition("@")[0].partition("/") if keys else ("", "", "")
+    if home == "moeplan" and name in _SCHEMAS:
+        return _SCHEMAS[name]
+    if home == "moeplan":
+        return f"the JSON of `moeplan {name}`"
     telling = keys - _OF_ALL
     matches = [
         _Match(len(telling & fields) / len(telling), -len(fields - keys), words)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from moeplan.api.accuracy_cells import by_setup, cell, line, setups_of, table_regime
+from moeplan.api.accuracy_formulas import formulas_markdown
+from moeplan.api.accuracy_shapes import depth_markdown, runs_markdown, ubatch_markdown
 from moeplan.api.calibrate import Fit
-from moeplan.api.validate import Traced
-from moeplan.cost.rates import peak_flop_per_s
-from moeplan.errors import NotModelled
-from moeplan.predict.estimate import residual_regime
-from moeplan.predict.interval import quantile as residual_quantile
-from moeplan.validate.baselines import BASELINES, SERVER_BASELINES, Facts
-from moeplan.validate.score import quantile
+from moeplan.api.coverage import Ranges
+from moeplan.api.held_out import RANGE_WAYS
+from moeplan.calibrate.spread import independent
+from moeplan.validate.score import binomial_band, quantile
 
 # Median and 90th percentile of the factor error that each regime is held to.
 GOALS = {
@@ -32,206 +32,120 @@ GOALS = {
 }
 
 
-class _Held(NamedTuple):
-    """Errors of one regime: log(measured / predicted) of its setups, one list per way of leaving out."""
+LEVEL = 0.8
 
-    setups: list[str]
+
+class _Held(NamedTuple):
+    """What is known of one regime."""
+
+    regime: str
+    setups: int
     sources: int
     devices: int
-    by_source: list[float]
-    by_device: list[float]
+    errors: Mapping[str, list[float]]
+    """log(measured / predicted) of its setups by way of leaving out."""
     covered: float
+    """Share of setups in their range, over the ways that ranges come from."""
+    widths: list[float]
+    """log(high / low) of those ranges."""
+
+    @property
+    def published(self) -> bool:
+        """Whether its rows come from publications, and not from engine runs."""
+        return not self.regime.startswith("runs-")
+
+    @property
+    def independent(self) -> int:
+        """As how many independent setups they count."""
+        return round(independent(self.setups, self.sources))
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Where the share would lie 95 times in 100 if ranges held as often as they say."""
+        return binomial_band(self.independent, LEVEL)
+
+    @property
+    def within(self) -> bool:
+        """Whether it does."""
+        return _inside(self.covered, self.independent)
 
 
 def accuracy_markdown(fit: Fit) -> str:
-    """docs/accuracy.md: held-out errors by regime against the goals, and baselines on the same rows."""
+    """docs/accuracy.md: held-out errors against the goals, shapes, and baselines on the same rows."""
     regimes = held_out_by_regime(fit)
-    lines = [_HEAD.format(n=len(fit.samples), skipped=len(fit.skipped), date=fit.calibration.date), _TABLE]
-    for name in sorted(regimes, key=lambda r: (r not in GOALS, r)):
-        lines.append(_row(name, regimes[name]))
-    pooled = [h for name, h in regimes.items() if not name.startswith("runs-")]
-    n_setups = sum(len(h.setups) for h in pooled)
-    inside = sum(h.covered * len(h.setups) for h in pooled) / max(1, n_setups)
-    lines.append(f"\nOver all {n_setups} setups of published rows {inside:.0%} lie in their 80% range.\n")
-    lines.append(_BASELINE_HEAD)
-    lines += _baseline_rows(fit)
+    lines = [_HEAD.format(n=len(fit.samples), skipped=len(fit.skipped), date=fit.calibration.date)]
+    lines += [_row(held) for held in sorted(regimes, key=lambda h: (h.regime not in GOALS, h.regime))]
+    lines += ["", *_coverage(regimes), ""]
+    lines += [*runs_markdown(fit), *depth_markdown(fit), *ubatch_markdown(fit), *formulas_markdown(fit)]
     return "\n".join(lines) + "\n"
 
 
-def held_out_by_regime(fit: Fit) -> dict[str, _Held]:
-    """Errors of setups whose source, or device, no fit has seen."""
-    rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+def held_out_by_regime(fit: Fit) -> list[_Held]:
+    """Errors and ranges of setups whose source, device or model no fit has seen."""
+    rows: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(fit.samples):
-        rows[_table_regime(sample.regime)][sample.setup].append(i)
-    return {regime: _held(fit, setups) for regime, setups in rows.items()}
+        rows[table_regime(sample.regime)].append(i)
+    ranges = Ranges(fit, LEVEL)
+    return [_held(fit, regime, mine, ranges) for regime, mine in rows.items()]
 
 
-def _table_regime(regime: str) -> str:
-    return regime.replace("tpot_ms/<=1/", "tpot_ms/<=16/")
-
-
-def _held(fit: Fit, setups: dict[str, list[int]]) -> _Held:
-    by_source, by_device, inside = [], [], []
-    for rows in setups.values():
-        by_source.append(quantile([fit.by_source[i] for i in rows], 0.5))
-        by_device.append(quantile([fit.by_device[i] for i in rows], 0.5))
-        for errors in (by_source, by_device):
-            low, high = _limits(fit, rows[0])
-            inside.append(low <= errors[-1] <= high)
-    mine = [fit.samples[i] for rows in setups.values() for i in rows]
+def _held(fit: Fit, regime: str, rows: Sequence[int], ranges: Ranges) -> _Held:
+    setups = setups_of(fit, rows)
+    errors = {way: by_setup(setups, values) for way, values in fit.errors.items()}
+    inside, widths = [], []
+    for way in RANGE_WAYS:
+        for error, mine in zip(errors[way], setups.values(), strict=True):
+            low, high = ranges.of(mine[0], way)
+            inside.append(low <= error <= high)
+            widths.append(high - low)
     return _Held(
-        setups=list(setups),
-        sources=len({s.source for s in mine}),
-        devices=len({s.device for s in mine}),
-        by_source=by_source,
-        by_device=by_device,
+        regime=regime,
+        setups=len(setups),
+        sources=len({fit.samples[i].source for i in rows}),
+        devices=len({fit.samples[i].device for i in rows}),
+        errors=errors,
         covered=sum(inside) / len(inside),
+        widths=widths,
     )
 
 
-def _limits(fit: Fit, row: int, level: float = 0.8) -> tuple[float, float]:
-    """The 80% range of log(measured / predicted) from every OTHER source's residuals in the same regime."""
-    sample = fit.samples[row]
-    same, n_sources = _spread_peers(fit, sample.spread or sample.regime, sample.source)
-    if len(same) >= _LEAST_PEERS:
-        from moeplan.calibrate.spread import conformal_quantile, independent
-
-        tail = (1 - level) / 2
-        n = independent(len(same) // 2, n_sources)
-        return (
-            min(0.0, conformal_quantile(same, tail, n)),
-            max(0.0, conformal_quantile(same, 1 - tail, n)),
-        )
-    traced = fit.traced[row]
-    phase = "decode" if traced.row.phase == "request" else traced.row.phase
-    from moeplan.predict.interval import closest
-
-    _, residuals, _ = closest(fit.calibration, residual_regime(phase, traced.problem, traced.placement))
-    tail = (1 - level) / 2
-    return min(0.0, residual_quantile(residuals, tail)), max(0.0, residual_quantile(residuals, 1 - tail))
-
-
-_LEAST_PEERS = 16
-_peers: dict[tuple[int, str, str], tuple[list[float], int]] = {}
-
-
-def _spread_peers(fit: Fit, spread: str, source: str) -> tuple[list[float], int]:
-    """Held-out errors of the setups of other sources in the regime ``spread``, and how many sources."""
-    key = id(fit), spread, source
-    if key not in _peers:
-        rows: dict[str, list[int]] = defaultdict(list)
-        for i, s in enumerate(fit.samples):
-            if (s.spread or s.regime) == spread and s.source != source:
-                rows[s.setup].append(i)
-        errors_of = [
-            quantile([errors[i] for i in mine], 0.5)
-            for mine in rows.values()
-            for errors in (fit.by_source, fit.by_device)
+def _row(held: _Held) -> str:
+    goal = GOALS.get(held.regime)
+    bias = quantile([e for way in RANGE_WAYS for e in held.errors[way]], 0.5)
+    low, high = held.band
+    return line(
+        [
+            *(held.regime, str(held.setups), str(held.sources), str(held.devices)),
+            *(cell(held.errors[way]) for way in ("source", "device", "model")),
+            f"{goal[0]:.0%} / {goal[1]:.0%}" if goal else "",
+            f"{math.expm1(bias):+.0%}",
+            f"{held.covered:.0%} ({low:.0%} to {high:.0%}){'' if held.within else ' **out**'}",
         ]
-        _peers[key] = errors_of, len({fit.samples[mine[0]].source for mine in rows.values()})
-    return _peers[key]
-
-
-def _row(name: str, held: _Held) -> str:
-    goal = GOALS.get(name)
-    n = len(held.setups)
-    cells = [name, str(n), str(held.sources), str(held.devices)]
-    for errors in (held.by_source, held.by_device):
-        factors = [math.expm1(abs(e)) for e in errors]
-        cells.append(f"{quantile(factors, 0.5):.0%} / {quantile(factors, 0.9):.0%}")
-    bias = quantile([*held.by_source, *held.by_device], 0.5)
-    cells += [
-        f"{goal[0]:.0%} / {goal[1]:.0%}" if goal else "",
-        f"{math.expm1(bias):+.0%}",
-        f"{held.covered:.0%}",
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _baseline_rows(fit: Fit) -> list[str]:
-    """Median factor error of every formula in each decode regime with enough setups."""
-    by_regime: dict[str, list[int]] = defaultdict(list)
-    for i, item in enumerate(fit.traced):
-        if item.row.phase == "decode" and not fit.samples[i].regime.startswith("runs-"):
-            by_regime[_table_regime(fit.samples[i].regime)].append(i)
-    lines = []
-    for regime, rows in sorted(by_regime.items()):
-        setups = {fit.samples[i].setup for i in rows}
-        if len(setups) < 8:
-            continue
-        server = not regime.startswith("decode/")
-        formulas = {**BASELINES, **(SERVER_BASELINES if server else {})}
-        ours = _median_factor(
-            fit, rows, lambda i: math.exp(max((fit.by_source[i], fit.by_device[i]), key=abs))
-        )
-        cells = [regime, str(len(setups)), f"**{ours:.0%}**"]
-        for name in (*BASELINES, *SERVER_BASELINES):
-            formula = formulas.get(name)
-            cells.append("" if formula is None else _formula_cell(fit, rows, formula))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _formula_cell(fit: Fit, rows: Sequence[int], formula: Callable[[Facts], float | None]) -> str:
-    def ratio(i: int) -> float | None:
-        facts = facts_of(fit.traced[i])
-        speed = None if facts is None else formula(facts)
-        # The formulas know one sequence: a batch's step is taken to cost what one token's does.
-        return None if not speed else fit.traced[i].measured_s * speed
-
-    value = _median_factor(fit, rows, ratio)
-    return "" if value is None else f"{value:.0%}"
-
-
-def _median_factor(fit: Fit, rows: Sequence[int], ratio: Callable[[int], float | None]) -> float | None:
-    setups: dict[str, list[float]] = defaultdict(list)
-    for i in rows:
-        value = ratio(i)
-        if value:
-            setups[fit.samples[i].setup].append(math.log(value))
-    if not setups:
-        return None
-    return quantile([math.expm1(abs(quantile(v, 0.5))) for v in setups.values()], 0.5)
-
-
-def facts_of(item: Traced) -> Facts | None:
-    """What other tools' formulas ask about a decode row; None where the machine lacks it."""
-    problem, placement = item.problem, item.placement
-    graph, hardware = problem.graph, problem.hardware
-    parts = {"gpu": 0.0, "CPU": 0.0}
-    kv_bytes = 0.0
-    for op in item.ops:
-        where = "CPU" if op.term.startswith("CPU") else "gpu"
-        if op.term.endswith(("weights", "experts", "output head")):
-            parts[where] += op.n_bytes
-        elif op.term.endswith("KV cache"):
-            kv_bytes += op.n_bytes
-    active_bytes = parts["gpu"] + parts["CPU"]
-    gpu = hardware.gpus[0] if hardware.gpus and placement.kind != "cpu" else None
-    if not active_bytes:
-        return None
-    try:
-        peak = peak_flop_per_s(gpu) if gpu else 0.0
-    except NotModelled:
-        peak = 0.0
-    return Facts(
-        params=graph.params.total,
-        active_params=graph.params.active,
-        weights_bytes=graph.weights_bytes,
-        active_bytes=active_bytes,
-        kv_bytes=kv_bytes,
-        gpu_bytes_per_s=gpu.bandwidth_bytes_per_s if gpu else 0.0,
-        ram_bytes_per_s=hardware.host.ram_bytes_per_s,
-        gpu_share=parts["gpu"] / active_bytes if gpu else 0.0,
-        moe=graph.spec.is_moe,
-        n_gpus=placement.tensor_parallel,
-        n_layers=graph.spec.n_layers,
-        cpu_moe_layers=placement.cpu_moe,
-        quant=graph.quant,
-        vendor=gpu.vendor if gpu else "",
-        unified=hardware.unified,
-        peak_flop_per_s=peak,
     )
+
+
+def _coverage(regimes: Sequence[_Held]) -> list[str]:
+    """Whether ranges hold as often as they say, and how wide they are."""
+    published = [h for h in regimes if h.published]
+    n_setups = sum(h.setups for h in published)
+    covered = sum(h.covered * h.setups for h in published) / max(1, n_setups)
+    widths = [w for h in published for w in h.widths]
+    factor = math.exp(sum(widths) / max(1, len(widths)))
+    out = sorted(h.regime for h in published if not h.within)
+    strict = [h for h in published if not _inside(h.covered, h.setups)]
+    return [
+        f"Over all {n_setups} setups of published rows {covered:.1%} lie in their {LEVEL:.0%} range "
+        f"(goal 75 to 88%); the range is a factor",
+        f"of {factor:.2f} from low to high in the geometric mean (mean log {math.log(factor):.3f}). "
+        f"{len(published) - len(out)} of {len(published)} regimes lie in their band",
+        f"(outside: {', '.join(out) or 'none'}); "
+        f"{len(published) - len(strict)} would if every setup were counted as independent.",
+    ]
+
+
+def _inside(share: float, n: int) -> bool:
+    low, high = binomial_band(n, LEVEL)
+    return low <= share <= high
 
 
 _HEAD = """\
@@ -239,16 +153,13 @@ _HEAD = """\
 
 Generated by `moeplan calibrate fit --corpus ... --report docs/accuracy.md` on {date} from {n} published
 rows ({skipped} could not be predicted). Every figure is of setups that the fit has not seen: each source,
-then each device, was left out in turn and everything was fitted again. The factor error is
+then each device, then each model, was left out in turn and everything was fitted again. The factor error is
 max(p/m, m/p) - 1; rows are reduced to one value per setup. Each cell is median / 90th percentile.
-"""
-_TABLE = """\
-| regime | setups | sources | devices | sources out | devices out | goal | bias (time) | in 80% range |
-|---|---|---|---|---|---|---|---|---|"""
-_BASELINE_HEAD = (
-    "## Other formulas on the same rows\n\n"
-    "Median factor error, decode. moeplan: the worse of both ways of leaving out by row. The others are\n"
-    "formulas of tools' public sources (moeplan/validate/baselines.py), with what each accounts for.\n\n"
-    f"| regime | setups | moeplan | {' | '.join((*BASELINES, *SERVER_BASELINES))} |\n"
-    f"|---|---|---|{'---|' * (len(BASELINES) + len(SERVER_BASELINES))}"
-)
+
+The last column is the share of setups in their 80% range, sources and devices left out counted alike: the
+range that moeplan would print if it had never heard of the setup's source (in quantiles and scales of
+residuals too). In brackets where that share lies 95 times in 100 for a true 80%; setups of one source are
+not independent, so sqrt(setups x sources) are counted.
+
+| regime | setups | sources | devices | sources out | devices out | models out | goal | bias | in 80% range |
+|---|---|---|---|---|---|---|---|---|---|"""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
+from moeplan.api.held_out import RANGE_WAYS, RUNS_SOURCE, WAYS, left_out, stretches
 from moeplan.api.resolve import Session
 from moeplan.api.validate import Skipped, Traced, trace_rows, trace_runs
 from moeplan.calibrate.priors import ALWAYS, prior
@@ -24,27 +27,48 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from moeplan.calibrate.spread import SetupErrors
+
 # Grade C rows are flagged by their collector (paging, speculative decoding suspected): never fitted.
 GRADES = ("A", "B")
 MAX_SERVING_CONCURRENCY = 16
 # The processor of engine runs (a folder with models.json and speed.csv), as the catalog calls it.
 RUNS_CPU = "xeon-cascade-lake-gcp"
-RUNS_SOURCE = "engine runs"
+OFFLOAD = ("experts", "layers", "mixed", "stream")
 
 
 class Fit(NamedTuple):
-    """A calibration and how well its law predicts rows of which the fit saw no source or no device."""
+    """A calibration and how well its law predicts rows that the fit did not see."""
 
     calibration: Calibration
     samples: list[Sample]
     traced: list[Traced]
     in_sample: list[float]
-    by_source: list[float]
-    by_device: list[float]
+    errors: dict[str, list[float]]
+    """log(measured / predicted) of every row by way of leaving out (``held_out.WAYS``)."""
+    stretches: dict[str, list[float]]
+    """How much wider a row's range is than its regime's, for each way that ranges come from."""
     skipped: list[Skipped]
+    series: list[Traced]
+    """Rows flagged by their collector that vary the micro-batch under offload: seen by no fit."""
+
+    def normalised(self) -> list[list[float]]:
+        """Errors over stretches, of the ways that ranges come from."""
+        return [
+            [error / stretch for error, stretch in zip(self.errors[way], wider, strict=True)]
+            for way, wider in self.stretches.items()
+        ]
 
 
-def read_traced(paths: Sequence[Path], session: Session) -> tuple[list[Traced], list[Skipped]]:
+class Corpus(NamedTuple):
+    """What the files of a corpus say that can be predicted."""
+
+    traced: list[Traced]
+    skipped: list[Skipped]
+    series: list[Traced]
+
+
+def read_corpus(paths: Sequence[Path], session: Session) -> Corpus:
     """Rows of speed and serving files, and of folders that hold them or engine runs; others are refused."""
     rows: list[SpeedRow] = []
     runs: list[Traced] = []
@@ -55,7 +79,12 @@ def read_traced(paths: Sequence[Path], session: Session) -> tuple[list[Traced], 
             rows += read_serving(path) if is_serving(path) else read_speed(path)
     usable = [r for r in rows if r.grade in GRADES and not _loaded(r)]
     traced, skipped = trace_rows(usable, session)
-    return traced + runs, skipped
+    series, _ = trace_rows([r for r in rows if r.grade not in GRADES and _varies_ubatch(r)], session)
+    return Corpus(traced + runs, skipped, series)
+
+
+def _varies_ubatch(row: SpeedRow) -> bool:
+    return row.phase == "prefill" and row.ubatch is not None and row.placement in OFFLOAD
 
 
 def _files(path: Path) -> list[Path]:
@@ -80,15 +109,16 @@ def fit_calibration(
 ) -> Fit:
     """Coefficients from the rows of ``paths``, and intervals from rows left out. Deterministic."""
     from moeplan.calibrate import fit as solver
-    from moeplan.calibrate.spread import RESIDUAL_LEVELS, spreads
+    from moeplan.calibrate.spread import setup_errors
     from moeplan.calibrate.system import System
 
     session.use(start_calibration(date))
-    traced, skipped = read_traced(paths, session)
+    traced, skipped, series = read_corpus(paths, session)
     samples = [_sample(t) for t in traced]
     if not samples:
         raise SpecError("no row of the corpus can be predicted, so there is nothing to fit")
-    in_sample, by_source, by_device = ([0.0] * len(samples) for _ in range(3))
+    in_sample = [0.0] * len(samples)
+    errors = {way: [0.0] * len(samples) for way in (WAYS if held_out else RANGE_WAYS)}
     coefficients: dict[str, Coefficient] = {}
     for family in sorted({t.problem.engine.family for t in traced}):  # they share no coefficient
         mine = [i for i, t in enumerate(traced) if t.problem.engine.family == family]
@@ -99,28 +129,45 @@ def fit_calibration(
         fitted = solver.fit(part, system, names)
         coefficients |= _coefficients(names, fitted, marks, date)
         inside = [float(v) for v in system.measured - system.log_times(fitted)]
-        outside = inside, inside
-        if held_out:
-            outside = (
-                solver.held_out(part, system, names, fitted, lambda s: s.source),
-                solver.held_out(part, system, names, fitted, lambda s: s.device),
-            )
-        for i, errors in zip(mine, zip(inside, *outside, strict=True), strict=True):
-            in_sample[i], by_source[i], by_device[i] = errors
-    ways = "sources left out, then of devices left out" if held_out else "the fitted rows"
-    spread = Source("fitted", f"log(measured / predicted) of {ways}; one value per setup", date)
+        outside = left_out(part, system, names, fitted) if held_out else dict.fromkeys(RANGE_WAYS, inside)
+        for n, i in enumerate(mine):
+            in_sample[i] = inside[n]
+            for way, values in outside.items():
+                errors[way][i] = values[n]
     calibration = Calibration(
         id=id,
         date=date,
         coefficients=dict(sorted({**start_calibration(date).coefficients, **coefficients}.items())),
-        residuals=_unmeasured(RESIDUAL_LEVELS, spread)
-        | {
-            regime: Residuals(n_setups=n, n_sources=m, levels=RESIDUAL_LEVELS, log_ratios=q, source=spread)
-            for regime, (n, m, q) in spreads(samples, (by_source, by_device)).items()
-        },
-        sources=(spread,),
+        residuals={},
+        sources=(_spread_source(date, held_out=held_out),),
     )
-    return Fit(calibration, samples, traced, in_sample, by_source, by_device, skipped)
+    wider = {way: stretches(samples, traced, calibration, WAYS[way]) for way in RANGE_WAYS}
+    fit = Fit(calibration, samples, traced, in_sample, errors, wider, skipped, series)
+    residuals = residuals_of(setup_errors(samples, fit.normalised()), date, held_out=held_out)
+    return fit._replace(calibration=replace(calibration, residuals=residuals))
+
+
+def residuals_of(setups: Sequence[SetupErrors], date: str, *, held_out: bool = True) -> dict[str, Residuals]:
+    """The spread of every regime that ``setups`` speak of, and a wide one for a phase without any."""
+    from moeplan.calibrate.spread import RESIDUAL_LEVELS, spreads
+
+    source = _spread_source(date, held_out=held_out)
+    return _unmeasured(RESIDUAL_LEVELS, source) | {
+        regime: Residuals(
+            n_setups=s.n_setups,
+            n_sources=s.n_sources,
+            levels=RESIDUAL_LEVELS,
+            log_ratios=s.log_ratios,
+            source=source,
+        )
+        for regime, s in spreads(setups).items()
+    }
+
+
+def _spread_source(date: str, *, held_out: bool) -> Source:
+    ways = "sources left out, then of devices left out" if held_out else "the fitted rows"
+    note = "over what widens a range; each regime's scale pulled to its class's, one shape a phase"
+    return Source("fitted", f"log(measured / predicted) of {ways}; one value per setup", date, note)
 
 
 def _unmeasured(levels: tuple[float, ...], source: Source) -> dict[str, Residuals]:
@@ -151,6 +198,8 @@ def _sample(traced: Traced) -> Sample:
         measured_s=traced.measured_s,
         ops=traced.ops,
         sweep=row.metric != "tokens_per_s",
+        model=row.model,
+        quant=row.quant,
     )
 
 

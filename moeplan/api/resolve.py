@@ -142,6 +142,7 @@ class Session:
         from moeplan.api.asked import check_request
         from moeplan.api.workload import build_workload
         from moeplan.engines.options import refuse_foreign
+        from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
 
         check_request(request)
@@ -164,6 +165,8 @@ class Session:
         asked = 1 if request.expert_parallel is None else request.expert_parallel
         _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
         graph = self.loaded(request.model, quant_id, engine)
+        if graph.origin == "rules" and (kept := published_experts(source.spec, quant_id, gguf=engine.gguf)):
+            assumptions.append(f"experts in {kept}: files of this model keep them so, whatever their type")
         workload = build_workload(request, source.spec, engine, assumptions)
         if request.mla is not None:
             from moeplan.engines.latent import with_latent_mode

@@ -155,12 +155,17 @@ def score_speed(
     return scored, skipped
 
 
+def asked_regime(item: Traced) -> str:
+    """The regime whose residuals make the range of a row; the answer is nearly all of a whole request."""
+    phase = "decode" if item.row.phase == "request" else item.row.phase
+    return residual_regime(phase, item.problem, item.placement)
+
+
 def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
     """One row in the unit of its metric."""
     row, problem = item.row, item.problem
     time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
-    phase = "decode" if row.phase == "request" else row.phase
-    _, residuals, stand_in = closest(calibration, residual_regime(phase, problem, item.placement))
+    _, residuals, stand_in = closest(calibration, asked_regime(item))
     stretch = stretch_of(time, stand_in=stand_in)
     span = time_range(time.seconds, residuals, level, stretch=stretch)
     if row.metric == "tpot_ms":

@@ -107,10 +107,13 @@ def held_out(
     fitted: Floats,
     group: Callable[[Sample], str],
 ) -> list[float]:
-    """log(measured / predicted) of every row by a fit that has seen no row of its group."""
+    """log(measured / predicted) of every row by a fit that has seen no row of its group.
+
+    Rows of the group "" are never left out and get 0.
+    """
     residuals = [0.0] * len(samples)
     groups = [group(s) for s in samples]
-    for left_out in sorted(set(groups)):
+    for left_out in sorted(set(groups) - {""}):
         others = partial(_is_outside, group, left_out)
         values = fit(samples, system, names, keep=others, start=fitted, rounds=8)
         errors = system.measured - system.log_times(values)

@@ -30,9 +30,13 @@ _GUESS = "physical guess"
 _PRIORS = (
     # eager Python loops over layers, and within MoE layers over experts
     Prior(r"engine\.transformers\.moe\.layer_time$", 6.0, 1.0, why="one loop turn per expert hit"),
-    Prior(r"engine\.transformers\.quants\..*layer_time$", 1.0, 0.5, why="wrappers of packed matrices"),
+    Prior(r"engine\.transformers\.quants\.(b?f16|f32)\.layer_time$", 1.0, 0.2),
+    Prior(
+        r"engine\.transformers\.quants\.fp8\.layer_time$", 2.5, 0.5, why="two Triton kernels for each matrix"
+    ),
+    Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
-    Prior(r"engine\.transformers\.layer_time$", 4.0, 1.0, why="layers launched from Python"),
+    Prior(r"engine\.transformers\.layer_time$", 8.0, 1.0, why="40 kernels, 10 us each from Python"),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
@@ -41,10 +45,19 @@ _PRIORS = (
     Prior(r"all_reduce_s$", 4e-6, 0.7, "s", "latency tables of NCCL and engines' own kernels"),
     Prior(r"cpu_moe_layer_s$", 1e-4, 0.3, "s", _GUESS),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
+    Prior(
+        r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
+    ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
     Prior(r"mlaattention\.layer_time$", 1.5, 0.4, why="two projections down and up, keys absorbed"),
     Prior(r"shortconv\.layer_time$", 0.7, 0.4, why="fewer kernels"),
+    Prior(
+        r"\.vulkan\.moe\.layer_time$",
+        1.25,
+        0.4,
+        why="routing was fused later than in CUDA (llama.cpp PR 16641)",
+    ),
     Prior(r"\.moe\.layer_time$", 3.0, 0.5, why="routing, gather and scatter kernels"),
     Prior(
         r"^(local|server)\.stall_time$",
@@ -56,6 +69,9 @@ _PRIORS = (
     # bandwidth
     Prior(r"^(local|server)\.bandwidth$", 0.9, 0.05, why="large copies reach 0.85 to 0.95 of the data sheet"),
     Prior(r"^local\.(gpu|apple|unified)\.bandwidth$", 1.0, 0.05),
+    Prior(
+        r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
+    ),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
     Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),
@@ -107,6 +123,12 @@ _PRIORS = (
     # dated builds, then what is left
     Prior(r"\.202\d\.bandwidth$", 1.0, 0.08),
     Prior(r"\.202\d\.(vector|layer_time)$", 1.0, 0.2),
+    Prior(
+        r"vllm\.202[34]\.step_time$",
+        2.5,
+        0.5,
+        why="V1 brought up to 1.7 times the throughput, all of it beside the GPU (blog.vllm.ai, 2025-01-27)",
+    ),
     Prior(r"\.202\d\.step_time$", 1.0, 0.5, why="schedulers moved off the critical path"),
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),

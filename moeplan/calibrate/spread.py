@@ -1,82 +1,141 @@
-"""Intervals from held-out residuals: quantiles by regime that hold for one more setup (split conformal)."""
+"""Intervals from held-out residuals: quantiles by regime that hold for one more setup (split conformal).
+
+A regime with few sources cannot show its own tails, so each regime has a scale, pulled towards the scale of
+its class (dense, MoE) and that towards its phase's, and all regimes of a phase share one shape: quantiles of
+the residuals over their regime's scale (docs/design/004-intervals.md).
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from moeplan.calibrate.system import Sample
 
 RESIDUAL_LEVELS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95, 0.975)
-MIN_SETUPS_PER_REGIME = 8
-Spread = tuple[int, int, tuple[float, ...]]
+# Setups of one source are not independent: n of them count as n^0.75, as in the fit (calibrate/fit.py).
+_CROWDING = 0.25
+# A regime's class counts as this many setups, each of a source of its own. From 2 to 10 the score of the
+# ranges moves by less than a twentieth (docs/design/004-intervals.md).
+_CLASS_SETUPS = 5.0
 
 
-def spreads(samples: Sequence[Sample], held_out: Sequence[Sequence[float]]) -> dict[str, Spread]:
-    """(setups, sources, quantiles of log(measured / predicted)) of every regime with enough setups.
+class SetupErrors(NamedTuple):
+    """One setup: log(measured / predicted) over its stretch, once per way of leaving out."""
 
-    ``held_out`` has the residuals of one or more ways of leaving groups out; a setup counts once, with the
-    median of its rows, in each. ``phase/*/arch`` and ``phase/*/*`` pool the rest.
-    """
-    pools: dict[str, list[list[float]]] = defaultdict(list)
-    sources: dict[str, set[str]] = defaultdict(set)
-    for (regime, source), values in setup_errors(samples, held_out).items():
-        phase, _, arch = regime.split("/")
-        for key in (regime, f"{phase}/*/{arch}", f"{phase}/*/*"):
-            pools[key] += values
-            sources[key].add(source)
-    return {
-        key: (
-            len(pool),
-            len(sources[key]),
-            tuple(_pooled(pool, len(sources[key]), level) for level in RESIDUAL_LEVELS),
-        )
-        for key, pool in sorted(pools.items())
-        if len(pool) >= MIN_SETUPS_PER_REGIME or "*" in key
-    }
+    regime: str
+    source: str
+    errors: tuple[float, ...]
 
 
-def setup_errors(
-    samples: Sequence[Sample], held_out: Sequence[Sequence[float]]
-) -> dict[tuple[str, str], list[list[float]]]:
-    """For each regime and source: the errors of every setup, one per way of leaving out."""
+class Spread(NamedTuple):
+    """Quantiles of log(measured / predicted) in a regime at ``RESIDUAL_LEVELS``, and what they stand on."""
+
+    n_setups: int
+    n_sources: int
+    log_ratios: tuple[float, ...]
+
+
+# (weight, setup) of everything in a regime.
+_Pool = list[tuple[float, SetupErrors]]
+
+
+def setup_errors(samples: Sequence[Sample], held_out: Sequence[Sequence[float]]) -> list[SetupErrors]:
+    """Every setup that widens an interval, with the median of its rows in each of ``held_out``."""
     rows: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
         if sample.spread:
             rows[sample.spread, sample.source, sample.setup].append(i)
-    result: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
-    for (regime, source, _), mine in rows.items():
-        result[regime, source].append([_median([errors[i] for i in mine]) for errors in held_out])
-    return result
+    return [
+        SetupErrors(regime, source, tuple(_median([errors[i] for i in mine]) for errors in held_out))
+        for (regime, source, _), mine in rows.items()
+    ]
 
 
-def _pooled(pool: Sequence[Sequence[float]], n_sources: int, level: float) -> float:
-    """The quantile over all ways of leaving out, with the correction for how much was independent."""
-    return conformal_quantile(
-        [v for values in pool for v in values], level, independent(len(pool), n_sources)
-    )
+def spreads(setups: Sequence[SetupErrors]) -> dict[str, Spread]:
+    """The spread of every regime, of every class of a phase (``phase/*/arch``) and phase (``phase/*/*``)."""
+    pools = _pools(setups)
+    scales = {key: _scale(key, pools) for key in sorted(pools)}
+    shapes = {key: _shape(pool, scales) for key, pool in pools.items() if key == _phase(key)}
+    return {
+        key: Spread(
+            n_setups=len(pools[key]),
+            n_sources=len({s.source for _, s in pools[key]}),
+            log_ratios=tuple(scale * q for q in shapes[_phase(key)]),
+        )
+        for key, scale in scales.items()
+    }
+
+
+def _pools(setups: Sequence[SetupErrors]) -> dict[str, _Pool]:
+    counts = Counter((key, s.source) for s in setups for key in _keys(s.regime))
+    pools: dict[str, _Pool] = defaultdict(list)
+    for s in setups:
+        for key in _keys(s.regime):
+            pools[key].append((counts[key, s.source] ** -_CROWDING, s))
+    return pools
+
+
+def _keys(regime: str) -> tuple[str, str, str]:
+    phase, _, arch = regime.split("/")
+    return regime, f"{phase}/*/{arch}", _phase(regime)
+
+
+def _phase(regime: str) -> str:
+    return f"{regime.partition('/')[0]}/*/*"
+
+
+def _scale(key: str, pools: Mapping[str, _Pool]) -> float:
+    """Mean absolute error of a regime, with ``_CLASS_SETUPS`` setups' worth of what it belongs to."""
+    pool = pools[key]
+    weight = sum(w for w, _ in pool)
+    total = sum(w * sum(abs(e) for e in s.errors) / len(s.errors) for w, s in pool)
+    above = next((k for k in _keys(key)[1:] if k != key), None)
+    if above is None:
+        return total / weight
+    return (total + _CLASS_SETUPS * _scale(above, pools)) / (weight + _CLASS_SETUPS)
+
+
+def _shape(pool: _Pool, scales: Mapping[str, float]) -> tuple[float, ...]:
+    """Quantiles of residuals over the scale of their regime, with the correction for how many there are."""
+    values = [
+        (e / scales[s.regime] if scales[s.regime] else 0.0, w / len(s.errors))
+        for w, s in pool
+        for e in s.errors
+    ]
+    count = sum(w for w, _ in pool)
+    return tuple(weighted_quantile(values, conformal_level(level, count)) for level in RESIDUAL_LEVELS)
+
+
+def conformal_level(level: float, n: float) -> float:
+    """The quantile of ``n`` independent values that covers one more with probability ``level``.
+
+    Below the median level x (n + 1) / n - 1 / n, above it mirrored: few values give a wider range.
+    """
+    tail = min(level, 1.0 - level)
+    shrunk = max(0.0, tail * (n + 1.0) / n - 1.0 / n)
+    return shrunk if level < 0.5 else 1.0 - shrunk if level > 0.5 else 0.5
+
+
+def weighted_quantile(values: Sequence[tuple[float, float]], level: float) -> float:
+    """The ``level`` quantile of (value, weight): each stands in the middle of its share, linear between."""
+    ordered = sorted(values)
+    total = sum(w for _, w in ordered)
+    before, position, value = 0.0, 0.0, ordered[0][0]
+    for v, w in ordered:
+        here = (before + w / 2.0) / total
+        if here >= level:
+            share = (level - position) / (here - position) if here > position and before else 1.0
+            return value + share * (v - value)
+        before, position, value = before + w, here, v
+    return value
 
 
 def independent(n_setups: int, n_sources: int) -> float:
     """Setups that would say as much if each had a source of its own: the geometric mean of both counts."""
     return math.sqrt(n_setups * n_sources)
-
-
-def conformal_quantile(values: Sequence[float], level: float, n: float | None = None) -> float:
-    """The quantile of ``values`` that covers one more with probability ``level``; ``n`` are independent.
-
-    Below the median the index is level x (n + 1) / n, above it mirrored: few values give a wider range.
-    """
-    count = n or len(values)
-    tail = min(level, 1.0 - level)
-    shrunk = max(0.0, tail * (count + 1) / count - 1.0 / count)
-    share = shrunk if level < 0.5 else 1.0 - shrunk if level > 0.5 else 0.5
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 def _median(values: list[float]) -> float:

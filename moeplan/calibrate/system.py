@@ -33,6 +33,8 @@ class Sample(NamedTuple):
     ops: tuple[Op, ...]
     sweep: bool = False
     """One of very many setups that its source ran in one go."""
+    model: str = ""
+    quant: str = ""
 
 
 class System:

@@ -62,7 +62,10 @@ def fit(
     from moeplan.api.calibrate import fit_calibration, save_fit
     from moeplan.api.resolve import Session
     from moeplan.cli.output import note, write_file
+    from moeplan.errors import SpecError
 
+    if report is not None and not held_out:
+        raise SpecError("--report tells errors of rows left out: not with --no-held-out")
     day = date or calendar.today().isoformat()
     result = fit_calibration(
         [Path(path) for path in corpus],

@@ -17,15 +17,16 @@ from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gp
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import Block, GqaAttention, MoeFfn
+from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.eager import cache_passes
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
-_HOST_TIERS = ("ram", "disk")
+_HOST_TIERS = frozenset({"ram", "disk"})
 # llama.cpp runs up to 8 columns through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE).
 _VECTOR_TOKENS = 8
 
@@ -46,14 +47,6 @@ def step_ops(
     clock.add_disk()
     clock.add_step()
     return clock.ops, clock.flop, clock.bytes_read
-
-
-def _eager_passes(block: Block) -> float:
-    """Times that an eager engine moves a cached byte: the old cache read and the longer one written, then
-    both expanded to all heads (written and read; transformers v4, cache_utils.py and repeat_kv)."""
-    mixer = block.mixer
-    groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
-    return 3.0 + (2.0 * groups if groups > 1 else 0.0)
 
 
 class _Times(NamedTuple):
@@ -86,6 +79,8 @@ class _Clock:
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[str, Rates] = {}
+        # A GPU that waits for the CPU or the link in every layer stays below its power limit.
+        self._shares_with_host = not _HOST_TIERS.isdisjoint((*placement.dense_tiers, *placement.expert_tiers))
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -111,7 +106,8 @@ class _Clock:
             if home in _HOST_TIERS and self.placement.streamed:
                 home = self._runs_on(home, None, n * work.kv_bytes)
             if self.engine.eager:
-                repeat *= _eager_passes(group.block)
+                host = home in _HOST_TIERS
+                repeat *= cache_passes(group.block, self.quant, self.workload.engine_date, host=host)
             times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
             self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
         self._add_fixed(tier, group, layer_at)
@@ -219,7 +215,9 @@ class _Clock:
             names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
             halves.append((half, names))
         if ffn is not None:
-            routed = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
+            routed: Names = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
+            if self.engine.backend:
+                routed = (*routed, f"{family}.{self.engine.backend}.moe.layer_time")
             halves.append((half, (*fixed, *routed) if isinstance(ffn, MoeFfn) else fixed))
         return halves
 
@@ -248,7 +246,7 @@ class _Clock:
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
         formula = f"bytes / bandwidth {'overlapping' if rates.norm > 1 else '+'} FLOP / rate"
-        watts = None if what == "KV cache" else rates.watts
+        watts = None if what == "KV cache" or self._shares_with_host else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
         self.ops.append(
@@ -369,6 +367,7 @@ class _Clock:
                 gpus = self.hardware.gpus[first : first + shards]
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and self.step.n_tokens <= _VECTOR_TOKENS
-                rates = gpu_rates(gpu, self.engine, self.era, self.quant, shards, vector=vector)
+                date = self.workload.engine_date
+                rates = gpu_rates(gpu, self.engine, date, self.quant, shards, vector=vector)
             self._rates[tier] = rates
         return rates

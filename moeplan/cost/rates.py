@@ -26,6 +26,9 @@ _REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
 _TILE_ROWS = {"hopper": 64}
 
 
+# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
+_METAL_CONCURRENT_SINCE = "2025-09"
+
 PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
 """Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
 
@@ -56,13 +59,14 @@ class Rates(NamedTuple):
 
 
 def gpu_rates(
-    gpu: GpuSpec, engine: EngineTraits, era: str, quant: str, n_shards: int = 1, *, vector: bool = False
+    gpu: GpuSpec, engine: EngineTraits, date: str, quant: str, n_shards: int = 1, *, vector: bool = False
 ) -> Rates:
     """Rates of one GPU, or of ``n_shards`` working on the same operation under tensor parallelism.
 
-    ``vector``: matrix-vector kernels, which unpack and multiply on the FP32 units while they read.
+    ``date``: of the engine's build, YYYY-MM or longer, "" for now. ``vector``: matrix-vector kernels, which
+    unpack and multiply on the FP32 units while they read.
     """
-    family, kind = engine.family, device_class(gpu, engine.family)
+    family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date)
     place = f"{family}.{kind}"
     architecture = f"{place}.{_generation(gpu)}"
     run = f"{family}.engine.{engine.id}"
@@ -74,6 +78,8 @@ def gpu_rates(
         f"{architecture}.bandwidth",
         f"{run}.bandwidth",
     )
+    if kind == "apple":
+        moving += (f"{place}.{_apple_size(gpu)}.bandwidth",)
     unit, peak = _unit(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
     computing: Names = (f"{family}.{unit}", f"{place}.{unit}", f"{architecture}.{unit}", f"{run}.{unit}")
@@ -113,6 +119,7 @@ def gpu_rates(
         ),
         fixed=(f"{family}.layer_s", f"{place}.layer_time", f"{architecture}.layer_time", f"{run}.layer_time")
         + ((f"{dated}.layer_time",) if era else ())
+        + ((f"{place}.serial.layer_time",) if kind == "apple" and _runs_serially(engine, date) else ())
         + ((f"{run}.quants.{quant}.layer_time",) if engine.eager else ()),
         inputs={
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
@@ -183,7 +190,8 @@ def host_rates(
     host = hardware.host
     run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
     group = f"local.quants.{quant_group(quant)}"
-    n_sockets = sockets_used(host.cpu, threads)
+    # What was measured is what programs get, on as many sockets as they are spread over.
+    n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     sockets = ("local.ram.sockets.bandwidth",) * _doublings(n_sockets)
     moving = (
         "local.ram.bandwidth",
@@ -219,7 +227,10 @@ def host_rates(
         norm=SUM,
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, "local.cpu.attention.compute")),
+        cache=(
+            (*moving, "local.ram.cache.bandwidth"),
+            (per_core, "local.cpu.attention.compute", f"{run}.cpu_attention_compute"),
+        ),
         fixed=launches,
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
@@ -273,6 +284,16 @@ def _generation(gpu: GpuSpec) -> str:
     if gpu.vendor == "apple":
         return gpu.id.removeprefix("apple-")[:2]
     return _slug(gpu.architecture)
+
+
+def _apple_size(gpu: GpuSpec) -> str:
+    """The more memory channels a chip has, the less of them one GPU may reach: base, pro, max, ultra."""
+    return next((size for size in ("pro", "max", "ultra") if size in gpu.id.split("-")), "base")
+
+
+def _runs_serially(engine: EngineTraits, date: str) -> bool:
+    """Whether each of a layer's kernels waits for the one before: ggml's Metal backend did."""
+    return engine.gguf and date != "" and date < _METAL_CONCURRENT_SINCE
 
 
 def _slug(text: str) -> str:

@@ -86,6 +86,8 @@ class EngineTraits(Value):
     over and leaves it in 16 bit (transformers 5.24, integrations.bitsandbytes)."""
     mxfp4_tile: int = 1
     """Rows of 4-bit experts (not of their scales) are padded to multiples of this."""
+    backend: str = ""
+    """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -267,9 +269,10 @@ ENGINES = _build()
 # The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
 _MIXES_SINCE_BUILD = 11434
 
+_VULKAN = " (vulkan)"
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
-    "llama.cpp (vulkan)": "llama.cpp", "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
+    "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
     "text-generation-inference": "tgi", "lmstudio": "lm-studio", "trtllm": "tensorrt-llm",
     "trt-llm": "tensorrt-llm",
     "hf": "transformers", "hf transformers": "transformers", "accelerate": "transformers",
@@ -282,6 +285,8 @@ _ALIASES = {
 def find_engine(name: str) -> EngineTraits:
     """The traits of engine ``name`` (case ignored, common spellings accepted). Raises UnknownName."""
     key = name.strip().casefold()
+    if key.endswith(_VULKAN):
+        return replace(find_engine(key.removesuffix(_VULKAN)), backend="vulkan")
     engine = ENGINES.get(_ALIASES.get(key, key))
     if engine is None and " " in key:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name

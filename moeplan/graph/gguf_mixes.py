@@ -64,6 +64,10 @@ _ATTN_OUTPUT_Q5_K_OF_8_EXPERTS = frozenset(
         "iq4_xs",
     }
 )
+# gpt-oss is published in MXFP4, and its converter repacks the blocks as they are whatever type is asked for:
+# unsloth's gpt-oss-20b files are 11,624,759,488 bytes as Q4_K_M, 12.1 GB as Q8_0 and 13.8 GB as F16 (sizes
+# seen 2026-11-30; the rules give 11,611,750,656 bytes of tensors for the first); llmfit PR 1059 agrees.
+_PUBLISHED_EXPERTS = {"gpt_oss": "mxfp4"}
 _ATTN_QK = {"iq3_xs": "iq3_xxs", "iq3_xxs": "iq2_s"}
 
 
@@ -77,8 +81,16 @@ class MixModel(Value):
     n_attn_v: int
     tied: bool
     falcon: bool = False
+    expert_type: str = ""
+    """What files of every type keep routed experts in, because they were published so."""
     is_70b: bool = False
     """llama.cpp's size class 70B: grouped-query models of 80 layers of the llama and qwen2 kind."""
+
+
+def published_experts(spec: ModelSpec, scheme: str, *, gguf: bool) -> str:
+    """The type in which every GGUF file of ``spec`` keeps its experts where ``scheme`` does not say so."""
+    kept = _PUBLISHED_EXPERTS.get(spec.architecture, "") if gguf else ""
+    return "" if kept and scheme.startswith(kept) else kept
 
 
 def mix_model(spec: ModelSpec, tensors: Iterable[Tensor]) -> MixModel:
@@ -100,6 +112,7 @@ def mix_model(spec: ModelSpec, tensors: Iterable[Tensor]) -> MixModel:
         n_attn_v=n_attn_v,
         tied=tied,
         falcon=spec.architecture in ("falcon", "RefinedWeb", "RefinedWebModel"),
+        expert_type=_PUBLISHED_EXPERTS.get(spec.architecture, ""),
         is_70b=_is_70b(spec),
     )
 
@@ -178,11 +191,19 @@ def mix_types(
         if types[i]:
             continue
         chosen = rules.choose(tensor) if rules else ""
+        if model.expert_type and is_expert_stack(tensor):
+            types[i] = model.expert_type
+            continue
         if recipe:
             stem = tensor.name.removesuffix(".weight").rpartition(".")[2]
             chosen = recipe.get(stem) or recipe.get("*") or chosen
         types[i] = fitting_type(table, chosen or base.id, tensor)
     return types
+
+
+def is_expert_stack(tensor: Tensor) -> bool:
+    """Whether ``tensor`` holds one matrix for each of several experts."""
+    return len(tensor.shape) > 2 and tensor.shape[-3] > 1
 
 
 def fitting_type(table: QuantTable, type_id: str, tensor: Tensor) -> str:
@@ -222,7 +243,7 @@ class _Rules:
         if category == "head" or (category == "embedding" and self.model.tied):
             return self._head(tensor)
         if self.file == "mxfp4_moe":
-            return "mxfp4" if len(tensor.shape) > 2 and tensor.shape[-3] > 1 else "q8_0"
+            return "mxfp4" if is_expert_stack(tensor) else "q8_0"
         if category == "embedding":
             return _EMBEDDING.get(self.file, "")
         position = self.n_seen.get(category, 0)

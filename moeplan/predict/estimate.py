@@ -22,7 +22,7 @@ from moeplan.predict.explain import (
     explain_room,
     explain_speed,
 )
-from moeplan.predict.interval import closest, ideal, stretch_of, time_range
+from moeplan.predict.interval import FEW_SETUPS, closest, ideal, stretch_of, time_range
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
@@ -104,7 +104,7 @@ def estimate(
     decode_step_s, decode_spread = _span(decode, decode_regime, problem, placement, level)
     prefill_regime = residual_regime("prefill", problem, placement)
     prefill_s, prefill_spread = _span(prefill, prefill_regime, problem, placement, level)
-    stand_in = decode_spread.stand_in
+    few = decode_spread.stand_in or decode_spread.residuals.n_setups < FEW_SETUPS
     load_s = graph.file_bytes / hardware.host.storage.read_bytes_per_s
     explain_speed(problem, "decode", decode, decode_step_s, decode_spread, ledger)
     explain_speed(problem, "prefill", prefill, prefill_s, prefill_spread, ledger)
@@ -130,10 +130,10 @@ def estimate(
         flop_decode_per_token=decode.flop / workload.n_sequences,
         experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
         confidence=Confidence(
-            badge="assumed" if stand_in else decode.badge,
+            badge="assumed" if few else decode.badge,
             regime=decode_regime,
-            n_reference_setups=0 if stand_in else decode_spread.residuals.n_setups,
-            extrapolated=stand_in,
+            n_reference_setups=0 if decode_spread.stand_in else decode_spread.residuals.n_setups,
+            extrapolated=few,
             engine_status=engine.status,
         ),
         not_modelled=not_modelled

@@ -8,13 +8,14 @@ from bisect import bisect_left
 from moeplan.domain.calibration import Calibration, Residuals
 from moeplan.domain.result import PhaseTime, Range
 
-# Without a single measured setup in a regime, its parent's spread is stretched by this much on each side.
-EXTRAPOLATION_STRETCH = 1.5
-# Where no measurement speaks of the architecture, engine or type, or the RAM bandwidth is assumed. The
-# residuals are those of rows left out, many of them the only ones of their kind, so little is missing:
-# the ratio of their 80% widths, held out (docs/design/003-speed-law.md).
-UNSEEN_STRETCH = 1.15
+# A spread is stretched by this much on each side where its regime has no measured setup and its class stands
+# in; where no measurement speaks of the architecture, engine or type; where the RAM bandwidth is assumed.
+# Held-out residuals are divided by the last two before they become quantiles (docs/design/004-intervals.md).
+EXTRAPOLATION_STRETCH = 1.25
+UNSEEN_STRETCH = 1.4
 ASSUMED_STRETCH = 1.1
+# With fewer measured setups than this in a regime an answer is called extrapolated.
+FEW_SETUPS = 8
 
 
 def closest(calibration: Calibration, regime: str) -> tuple[str, Residuals, bool]:

@@ -106,3 +106,16 @@ def quantile(values: Sequence[float], level: float) -> float:
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+
+
+def binomial_band(n: int, share: float, mass: float = 0.95) -> tuple[float, float]:
+    """Between which shares of ``n`` trials, each met with probability ``share``, ``mass`` of outcomes lie."""
+    tail, total, low, high = (1.0 - mass) / 2.0, 0.0, None, n
+    for k in range(n + 1):
+        total += math.comb(n, k) * share**k * (1.0 - share) ** (n - k)
+        if low is None and total > tail:
+            low = k
+        if total >= 1.0 - tail:
+            high = k
+            break
+    return (low or 0) / n, high / n

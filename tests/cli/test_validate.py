@@ -106,3 +106,12 @@ def test_a_pipe_or_a_directory_is_no_file_of_measurements(
         ran = moeplan(*options, path)
         assert ran.code == 2
         assert ran.err.startswith(f"error: {path}: {why}")
+
+
+def test_a_report_without_rows_left_out_is_refused(
+    inside: Callable[..., Any], corpus: Path, tmp_path: Path
+) -> None:
+    files = "--output", tmp_path / "c.yaml", "--report", tmp_path / "r.md"
+    ran = inside("calibrate", "fit", "--corpus", corpus, "--no-held-out", *files)
+    assert ran.code == 2 and "--report" in ran.err
+    assert not list(tmp_path.glob("*.md"))

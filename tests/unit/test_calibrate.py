@@ -9,7 +9,15 @@ import pytest
 
 from moeplan.calibrate.fit import fit, held_out, setup_weights
 from moeplan.calibrate.priors import ALWAYS, prior
-from moeplan.calibrate.spread import conformal_quantile, independent, spreads
+from moeplan.calibrate.spread import (
+    RESIDUAL_LEVELS,
+    SetupErrors,
+    conformal_level,
+    independent,
+    setup_errors,
+    spreads,
+    weighted_quantile,
+)
 from moeplan.calibrate.system import Sample, System, names_of
 from moeplan.cost.ops import OVERLAP, Op, Scales
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
@@ -126,27 +134,86 @@ def test_every_base_coefficient_has_a_prior_of_its_own() -> None:
     assert all(prior(name).value > 0 and prior(name).spread > 0 for name in ALWAYS)
     assert prior("local.bandwidth").value == 0.9
     assert prior("local.gpu.newest.bandwidth").value == 1.0
-    assert prior("local.engine.transformers.layer_time").value == 4.0
+    assert prior("local.engine.transformers.layer_time").value == 8.0
 
 
-def test_conformal_quantiles_widen_with_fewer_setups() -> None:
-    values = [float(v) for v in range(1, 100)]
-    # 0.1 x 100/99 - 1/99 = 0.0909 of the way through 98 gaps
-    assert conformal_quantile(values, 0.1) == pytest.approx(1 + 98 * (0.1 * 100 / 99 - 1 / 99))
-    assert conformal_quantile(values, 0.5) == 50.0
-    assert conformal_quantile(values, 0.1, n=5) == 1.0  # five independent ones cannot bound a tenth
-    assert conformal_quantile(values, 0.9, n=5) == 99.0
+def test_rows_without_a_group_are_never_left_out() -> None:
+    samples = _world(0.86, 6e-5)
+    names = list(names_of(samples))
+    system = System(samples, names)
+    fitted = fit(samples, system, names)
+    residuals = held_out(samples, system, names, fitted, lambda s: s.source if s.source == "s1" else "")
+    assert {s.source for s, r in zip(samples, residuals, strict=True) if r} == {"s1"}
+
+
+def test_levels_of_few_values_are_further_out() -> None:
+    # 0.1 x 100/99 - 1/99 = 0.0909...
+    assert conformal_level(0.1, 99) == pytest.approx(0.1 * 100 / 99 - 1 / 99)
+    assert conformal_level(0.9, 99) == pytest.approx(1 - conformal_level(0.1, 99))
+    assert conformal_level(0.5, 3) == 0.5
+    assert conformal_level(0.1, 5) == 0.0  # five independent ones cannot bound a tenth
     assert independent(36, 4) == 12.0
 
 
-def test_spreads_count_a_setup_once_and_pool_what_is_rare() -> None:
-    samples = [_sample(i, seconds=1.0, source=f"s{i % 4}") for i in range(10)]
-    samples.append(samples[0]._replace(id="same setup"))
-    found = spreads(samples, ([0.1] * 11,))
-    assert found["decode/gpu/dense"][:2] == (10, 4)
-    assert set(found["decode/gpu/dense"][2]) == {0.1}
-    few = spreads([s._replace(spread="decode/disk/moe") for s in samples[:3]], ([0.1] * 3,))
-    assert set(few) == {"decode/*/moe", "decode/*/*"}
+def test_weighted_quantiles_stand_in_the_middle_of_their_share() -> None:
+    # shares 0 to 1/4, 1/4 to 3/4, 3/4 to 1: the values stand at 1/8, 1/2, 7/8
+    values = [(3.0, 1.0), (1.0, 1.0), (2.0, 2.0)]
+    assert [weighted_quantile(values, level) for level in (0.0, 0.125, 0.5, 0.875, 1.0)] == [1, 1, 2, 3, 3]
+    assert weighted_quantile(values, 0.3125) == pytest.approx(1.5)  # halfway from 1/8 to 1/2
+    assert weighted_quantile([(7.0, 1.0)], 0.9) == 7.0
+
+
+def test_setups_count_once_with_the_median_of_their_rows() -> None:
+    samples = [
+        _sample(0, seconds=1.0),
+        _sample(0, seconds=1.0),
+        _sample(0, seconds=1.0),
+        _sample(1, seconds=1.0),
+    ]
+    samples.append(_sample(2, seconds=1.0)._replace(spread=""))
+    found = setup_errors(samples, ([0.1, 0.9, 0.2, 0.5, 9.0], [0.0] * 5))
+    assert [s.errors for s in found] == [(0.2, 0.0), (0.5, 0.0)]
+
+
+def _errors(regime: str, source: str, *errors: float) -> list[SetupErrors]:
+    return [SetupErrors(regime, source, (e,)) for e in errors]
+
+
+def test_a_regime_is_as_wide_as_its_errors_and_its_class_say() -> None:
+    wide, narrow = "decode/experts/dense", "decode/gpu/dense"
+    sources = [f"s{i}" for i in range(45)]
+    setups = [e for s in sources for e in _errors(narrow, s, -0.1) + _errors(narrow, s, 0.1)]
+    setups += [e for s in sources for e in _errors(wide, s, -0.4) + _errors(wide, s, 0.4)]
+    found = spreads(setups)
+    assert set(found) == {wide, narrow, "decode/*/dense", "decode/*/*"}
+    assert found[narrow][:2] == (90, 45) and found["decode/*/*"][:2] == (180, 45)
+    # Two setups of a source count as 2^0.75: 45 x 1.6818 = 75.68 setups in a regime. The phase has four a
+    # source, mean |error| 0.25, and so has its class. Scales: (75.68 x 0.1 + 5 x 0.25) / 80.68 = 0.1093
+    # and (75.68 x 0.4 + 5 x 0.25) / 80.68 = 0.3907. Their ratio is that of the ranges at every level.
+    ratio = found[wide].log_ratios[0] / found[narrow].log_ratios[0]
+    assert ratio == pytest.approx(0.3907 / 0.1093, rel=1e-3)
+    # every residual over its scale is +-0.9149 or +-1.0238: the outermost levels meet the latter
+    assert found[wide].log_ratios[0] == pytest.approx(-0.4, rel=1e-2)
+    assert list(found[wide].log_ratios) == sorted(found[wide].log_ratios)
+    assert len(found[wide].log_ratios) == len(RESIDUAL_LEVELS)
+
+
+def test_one_setup_moves_a_regime_a_sixth_of_the_way_and_a_crowd_of_one_source_counts_less() -> None:
+    base = [e for i in range(50) for e in _errors("decode/gpu/moe", f"s{i}", -0.2, 0.2)]
+    scale = _width(spreads(base)["decode/*/*"].log_ratios)
+    lone = spreads([*base, *_errors("decode/disk/moe", "new", 2.0)])
+    assert _width(lone["decode/disk/moe"].log_ratios) > 1.5 * scale  # (2.0 + 5 x 0.2) / 6 = 2.5 x 0.2
+    assert _width(lone["decode/gpu/moe"].log_ratios) < 1.5 * scale
+    # sixteen setups of one source weigh as 16^0.75 = 8 of sources of their own
+    crowd = spreads([*base, *_errors("decode/disk/moe", "new", *[0.8] * 16)])["decode/disk/moe"]
+    eight = [e for s in "abcdefgh" for e in _errors("decode/disk/moe", s, 0.8)]
+    apart = spreads([*base, *eight])["decode/disk/moe"]
+    assert (crowd.n_setups, crowd.n_sources) == (16, 1)
+    assert _width(crowd.log_ratios) == pytest.approx(_width(apart.log_ratios), rel=0.02)
+
+
+def _width(log_ratios: tuple[float, ...]) -> float:
+    return log_ratios[8] - log_ratios[2]  # the levels 0.9 and 0.1
 
 
 def _calibration() -> Calibration:

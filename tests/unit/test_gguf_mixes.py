@@ -14,21 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from moeplan.domain.graph import Role, Tensor
 from moeplan.domain.model import (
     Block,
     DenseFfn,
-    GatedDeltaNet,
     GqaAttention,
-    Mamba2,
     MlaAttention,
     ModelSpec,
     MoeFfn,
 )
 from moeplan.domain.quant import QuantTable
 from moeplan.errors import NotModelled
-from moeplan.graph.gguf_mixes import category_of, kept_type, layer_of, mix_model, mix_types, use_more_bits
+from moeplan.graph.gguf_mixes import (
+    category_of,
+    kept_type,
+    layer_of,
+    mix_model,
+    mix_types,
+    published_experts,
+    use_more_bits,
+)
 from moeplan.graph.quantise import assign_types, bits_per_weight, bytes_by_type
 from moeplan.readers.quants import load_quants
 
@@ -237,17 +244,42 @@ def test_llama_3_8b_q4_k_m_by_tensor(table: QuantTable) -> None:
     assert (types["blk.5.attn_v.weight"], types["blk.31.attn_v.weight"]) == ("q4_k", "q6_k")
 
 
-def test_width_2880_falls_back(table: QuantTable) -> None:
-    # 2880 = 11.25 x 256 = 90 x 32: q4_k -> q5_0 (5.5 bit), q6_k -> q8_0 (8.5 bit); attn_output has
-    # rows of 64 x 64 = 4096 and stays q4_k.
-    typed = {t.name: t for t in quantised("gpt-oss-20b", "q4_k_m", table)}
-    assert typed["blk.4.ffn_down_exps.weight"].qtype == "q5_0"
-    assert typed["blk.0.ffn_down_exps.weight"].qtype == "q8_0"
+def published_gpt_oss(scheme: str, table: QuantTable) -> tuple[Tensor, ...]:
+    """As converted from the published checkpoint; the quantizer's dry runs began with 16 bits."""
+    spec, tensors = spec_of(MODELS["gpt-oss-20b"]), inventory("gpt-oss-20b")
+    return assign_types(replace(spec, architecture="gpt_oss"), tensors, scheme, table, gguf=True)
+
+
+def test_gpt_oss_keeps_its_experts_and_its_width_of_2880_falls_back(table: QuantTable) -> None:
+    # 2880 = 11.25 x 256 = 90 x 32: q4_k -> q5_0, q6_k -> q8_0; attn_output has rows of 64 x 64 = 4096 and
+    # stays q4_k. Experts stay as published, 32 of 2880 rows of 90 blocks of 17 bytes.
+    typed = {t.name: t for t in published_gpt_oss("q4_k_m", table)}
+    assert typed["blk.4.attn_q.weight"].qtype == "q5_0"
+    assert typed["blk.0.attn_v.weight"].qtype == "q8_0"
     assert typed["blk.0.attn_output.weight"].qtype == "q4_k"
     assert typed["output.weight"].qtype == "q8_0"
-    # 32 experts x 2880 rows x 90 blocks x 22 bytes
-    assert typed["blk.4.ffn_down_exps.weight"].n_bytes == 32 * 2880 * 90 * 22
-    assert bits_per_weight(typed.values()) == pytest.approx(6.04, abs=0.005)
+    for name in ("gate", "up", "down"):
+        expert = typed[f"blk.4.ffn_{name}_exps.weight"]
+        assert (expert.qtype, expert.n_bytes) == ("mxfp4", 32 * 2880 * 90 * 17)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "file_bytes"),
+    # unsloth/gpt-oss-20b-GGUF, vocabulary of about 13 MB included
+    [("q4_k_m", 11_624_759_488), ("q8_0", 12.11e9), ("f16", 13.79e9)],
+)
+def test_published_files_of_gpt_oss(scheme: str, file_bytes: float, table: QuantTable) -> None:
+    n_bytes = sum(t.n_bytes for t in published_gpt_oss(scheme, table))
+    assert 8e6 < file_bytes - n_bytes < 18e6
+
+
+def test_which_files_keep_their_experts_as_published() -> None:
+    spec = replace(spec_of(MODELS["gpt-oss-20b"]), architecture="gpt_oss")
+    assert published_experts(spec, "q8_0", gguf=True) == "mxfp4"
+    assert (
+        published_experts(spec, "mxfp4_moe", gguf=True) == published_experts(spec, "bf16", gguf=False) == ""
+    )
+    assert published_experts(replace(spec, architecture="qwen3_moe"), "q8_0", gguf=True) == ""
 
 
 def test_gemma_3_1b_has_tied_embeddings_of_width_1152(table: QuantTable) -> None:
@@ -299,51 +331,13 @@ def test_order_of_the_inventory_does_not_matter(table: QuantTable) -> None:
     assert backwards[::-1] == mix_types(model, tensors, scheme, table)
 
 
-HYBRID_ATTENTION = Block(
-    name="a",
-    mixer=GqaAttention(n_heads=16, n_kv_heads=2, head_dim=256, v_head_dim=256),
-    ffn=DenseFfn(intermediate=512),
-)
-DELTA = GatedDeltaNet(n_k_heads=16, n_v_heads=32, k_head_dim=128, v_head_dim=128, conv_width=4)
-MAMBA = Mamba2(n_heads=64, head_dim=64, n_groups=1, state_dim=128, conv_width=4)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "mixer", "heads_per_kv", "attn_v"),
-    [
-        # llama.cpp looks at the first layer. Files of Granite 4, Jamba, Nemotron-H and LFM2 state 0 K/V
-        # heads for layers without attention; those of Qwen3-Next state 2 for all, so 16 / 2 = 8.
-        # llama.cpp v0.5.0 chose the same types for files of these shapes in a dry run.
-        ("granitemoehybrid", MAMBA, 0, "q3_k"),
-        ("qwen3_next", DELTA, 8, "q4_k"),
-        ("llama", HYBRID_ATTENTION.mixer, 8, "q4_k"),
-    ],
-)
-def test_heads_per_kv_head_of_hybrids(
-    architecture: str, mixer: Any, heads_per_kv: int, attn_v: str, table: QuantTable
-) -> None:
-    first = Block(name="f", mixer=mixer, ffn=DenseFfn(intermediate=512))
-    spec = ModelSpec(
-        id="m",
-        name="m",
-        architecture=architecture,
-        hidden_size=2048,
-        vocab_size=1000,
-        context_tokens=1,
-        blocks=(first, HYBRID_ATTENTION),
-        layout=(0, 0, 0, 1),
-    )
-    tensors = (tensor("blk.3.attn_v.weight", 512, 2048),)
-    assert mix_model(spec, tensors).heads_per_kv_head == heads_per_kv
-    assert assign_types(spec, tensors, "q2_k", table)[0].qtype == attn_v
-
-
 def test_a_scheme_of_the_same_name_for_gguf_engines(table: QuantTable) -> None:
     spec, tensors = spec_of(MODELS["gpt-oss-20b"]), inventory("gpt-oss-20b")
     as_file = assign_types(spec, tensors, "mxfp4", table, gguf=True)
     assert as_file == assign_types(spec, tensors, "mxfp4_moe", table)
     half = bytes_by_type(assign_types(spec, tensors, "bf16", table, gguf=True))
     assert set(half) == {"bf16", "f32"}  # norms, biases and routers
+    assert set(bytes_by_type(published_gpt_oss("bf16", table))) == {"bf16", "f32", "mxfp4"}
     # experts MXFP4, the rest f16: the file that ggml-org published is 12.83 GiB
     unquantised = assign_types(spec, tensors, "mxfp4-f16", table)
     assert sum(t.n_bytes for t in unquantised) / 2**30 == pytest.approx(12.83, abs=0.005)

@@ -16,6 +16,7 @@ from moeplan.api.validate import score_speed, trace_row
 from moeplan.api.validation import run_validation
 from moeplan.engines.traits import find_engine
 from moeplan.errors import NotModelled, SpecError, UnknownName
+from moeplan.predict.estimate import estimate
 from moeplan.predict.interval import closest, quantile, stretch_of
 from moeplan.readers.calibration import read_calibration
 from moeplan.readers.catalog import Catalog
@@ -58,6 +59,17 @@ def test_families_of_sources() -> None:
     assert source_family("org/repo:path/file.md L1") == "org/repo"
     assert source_family("site submission 12") == "site"
     assert source_family("https://blog.example/page?x=1") == "blog.example"
+
+
+def test_a_page_that_prescribes_a_build_dates_its_rows(tmp_path: Path) -> None:
+    page = "https://github.com/ggml-org/llama.cpp/discussions/4167 via a copy"
+    lines = SPEED.splitlines()
+    cells = lines[4].split(",")  # the row without a date
+    assert cells[-1] == ""
+    cells[lines[0].split(",").index("source")] = page
+    path = tmp_path / "speed.csv"
+    path.write_text("\n".join([lines[0], lines[4], ",".join(cells), lines[1]]) + "\n")
+    assert [row.date for row in read_speed(path)] == ["", "2023-11", "2025-06"]
 
 
 def test_engines_are_found_with_a_version_behind_the_name() -> None:
@@ -215,6 +227,27 @@ def test_unseen_engines_and_assumed_ram_widen_the_range(tmp_path: Path) -> None:
     assert assumed.assumed_s > 0 and stretch_of(assumed, stand_in=False) > 1.0
     _, residuals, stand_in = closest(calibration, "decode/unheard/dense")
     assert stand_in and quantile(residuals, 0.1) < 0 < quantile(residuals, 0.9)
+
+
+@pytest.mark.parametrize(("n_setups", "extrapolated"), [(7, True), (8, False)])
+def test_a_regime_of_few_setups_has_its_own_range_and_is_called_extrapolated(
+    tmp_path: Path, n_setups: int, extrapolated: bool
+) -> None:
+    known = trace_row(_rows(tmp_path)["a"], session())
+    residuals = dict(known.problem.calibration.residuals)
+    residuals["decode/gpu/dense"] = replace(residuals["decode/gpu/dense"], n_setups=n_setups)
+    problem = known.problem._replace(calibration=replace(known.problem.calibration, residuals=residuals))
+    told = estimate(problem, known.placement, level=0.8)
+    assert (told.confidence.extrapolated, told.confidence.n_reference_setups) == (extrapolated, n_setups)
+    assert told.decode_step_s == estimate(known.problem, known.placement, level=0.8).decode_step_s
+    del residuals["decode/gpu/dense"]
+    none = estimate(
+        problem._replace(calibration=replace(problem.calibration, residuals=residuals)),
+        known.placement,
+        level=0.8,
+    )
+    assert (none.confidence.extrapolated, none.confidence.n_reference_setups) == (True, 0)
+    assert none.decode_step_s.high > told.decode_step_s.high
 
 
 def test_published_formulas_on_round_numbers() -> None:

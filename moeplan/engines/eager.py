@@ -1,0 +1,38 @@
+"""What transformers does with a cache when its operations are launched one by one."""
+
+from __future__ import annotations
+
+from moeplan.domain.model import Block, GqaAttention
+
+# torch 2.5 (October 2024) keeps what its unfused attention computes from 16-bit numbers in 32 bits.
+_WIDENS_SINCE = "2024-11"
+_IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
+
+
+def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
+    """Times that a cached byte is moved in one decode step, on a GPU or on the ``host``.
+
+    Counted by the operands of every kernel (transformers 5.24, torch 2.13): the old cache read and the longer
+    one written; keys and values repeated for all heads of a group; then either read by a fused kernel, or
+    scaled, multiplied and, in 16 bits, widened to 32. Which one runs was told from published rows, where the
+    cost of a longer context agrees to 2% over five models each: unfused on GPUs, but for packed weights since
+    2025, which compute in float16.
+    """
+    mixer = block.mixer
+    groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
+    widens = date == "" or date >= _WIDENS_SINCE
+    if host or (widens and quant not in _IN_BFLOAT16):
+        return fused(groups)
+    return unfused(groups, widened=widens)
+
+
+def fused(groups: float) -> float:
+    """Passes of ``groups`` query heads per cached head where scores stay inside the kernel."""
+    return 3.0 + 2.0 * groups if groups > 1 else 3.0
+
+
+def unfused(groups: float, *, widened: bool) -> float:
+    """Passes where keys are scaled and multiplied by kernels of their own, ``widened`` to 32 bits or not."""
+    if widened:
+        return 7.0 + 6.0 * groups if groups > 1 else 9.0
+    return 3.0 + 3.0 * groups if groups > 1 else 4.0

@@ -1,0 +1,81 @@
+"""How often transformers moves the cache in a decode step, by the operands of every kernel it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moeplan.engines.eager import fused, unfused
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+# Nothing is moved by these.
+_VIEWS = ("view", "expand", "transpose", ".t.", "squeeze", "slice", "select", "permute", "detach", "alias",
+          "as_strided", "empty", "split")  # fmt: skip
+HEAD_DIM, KV_HEADS = 64, 2
+
+
+class Traffic(TorchDispatchMode):  # type: ignore[misc]
+    """Bytes of all operands and results; a dimension that is repeated without a copy counts once."""
+
+    n_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not any(view in str(func) for view in _VIEWS):
+            self.n_bytes += sum(map(size, (args, list((kwargs or {}).values()), out)))
+        return out
+
+
+def size(x: Any) -> int:
+    """Bytes in the tensors of ``x``."""
+    if isinstance(x, torch.Tensor):
+        n: int = x.element_size()
+        for length, stride in zip(x.shape, x.stride(), strict=True):
+            n *= length if stride else 1
+        return n
+    return sum(map(size, x)) if isinstance(x, (list, tuple)) else 0
+
+
+def step_bytes(groups: int, context: int, dtype: Any, attention: str) -> int:
+    """Traffic of one decode step behind ``context`` tokens."""
+    config = transformers.LlamaConfig(
+        hidden_size=groups * KV_HEADS * HEAD_DIM, intermediate_size=64, num_hidden_layers=1, vocab_size=64,
+        num_attention_heads=groups * KV_HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD_DIM,
+        attn_implementation=attention,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+    with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]):
+        cache = model(torch.zeros(1, context, dtype=torch.long), use_cache=True).past_key_values
+        with Traffic() as traffic:
+            mask = torch.ones(1, context + 1, dtype=torch.long)
+            model(
+                torch.zeros(1, 1, dtype=torch.long),
+                past_key_values=cache,
+                use_cache=True,
+                attention_mask=mask,
+            )
+    return traffic.n_bytes
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("dtype", "attention", "expected"),
+    [
+        ("bfloat16", "sdpa", lambda g: unfused(g, widened=True)),
+        ("float32", "sdpa", lambda g: unfused(g, widened=False)),
+        ("bfloat16", "eager", fused),
+    ],
+)
+def test_passes_over_the_cache(groups: int, dtype: str, attention: str, expected: Any) -> None:
+    kind = getattr(torch, dtype)
+    short, long = (step_bytes(groups, n, kind, attention) for n in (512, 1024))
+    token = 2 * KV_HEADS * HEAD_DIM * torch.tensor([], dtype=kind).element_size()
+    # scores and the mask are not counted by the formulas: a row of the context beside 64 of keys and values
+    assert (long - short) / (512 * token) == pytest.approx(expected(groups), rel=0.09)

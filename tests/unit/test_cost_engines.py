@@ -1,0 +1,85 @@
+"""Terms that a build, a backend or the size of a chip brings with it."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Op
+from moeplan.cost.rates import gpu_rates
+from moeplan.cost.work import Step
+from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.eager import cache_passes
+from moeplan.engines.traits import find_engine
+from moeplan.predict.placement import on_gpus, split
+from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, workload
+
+LLAMA, MLX = find_engine("llama.cpp"), find_engine("mlx")
+
+
+def apple(id: str) -> GpuSpec:
+    return replace(gpu(unified=True), id=id, vendor="apple", architecture="M4")
+
+
+@pytest.mark.parametrize(
+    ("id", "size"),
+    [
+        ("apple-m4", "base"),
+        ("apple-m4-pro", "pro"),
+        ("apple-m3-max-40-core", "max"),
+        ("apple-m2-ultra", "ultra"),
+    ],
+)
+def test_each_size_of_apples_chips_has_a_share_of_its_bandwidth(id: str, size: str) -> None:
+    moving = gpu_rates(apple(id), LLAMA, "", "q4_k", vector=True).weights[0]
+    assert f"local.apple.{size}.bandwidth" in moving
+    assert f"local.apple.{id[6:8]}.bandwidth" in moving
+
+
+def test_metals_kernels_ran_one_after_another_before_september_2025() -> None:
+    def serial(engine: str, date: str, chip: GpuSpec) -> bool:
+        rates = gpu_rates(chip, find_engine(engine), date, "q4_k", vector=True)
+        return "local.apple.serial.layer_time" in rates.fixed
+
+    m4 = apple("apple-m4")
+    assert serial("llama.cpp", "2025-08-31", m4) and serial("ollama", "2023-11", m4)
+    assert not serial("llama.cpp", "2025-09-14", m4) and not serial("llama.cpp", "", m4)
+    assert not serial("mlx", "2024-05", m4) and not serial("llama.cpp", "2024-05", gpu())
+
+
+def test_vulkan_is_llama_cpp_with_its_own_routing_time() -> None:
+    engine = find_engine("llama.cpp (Vulkan)")
+    assert (engine.id, engine.backend, LLAMA.backend) == ("llama.cpp", "vulkan", "")
+    graph, hardware = graph_of(moe_spec()), machine((gpu(),))
+    placement = on_gpus(graph, hardware, engine)
+    ops = step_ops(graph, hardware, workload(), placement, engine, Step(1, 1, 0, 1))[0]
+    routed = [op for op in ops if "local.moe.layer_time" in op.moving]
+    assert routed and all("local.vulkan.moe.layer_time" in op.moving for op in routed)
+    dense = graph_of(dense_spec())
+    ops = step_ops(dense, hardware, workload(), on_gpus(dense, hardware, engine), engine, Step(1, 1, 0, 1))[0]
+    assert not any("vulkan" in name for op in ops for name in op.moving)
+
+
+def test_a_gpu_that_waits_for_the_host_is_not_held_by_its_power() -> None:
+    hardware = machine((replace(gpu(), tdp_w=300.0),))
+    graph = graph_of(dense_spec(n_layers=4))
+    whole = on_gpus(graph, hardware, LLAMA)
+    half = split(graph, hardware, LLAMA, gpu_layers=2, cpu_moe=0)
+
+    def drawing(placement: object) -> list[Op]:
+        ops = step_ops(graph, hardware, workload(), placement, LLAMA, Step(512, 1, 0, 1))[0]  # type: ignore[arg-type]
+        return [op for op in ops if op.drawing_s]
+
+    assert drawing(whole) and not drawing(half)
+
+
+def test_how_often_transformers_moves_the_cache() -> None:
+    block = dense_spec().blocks[0]
+    groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]
+    assert groups > 1
+    assert cache_passes(block, "bf16", "2024-10", host=False) == 3 + 3 * groups
+    assert cache_passes(block, "bf16", "2025-05", host=False) == 7 + 6 * groups
+    assert cache_passes(block, "awq4", "2024-10", host=False) == 3 + 3 * groups
+    assert cache_passes(block, "awq4", "", host=False) == 3 + 2 * groups
+    assert cache_passes(block, "bf16", "2025-05", host=True) == 3 + 2 * groups

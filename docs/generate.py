@@ -22,6 +22,7 @@ import model_accuracy
 import yaml
 
 import moeplan
+from moeplan.engines.options import OPTIONS, engines_with
 from moeplan.readers.corpus import SpeedRow, read_speed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,11 +197,20 @@ def _setting(row: SpeedRow) -> str:
     return "`" + " ".join(parts) + "`"
 
 
+def _engine_options() -> str:
+    """Options of `estimate` that not every engine has."""
+    lines = ["| option | engines that have it |", "|---|---|"]
+    for field, option in OPTIONS.items():
+        lines.append(f"| `{option.flag}` | {', '.join(engines_with(field))} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "scenarios": _scenarios,
     "kv-per-token": _kv_per_token,
     "residuals": _residuals,
     "sweeps": _sweeps,
+    "engine-options": _engine_options,
     **model_accuracy.TABLES,
 }
 

@@ -2,6 +2,7 @@
 
     MoeplanError
     ├── SpecError           a file or value that cannot be read        exit 2
+    │   └── OptionError     an option that the engine does not have        exit 2
     ├── UnknownName         no such model, machine, quant, key         exit 2
     ├── NotModelled         known, but moeplan has no formula for it   exit 2
     ├── Infeasible          does not fit; need, have, smallest fix     exit 1
@@ -63,6 +64,14 @@ class SpecError(MoeplanError):
         where = self.location
         text = f"{where}: {self.message}" if where else self.message
         return f"{text} ({self.hint})" if self.hint else text
+
+
+class OptionError(SpecError):
+    """An option that the engine does not have, or not with this value; ``field`` is that of the request."""
+
+    def __init__(self, message: str, *, field: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class UnknownName(MoeplanError):

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from moeplan.domain.quant import QuantTable
+from moeplan.readers.quants import load_quants
+
 # A shared CI machine pauses at will: no deadlines. `ci` is the same on every run, so that a red build is
 # about the change; `thorough` is for looking for trouble: HYPOTHESIS_PROFILE=thorough pytest tests/property
 _slow_machine = [HealthCheck.too_slow]
@@ -31,3 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repo() -> Path:
     """The root of the repository (or of an unpacked sdist)."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def quants() -> QuantTable:
+    """The quantisation types and schemes."""
+    return load_quants()

@@ -13,7 +13,7 @@ from moeplan.api.check_results import Case, digest, fingerprints, result_of
 from moeplan.api.check_sizing import Sizer
 from moeplan.domain.budget import Budget, BudgetCase, CaseResult, CheckReport, DeploymentEntry
 from moeplan.domain.request import EstimateRequest, MachineFlags
-from moeplan.errors import MoeplanError, NotModelled, SpecError, UnknownName
+from moeplan.errors import MoeplanError, NotModelled, OptionError, SpecError, UnknownName
 
 if TYPE_CHECKING:
     from moeplan.check.launch import Sizing
@@ -89,9 +89,13 @@ class Checker:
 
     def file(self, name: str) -> list[CaseResult]:
         """The results of one file."""
+        from moeplan.readers.paths import require_file
+
         path = self.root / name
         if _holds_budgets(path):
             return list(self.budget_file(path))
+        self.refuse_own(path)
+        require_file(path)
         if not self.options.names_machine:
             raise SpecError(
                 f"{name}: --hardware is needed: the file says how many GPUs, not which",
@@ -102,6 +106,22 @@ class Checker:
             ignore_flags=self.options.ignore_flags,
         )  # fmt: skip
         return list(self.deployment(entry))
+
+    def refuse_own(self, path: Path) -> None:
+        """Raise for a file that describes a machine, a model or the like: nothing is deployed there."""
+        from moeplan.readers.own_files import HARDWARE, kind_of_file
+
+        kind = kind_of_file(path)
+        if not kind:
+            return
+        help = "moeplan check FILE --hardware a100-sxm-80gb, or a budget file: moeplan schema budget"
+        if kind in HARDWARE:
+            help = f"moeplan check FILE --hardware {self.shown(path)} checks FILE on it"
+        raise SpecError(
+            f"describes {kind}; expected are budgets (moeplan.check.yaml) or a deployment",
+            path=self.shown(path),
+            help=help,
+        )
 
     # ── budget files ──────────────────────────────────────────────────────────────────────────
 
@@ -120,7 +140,9 @@ class Checker:
         try:
             sized = self.sizer.size(asked.request)
         except MoeplanError as error:
-            raise placed(error, asked.file, asked.line, f"case {asked.id}") from None
+            field = error.field if isinstance(error, OptionError) else ""
+            file, line, column = asked.places.get(field, (asked.file, asked.line, 0))
+            raise placed(error, file, line, f"case {asked.id}", column) from None
         case = Case(id=asked.id, sized=sized, file=asked.file, line=asked.line)
         yield from self.results(case, asked.budgets)
 
@@ -176,6 +198,7 @@ class Checker:
             id_ = f"{launch.path}:{name}" + (f"#{n}" if n > 1 else "")
             yield from self.launch(id_, sizing, entry)
         if not found:
+            self.refuse_own(path)
             what = (
                 f"no engine named {entry.only!r}"
                 if entry.only
@@ -280,6 +303,8 @@ class Checker:
         request = _with_overrides(sizing.request, entry.overrides)
         try:
             sized = self.sizer.size(request, sizing.static_frac)
+        except OptionError as error:
+            raise placed(error, launch.path, sizing.line_of(error.field), launch.name) from None
         except MoeplanError as error:
             raise placed(error, launch.path, line, launch.name) from None
         case = Case(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from msgspec.structs import replace
 
@@ -85,7 +85,7 @@ def run_compare(request: CompareRequest, catalog: Catalog) -> Comparison:
     if request.mfu_frac is None:
         common.append(f"training MFU {DEFAULT_MFU_FRAC}: {MFU_NOTE}")
     models = _compared(entries, request, session, mfu_frac)
-    shared, own = _shared([list(entry.assumptions) for entry in entries])
+    shared, own = _shared([list(model.estimate.assumptions) for model in models])
     notes, own_notes = _shared([list(model.not_modelled) for model in models])
     labels = [model.label for model in models]
     return Comparison(
@@ -110,7 +110,19 @@ class _Entry(NamedTuple):
 
 
 def _check(request: CompareRequest) -> None:
+    from moeplan.api.asked import check_count, check_name, check_request
+
     n = len(request.models)
+    for model in request.models:
+        check_name(model, "model")
+    check_request(replace(request.base, model=request.models[0] if n else "none"))
+    if n == 0:
+        raise SpecError("compare needs two models, or one MoE and --twin active, total or memory")
+    if request.twin is not None and request.twin not in get_args(TwinKind):
+        raise SpecError(f"--twin: expected one of {', '.join(get_args(TwinKind))}, got {request.twin!r}")
+    for batch in request.batches:
+        check_count(batch, "--batches")
+    check_count(request.lora_rank, "--lora-rank")
     if n > MAX_MODELS:
         raise SpecError(f"compare takes at most {MAX_MODELS} models, got {n:,}")
     twice = [model for model, count in Counter(request.models).items() if count > 1]
@@ -124,8 +136,8 @@ def _check(request: CompareRequest) -> None:
         raise SpecError(f"--lora-rank: expected 1 to {MAX_RANK:,}, got {request.lora_rank:,}")
     if request.mfu_frac is not None and not 0 < request.mfu_frac <= 1:
         raise SpecError(f"--mfu: expected a number above 0 and at most 1, got {request.mfu_frac:g}")
-    if not 1 <= len(request.batches) <= MAX_BATCHES or min(request.batches) < 1:
-        raise SpecError(f"--batches: expected 1 to {MAX_BATCHES} batch sizes of at least 1")
+    if not 1 <= len(request.batches) <= MAX_BATCHES:
+        raise SpecError(f"--batches: expected 1 to {MAX_BATCHES} batch sizes")
 
 
 def _one_context(request: CompareRequest, session: Session, assumptions: list[str]) -> EstimateRequest:

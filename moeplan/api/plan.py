@@ -116,7 +116,7 @@ def plan_on(request: PlanRequest, session: Session, hardware: str | None, *, bri
         changes=() if best or brief else helpful_changes(space, request),
         what_if=what_if(space, request, best) if best and request.what_if and not brief else (),
         n_candidates=search.n_candidates,
-        assumptions=tuple(space.assumptions),
+        assumptions=(*space.assumptions, *(chosen.estimate.assumptions if chosen else ())),
         not_modelled=(*space.not_modelled, *_not_modelled(space)),
     )
     from msgspec.structs import replace
@@ -135,6 +135,20 @@ def search_space(space: Space, request: PlanRequest) -> Search:
 
 
 def _check(request: PlanRequest) -> None:
+    from typing import get_args
+
+    from moeplan.api.asked import check_count, check_name, check_positive, check_request
+
+    if request.objective not in get_args(Objective):
+        known = ", ".join(get_args(Objective))
+        raise SpecError(f"--objective: expected one of {known}, got {request.objective!r}")
+    for name in request.hardware:
+        check_name(name, "hardware")
+    check_request(request.base)
+    check_count(request.limits.min_context_tokens, "--min-context")
+    check_positive(request.limits.min_tokens_per_s, "--min-tps")
+    check_positive(request.limits.max_ttft_s, "--max-ttft-ms")
+    check_count(request.n_alternatives, "--alternatives", low=0)
     if request.objective == "quality" and request.limits.min_tokens_per_s is None:
         raise SpecError("--objective quality needs a floor of speed", hint="add --min-tps 10, say")
     if request.objective == "cheapest" and not request.hardware:

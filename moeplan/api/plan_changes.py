@@ -194,13 +194,16 @@ def _paged(space: Space, request: PlanRequest) -> _Tried | None:
 
 
 def _least(attempt: Callable[[int], Found | None], what: str) -> _Tried | None:
-    """The smallest whole number of GiB with a plan: doubling, then halving the gap."""
+    """The smallest whole number of GiB with a plan: doubling, then halving the gap.
+
+    The most is tried first: where no amount helps, that is all.
+    """
+    if attempt(MOST_GIB) is None:
+        return None
     high, found = 1, attempt(1)
-    while found is None and high < MOST_GIB:
+    while found is None:
         high *= 2
         found = attempt(high)
-    if found is None:
-        return None
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2

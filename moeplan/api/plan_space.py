@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from moeplan.api.workload import build_workload
 from moeplan.domain.plan import PlanRequest, Rejected
+from moeplan.engines.options import has_cache
 from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
-from moeplan.errors import NotModelled, SpecError
+from moeplan.errors import NotModelled, OptionError, SpecError
 from moeplan.predict.estimate import TIGHT_BYTES
 from moeplan.search.search import Variant
 from moeplan.units import fmt_bytes
@@ -69,6 +70,8 @@ class Space:
                 continue
             machine = hardware or problem.hardware
             for kv in kv_types or self.request.kv_types or (self._base.kv_type or "f16",):
+                if not has_cache(engine, kv):
+                    continue
                 for batch in self._batches():
                     for ubatch in self._ubatches(engine, problem):
                         base = replace(
@@ -196,12 +199,12 @@ class Space:
                     replace(self._base, quant=quant, engine=engine.id, batch=None, ubatch=ubatch), notes
                 )
             except (NotModelled, SpecError) as error:
-                if stated:
+                if stated or (isinstance(error, OptionError) and len(self.engines) == 1):
                     raise
                 self._gap(f"{quant} with {engine.id}: {error}")
                 continue
             self.assumptions += [note for note in notes if note not in self.assumptions]
-            yield problem, problem.graph.weights_bytes * 8 / problem.graph.params.total
+            yield problem, problem.graph.file_bytes * 8 / problem.graph.params.total
 
     def _expert_group(self, quant: str) -> int:
         """Columns of an expert that share a scale and cannot be cut: 1 where there are none.

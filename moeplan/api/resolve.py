@@ -84,6 +84,15 @@ class Session:
             self._graphs[key] = self._build_graph(self.source(model), quant, gguf)
         return self._graphs[key]
 
+    def loaded(self, model: str, quant: str, engine: EngineTraits) -> ModelGraph:
+        """``graph`` as ``engine`` keeps it in memory."""
+        from moeplan.graph.loaded import as_loaded
+
+        key = (model, f"{quant} in {engine.id}", engine.gguf)
+        if key not in self._graphs:
+            self._graphs[key] = as_loaded(self.graph(model, quant, gguf=engine.gguf), engine)
+        return self._graphs[key]
+
     def _build_graph(self, source: Any, quant: str, gguf: bool) -> ModelGraph:
         from moeplan.graph.inventory import build_tensors, summarise
         from moeplan.graph.quantise import assign_types
@@ -98,10 +107,11 @@ class Session:
 
         Within 1% the two differ by header and rounding; beyond a factor of 1.6 the file is another one.
         """
-        ratio = file_bytes / graph.weights_bytes
+        ratio = file_bytes / graph.file_bytes
         if abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6:
             return graph
-        key = (graph.spec.id, f"{graph.quant}@{file_bytes:.0f}", graph.origin == "rules")
+        size = f"{graph.quant}@{file_bytes:.0f} for {graph.weights_bytes}"
+        key = (graph.spec.id, size, graph.origin == "rules")
         if key not in self._graphs:
             from moeplan.graph.resize import resized
 
@@ -129,12 +139,13 @@ class Session:
 
     def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
+        from moeplan.api.asked import check_request
         from moeplan.api.workload import build_workload
+        from moeplan.engines.options import refuse_foreign
         from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
 
-        if not 0 < request.level < 1:
-            raise SpecError(f"--level must lie between 0 and 1, got {request.level}")
+        check_request(request)
         source = self.source(request.model)
         quant = request.quant or source.file_quant
         if quant is None:
@@ -147,12 +158,13 @@ class Session:
             kind, quant_id = scheme.kind, scheme.id
         hardware = self._machine(request)
         engine = self._engine(request, kind, quant_id, hardware, assumptions)
+        refuse_foreign(request, engine, source.spec)
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
         asked = 1 if request.expert_parallel is None else request.expert_parallel
         _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
-        graph = self.graph(request.model, quant_id, gguf=engine.gguf)
+        graph = self.loaded(request.model, quant_id, engine)
         if graph.origin == "rules" and (kept := published_experts(source.spec, quant_id, gguf=engine.gguf)):
             assumptions.append(f"experts in {kept}: files of this model keep them so, whatever their type")
         workload = build_workload(request, source.spec, engine, assumptions)
@@ -209,25 +221,8 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
     from msgspec.structs import replace
 
     if request.memory_utilization is not None:
-        if not 0 < request.memory_utilization <= 1:
-            raise SpecError(f"the share of memory must lie in 0..1, got {request.memory_utilization}")
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
-    if not engine.gguf and (option := _llama_option(request, engine)):
-        owner = "llama.cpp's and vLLM's" if option == "--swa-full" else "llama.cpp's"
-        raise SpecError(f"{option}: {engine.id} has no such option; it is {owner}")
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
-
-
-def _llama_option(request: EstimateRequest, engine: EngineTraits) -> str:
-    """The first option of ``request`` that only llama.cpp and its kin know; empty without one."""
-    asked = {
-        "--slots": request.slots is not None,
-        "--kv-unified": request.kv_unified,
-        "--swa-full": request.swa_full and engine.window_cache != "hybrid",
-        "--no-repack": not request.repack,
-        "--no-kv-offload": not request.kv_offload,
-    }
-    return next((option for option, given in asked.items() if given), "")
 
 
 def _sharded(
@@ -264,15 +259,11 @@ def _check_expert_parallel(asked: int, spec: ModelSpec, engine: EngineTraits, n_
     from moeplan.domain.model import MoeFfn
     from moeplan.errors import NotModelled
 
-    if asked < 1:
-        raise SpecError(f"--ep must be at least 1, got {asked}")
     if asked == 1:
         return
     counts = sorted({block.ffn.n_experts for block in spec.blocks if isinstance(block.ffn, MoeFfn)})
     if not counts:
         raise SpecError(f"--ep {asked}: {spec.id} has no experts to share")
-    if not engine.expert_parallel:
-        raise NotModelled(f"--ep above 1 with {engine.id}", "vllm, sglang and tensorrt-llm have it")
     if asked != n_gpus:
         raise NotModelled(
             f"--ep {asked} over {n_gpus} GPU{'s' * (n_gpus > 1)}", "experts are shared by all GPUs of --tp"

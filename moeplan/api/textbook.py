@@ -82,5 +82,7 @@ def textbook(
 
 
 def _check(option: str, value: float, largest: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(f"{option}: expected a number, got {value!r}")
     if not (math.isfinite(value) and 1e-9 <= value <= largest):
         raise SpecError(f"{option}: expected a number above zero and at most {largest:g}; got {value:g}")

@@ -11,6 +11,7 @@ from moeplan.api.resolve import Session
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.timing import time_of
+from moeplan.cost.work import running
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
@@ -131,16 +132,22 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
     """(operations, tokens produced) of a decode step, a whole prefill, or a request with both."""
     graph, hardware, work, engine, _ = problem
     if phase == "decode":
-        ops, _, _ = step_ops(graph, hardware, work, placement, engine, decode_step(work))
-        return ops, work.n_sequences
+        return _decode_ops(problem, placement), work.n_sequences
     step, n_steps = prefill_step(work)
     ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
     n_passes = passes(n_steps, placement, engine)
     prefill = [op.times(n_passes) for op in ops]
     if phase == "prefill":
         return prefill, work.n_sequences * work.prompt_tokens
-    ops, _, _ = step_ops(graph, hardware, work, placement, engine, decode_step(work))
-    return [*prefill, *(op.times(work.output_tokens) for op in ops)], work.n_sequences * work.output_tokens
+    decode = _decode_ops(problem, placement)
+    return [*prefill, *(op.times(work.output_tokens) for op in decode)], work.n_sequences * work.output_tokens
+
+
+def _decode_ops(problem: Problem, placement: Placement) -> list[Op]:
+    graph, hardware, work, engine, _ = problem
+    step = decode_step(work)
+    graph, placement = running(graph, placement, step)
+    return step_ops(graph, hardware, work, placement, engine, step)[0]
 
 
 def _cpu_of(row: SpeedRow, session: Session) -> str:

@@ -75,8 +75,8 @@ def build_workload(
         kv_unified=request.kv_unified,
         swa_full=request.swa_full,
         output_rows=None if request.output_rows is None else count(request.output_rows, 1, "output_rows", ""),
-        repack=request.repack,
-        kv_offload=request.kv_offload,
+        repack=request.repack is not False,
+        kv_offload=request.kv_offload is not False,
     )
 
 

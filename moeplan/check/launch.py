@@ -9,28 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from moeplan.check.override import moved_layers
+from moeplan.check.stated import Stated
+from moeplan.check.stated_types import kv_type, quant
 from moeplan.domain.deployment import Launch, ServeSettings
 from moeplan.domain.model import ModelSpec
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.value import Value
-from moeplan.errors import NotModelled, SpecError
+from moeplan.errors import NotModelled
 
 # What llama-server opens by itself, on a unified cache (tools/server/server.cpp, November 2026).
 _AUTO_SLOTS = 4
-_KV_NAMES = {"auto": "", "bfloat16": "bf16", "float16": "f16", "half": "f16"}
-# What a method named on the command line makes of a 16-bit checkpoint. vLLM 0.33 and SGLang 0.5
-# (bitsandbytes: 4-bit NF4), TGI 3.3 (bitsandbytes: 8 bits).
-_METHODS = {
-    "fp8": "fp8", "awq": "awq", "awq_marlin": "awq", "gptq": "gptq", "gptq_marlin": "gptq", "marlin": "gptq",
-    "bitsandbytes": "bnb-nf4", "mxfp4": "mxfp4", "mxfp8": "mxfp8", "w8a8_int8": "int8",
-    "w8a8_fp8": "fp8-channel",
-    "bitsandbytes-nf4": "bnb-nf4", "bitsandbytes-fp4": "bnb-fp4", "eetq": "int8", "moe_wna16": "gptq",
-}  # fmt: skip
-# These only name the format of the checkpoint; its name has to tell the widths.
-_FORMATS = frozenset(
-    {"compressed-tensors", "modelopt", "modelopt_fp4", "modelopt_fp8", "gguf", "auto-round", "exl2", "quark"}
-)
-_TYPES = {"float32": "f32", "float": "f32"}
 
 
 class Sizing(Value):
@@ -76,7 +64,7 @@ def sizing_of(
     )
 
 
-class _Builder:
+class _Builder(Stated):
     def __init__(
         self,
         launch: Launch,
@@ -86,34 +74,12 @@ class _Builder:
         n_machine_gpus: int | None,
         has_quant: bool,
     ) -> None:
-        self.launch = launch
-        self.settings = settings
-        self.spec = spec
+        super().__init__(launch, settings, spec)
         self.named_quant = named_quant
         self.n_machine_gpus = n_machine_gpus
         self.has_quant = has_quant
-        self.table = settings.table
-        self.llama = settings.table.engine in ("llama.cpp", "ollama")
-        self.notes: list[str] = list(launch.notes)
         self.impossible = ""
         self.impossible_line = 0
-
-    def value(self, means: str) -> Any:
-        """The value of a setting, or None."""
-        setting = self.settings.get(means)
-        return None if setting is None else setting.value
-
-    def error(self, means: str, message: str, hint: str | None = None) -> SpecError:
-        """A SpecError at the setting that means ``means``."""
-        setting = self.settings.get(means)
-        word = setting.word if setting else None
-        return SpecError(
-            message,
-            path=self.launch.path,
-            line=(word.line if word else 0) or self.launch.line,
-            column=word.column if word else None,
-            hint=hint,
-        )
 
     def build(self, model: str, hardware: str | None, machine: MachineFlags) -> Sizing:
         """Everything put together."""
@@ -131,11 +97,11 @@ class _Builder:
             model=model,
             hardware=hardware,
             machine=flags,
-            quant=self.quant(),
+            quant=None if self.has_quant else quant(self, self.named_quant),
             engine=self.table.engine,
             context=context,
             batch=batch,
-            kv_type=self.kv_type(),
+            kv_type=kv_type(self),
             ubatch=self.value("ubatch"),
             flash_attention=self.value("flash_attention"),
             gpu_layers=gpu_layers,
@@ -229,19 +195,6 @@ class _Builder:
         if not self.impossible:
             self.impossible, self.impossible_line = why, line or self.launch.line
 
-    def flag(self, means: str) -> str:
-        """The option that means ``means``, as the file writes it or as the engine calls it."""
-        from moeplan.engines.flags import long_flag, option_that_means
-
-        setting = self.settings.get(means)
-        option = option_that_means(self.table, means)
-        return setting.flag if setting and setting.flag else (long_flag(option) if option else means)
-
-    def line(self, means: str) -> int:
-        """Where the setting stands, else where the GPUs do, else where the launch does."""
-        setting = self.settings.get(means)
-        return (setting.word.line if setting else 0) or self.launch.gpus_line or self.launch.line
-
     # ── sizes ─────────────────────────────────────────────────────────────────────────────────
 
     def context(self) -> tuple[int | Any, int, int]:
@@ -303,60 +256,6 @@ class _Builder:
     def utilization(self) -> float | None:
         """The share of memory; SGLang's is of weights and cache alone and is judged apart."""
         return 1.0 if self.value("static_fraction") is not None else self.value("memory_utilization")
-
-    def kv_type(self) -> str | None:
-        """One name, or K and V apart."""
-        k, v = self.value("kv_type_k"), self.value("kv_type_v")
-        if k or v:
-            return f"{k or 'f16'},{v or 'f16'}"
-        name = self.value("kv_type")
-        if name is None:
-            return None
-        name = _KV_NAMES.get(str(name), str(name))
-        return ("fp8" if name.startswith("fp8") else name) or None
-
-    def quant(self) -> str | None:
-        """The quantisation: the name of the model says it, else the options, else the model's own."""
-        if self.has_quant:
-            return None
-        method = self.value("quant_method")
-        if self.named_quant is not None:
-            return self.named_quant
-        if method is not None and method in _FORMATS:
-            raise self.error(
-                "quant_method", f"{method} does not say how many bits, nor does the model's name"
-            )
-        if method is not None and str(method) != "none":
-            if self.table.id == "tgi" and method == "bitsandbytes":
-                return "bnb-int8"
-            return _METHODS.get(str(method), str(method))
-        if self.llama:
-            return self.llama_quant()
-        dtype = _TYPES.get(str(self.value("dtype")))
-        return dtype if dtype and self.spec.native_quant in ("bf16", "f16") else None
-
-    def llama_quant(self) -> str:
-        """What a GGUF name without a type means: a default where the engine has one, else nothing."""
-        model = self.settings.get("model")
-        if self.table.default_quant and model is not None and not str(model.value).endswith(".gguf"):
-            self.notes.append(
-                f"quantisation {self.table.default_quant}: what {self.table.id} takes without a tag"
-            )
-            return self.table.default_quant
-        if (
-            model is not None
-            and model.flag.startswith(("-hf", "--hf", "LLAMA_ARG_HF"))
-            and "model_file" not in self.settings.settings
-        ):
-            # gpt-oss is published as one MXFP4 file; elsewhere llama.cpp looks for Q4_K_M
-            quant = "mxfp4" if self.spec.native_quant == "mxfp4" else "q4_k_m"
-            self.notes.append(f"quantisation {quant}: what llama.cpp takes of a repository by itself")
-            return quant
-        raise self.error(
-            "model",
-            "the name of the model file does not tell its quantisation",
-            "name it as it was published, such as Mixtral-8x7B-Q4_K_M.gguf",
-        )
 
     # ── placement ─────────────────────────────────────────────────────────────────────────────
 

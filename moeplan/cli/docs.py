@@ -26,7 +26,8 @@ _HEAD = """\
 Generated from the program by `python -m moeplan.cli.docs --write`.
 
 Sizes take a unit (`24GiB`, `24GB`) or are plain numbers in the unit of the option's name; GB/s is 10^9 bytes
-per second. The result goes to stdout, notes and errors to stderr.
+per second. The result goes to stdout, notes and errors to stderr. In a pipe or a file the rows
+of a list are whole; `COLUMNS` sets a width.
 
 | exit code | means |
 |---|---|

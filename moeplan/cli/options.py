@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from moeplan.domain.workload import PlacementKind
+from moeplan.domain.workload import MAX_COUNT, PlacementKind
 from moeplan.errors import NotModelled, SpecError
 
 if TYPE_CHECKING:
     from moeplan.domain.request import EstimateRequest, MachineFlags
     from moeplan.readers.catalog import Catalog
-
-MAX_COUNT = 10**9
-"""No option that counts something takes more; beyond lie typing errors."""
 
 # ── where results go ────────────────────────────────────────────────────────────────────────────
 
@@ -115,10 +112,11 @@ Mmap = Annotated[
     bool | None, _engine("--mmap/--no-mmap", "Map weights in RAM from the file. Default: the engine's.")
 ]
 Repack = Annotated[
-    bool, _engine("--repack/--no-repack", "llama.cpp without a GPU: a second copy of 4-bit matrices.")
+    bool | None, _engine("--repack/--no-repack", "llama.cpp without a GPU: a second copy of 4-bit matrices.")
 ]
 KvOffload = Annotated[
-    bool, _engine("--kv-offload/--no-kv-offload", "Keep the cache of layers on a GPU there.")
+    bool | None,
+    _engine("--kv-offload/--no-kv-offload", "Keep the cache of layers on a GPU there, as is the default."),
 ]
 Utilization = Annotated[
     str | None,
@@ -198,7 +196,9 @@ def count(text: str | None, option: str, low: int = 1, words: tuple[str, ...] = 
     if number is None or not low <= number <= MAX_COUNT:
         high = f" to {MAX_COUNT:,}" if number is not None and number > MAX_COUNT else " or more"
         what = " or ".join([f"a whole number, {low}{high},", *words]).removesuffix(",")
-        raise SpecError(f"{option}: expected {what}; got {shown(text)}")
+        thousands = digits[:-1] if digits[-1:] in ("k", "K") and digits[:-1].isdecimal() else ""
+        hint = f"write {int(thousands) * 1024}" if 0 < len(thousands) < 7 else None
+        raise SpecError(f"{option}: expected {what}; got {shown(text)}", hint=hint)
     return number
 
 
@@ -312,8 +312,8 @@ def _engine_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "kv_unified": given.get("kv_unified", False),
         "swa_full": given.get("swa_full", False),
         "mmap": given.get("mmap"),
-        "repack": given.get("repack", True),
-        "kv_offload": given.get("kv_offload", True),
+        "repack": given.get("repack"),
+        "kv_offload": given.get("kv_offload"),
         "memory_utilization": None
         if share is None
         else fraction(share, "--gpu-memory-utilization", high=True),

@@ -26,7 +26,7 @@ def emit_lines(draw: Callable[[Screen], Iterable[Line]], output: str | None) -> 
 
         Console(highlight=False).print(painted(draw(Screen(width(), True))), soft_wrap=True, end="")
         return
-    emit(plain(draw(Screen(width(), False))), output)
+    emit(plain(draw(Screen(width(), False, _is_whole(output)))), output)
 
 
 def emit(text: str, output: str | None) -> None:
@@ -46,7 +46,7 @@ def emit(text: str, output: str | None) -> None:
 def emit_listing(
     listing: Callable[[], Listing], json: Callable[[], object], format: str, output: str | None
 ) -> None:
-    """A list in the format asked for; in a pipe its rows are whole, on a terminal they fit."""
+    """A list in the format asked for."""
     from moeplan.report.listing import listing_lines, listing_markdown
 
     if format == "json":
@@ -54,8 +54,7 @@ def emit_listing(
     elif format == "markdown":
         emit(listing_markdown(listing()), output)
     else:
-        whole = _is_whole(output)
-        emit_lines(lambda screen: listing_lines(listing(), None if whole else screen), output)
+        emit_lines(lambda screen: listing_lines(listing(), screen), output)
 
 
 def emit_card(card: Callable[[], Card], json: Callable[[], object], format: str, output: str | None) -> None:
@@ -67,12 +66,12 @@ def emit_card(card: Callable[[], Card], json: Callable[[], object], format: str,
     elif format == "markdown":
         emit(card_markdown(card()), output)
     else:
-        emit_lines(lambda screen: card_lines(card(), screen, whole=_is_whole(output)), output)
+        emit_lines(lambda screen: card_lines(card(), screen), output)
 
 
 def _is_whole(output: str | None) -> bool:
-    """Whether rows go to a program or a file, which want them whole, not to a screen."""
-    return output is not None or not is_terminal()
+    """Whether rows go to a program or a file, which want them whole, and nobody said how wide (COLUMNS)."""
+    return (output is not None or not is_terminal()) and not os.environ.get("COLUMNS")
 
 
 def emit_json(value: object, output: str | None) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import LayerWeights, ModelGraph
 from moeplan.domain.model import Block, GqaAttention, MlaAttention, MoeFfn
@@ -68,6 +70,22 @@ class _Kinds(NamedTuple):
     main_type: str
 
 
+def running(graph: ModelGraph, placement: Placement, step: Step) -> tuple[ModelGraph, Placement]:
+    """The layers that ``step`` goes through: an encoder's run over the prompt alone."""
+    blocks = graph.spec.blocks
+    if step.tokens_per_sequence > 1 or not any(block.encoder for block in blocks):
+        return graph, placement
+    kept = [i for i, weights in enumerate(graph.layers) if not blocks[weights.block].encoder]
+    return (
+        replace(graph, layers=tuple(graph.layers[i] for i in kept)),
+        replace(
+            placement,
+            dense_tiers=tuple(placement.dense_tiers[i] for i in kept),
+            expert_tiers=tuple(placement.expert_tiers[i] for i in kept),
+        ),
+    )
+
+
 def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, ...]:
     """Layers grouped by (block, weights, tiers), in order of first appearance."""
     counts: dict[tuple[int, str, str], int] = {}
@@ -115,9 +133,7 @@ def _kinds(graph: ModelGraph) -> _Kinds:
 
 
 def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Workload) -> LayerWork:
-    """Bytes and FLOPs of one layer in ``step``. An encoder's layers work on the prompt only."""
-    if block.encoder and step.tokens_per_sequence <= 1:
-        return LayerWork(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    """Bytes and FLOPs of one layer in ``step``."""
     expert_bytes = expert_flop = expert_elements = 0.0
     ffn = block.ffn
     if isinstance(ffn, MoeFfn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from moeplan.domain.request import EstimateRequest, MachineFlags
@@ -35,6 +36,8 @@ class BudgetCase(Value):
     budgets: tuple[Budget, ...]
     file: str
     line: int
+    places: Mapping[str, tuple[str, int, int]] = {}
+    """Where fields of the request are stated: (file, line, column)."""
 
 
 class DeploymentEntry(Value):

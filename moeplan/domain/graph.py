@@ -97,3 +97,10 @@ class ModelGraph(Value):
     params: ParamCounts
     expert_bits_per_weight: float | None = None
     other_bits_per_weight: float | None = None
+    padding_bytes: int = 0
+    """Of ``weights_bytes``, what an engine adds at loading; no file has it."""
+
+    @property
+    def file_bytes(self) -> int:
+        """What the weights take in their file."""
+        return self.weights_bytes - self.padding_bytes

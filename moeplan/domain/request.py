@@ -6,6 +6,8 @@ from typing import Literal
 
 from moeplan.domain.value import Value
 
+RamBasis = Literal["theoretical", "measured", "stated", "assumed"]
+
 
 class MachineFlags(Value):
     """The options that describe a machine or change one.
@@ -19,7 +21,7 @@ class MachineFlags(Value):
     cpu: str | None = None
     ram_gib: str | float | None = None
     ram_gbs: str | float | None = None
-    ram_basis: Literal["theoretical", "measured", "stated", "assumed"] = "stated"
+    ram_basis: RamBasis = "stated"
     pcie: str | None = None
     link: str | None = None
     storage_gbs: str | float | None = None
@@ -64,9 +66,9 @@ class EstimateRequest(Value):
     mmap: bool | None = None
     """Whether weights in RAM are mapped from the file, so that what does not fit is read from disk again
     and again; None: as the engine does by itself."""
-    repack: bool = True
-    """The CPU may keep a second, rearranged copy of 4-bit matrices."""
-    kv_offload: bool = True
-    """The cache of layers on a GPU is there too, not in RAM."""
+    repack: bool | None = None
+    """Whether the CPU may keep a second, rearranged copy of 4-bit matrices; None: as the engine does."""
+    kv_offload: bool | None = None
+    """Whether the cache of layers on a GPU is there too, not in RAM; None: as the engine does."""
     mla: int | None = None
     """ik_llama.cpp's way with latent attention, 0 to 3; None: as it does by itself (3)."""

@@ -11,6 +11,9 @@ PlacementKind = Literal[
     "tensor-parallel", "layer-split",
 ]  # fmt: skip
 
+MAX_COUNT = 10**9
+"""No option that counts something takes more; beyond lie typing errors."""
+
 
 class Workload(Value):
     """One kind of use. ``context_tokens`` is what the KV cache is sized for, per sequence;

@@ -24,10 +24,6 @@ def with_latent_mode(graph: ModelGraph, engine: EngineTraits, mode: int) -> tupl
     """``graph`` and ``engine`` under ``-mla mode``. Raises SpecError where there is no such option."""
     if mode not in MODES:
         raise SpecError(f"--mla: expected 0, 1, 2 or 3; got {mode}")
-    if engine.id != "ik_llama.cpp":
-        raise SpecError(
-            f"--mla: {engine.id} has no such option; it is ik_llama.cpp's", hint="--engine ik_llama.cpp"
-        )
     spec = graph.spec
     if not any(isinstance(block.mixer, MlaAttention) for block in spec.blocks):
         raise SpecError(f"--mla: {spec.id} has no multi-head latent attention")

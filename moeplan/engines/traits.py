@@ -73,6 +73,19 @@ class EngineTraits(Value):
     """Experts of any number of layers can be in RAM; else those of all layers or of none."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
+    chooses_attention: bool = False
+    """Flash attention can be turned on and off."""
+    shares_memory: bool = False
+    """The share of device memory is an option."""
+    latent_modes: bool = False
+    """There are several ways with MLA (ik_llama.cpp's -mla)."""
+    kv_types: frozenset[str] | None = None
+    """Types that the cache can have; None: any."""
+    fuses_experts: bool = False
+    """All experts of a layer are one parameter, which belongs to no linear module: bitsandbytes passes it
+    over and leaves it in 16 bit (transformers 5.24, integrations.bitsandbytes)."""
+    mxfp4_tile: int = 1
+    """Rows of 4-bit experts (not of their scales) are padded to multiples of this."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
@@ -80,6 +93,11 @@ class EngineTraits(Value):
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
     {"gpu", "unified", "cpu", "layers", "experts", "mixed", "disk", "layer-split", "stream"}
 )
+# Servers take auto, 16 bit or fp8 (--kv-cache-dtype of vLLM, SGLang and TGI, KvCacheConfig of TensorRT-LLM).
+_SERVER_KV_TYPES = frozenset({"f16", "bf16", "fp8"})
+_GGUF_KV_TYPES = frozenset(
+    {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}
+)  # common/arg.cpp, kv_cache_types
 _SERVER_SPLITS: frozenset[PlacementKind] = frozenset({"gpu", "unified", "tensor-parallel"})
 
 
@@ -120,11 +138,20 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         reserves_embeddings=not ik,
         crops_late=frozenset() if ik else _CROPS_LATE,
         pipeline_copies=4,
+        chooses_attention=True,
+        latent_modes=ik,
+        kv_types=_GGUF_KV_TYPES,
     )
 
 
 def _server(
-    id: str, *, block: int, utilization: float, hybrid: bool = False, expert_parallel: bool = True
+    id: str,
+    *,
+    block: int,
+    utilization: float,
+    hybrid: bool = False,
+    expert_parallel: bool = True,
+    mxfp4_tile: int = 1,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -142,6 +169,9 @@ def _server(
         ubatch_tokens=2048,
         memory_utilization_frac=utilization,
         expert_parallel=expert_parallel,
+        mxfp4_tile=mxfp4_tile,
+        shares_memory=True,
+        kv_types=_SERVER_KV_TYPES,
     )
 
 
@@ -153,6 +183,10 @@ def _library(
     chunks: bool = True,
     eager: bool = False,
     hosts_any_layer: bool = True,
+    fuses_experts: bool = False,
+    chooses_attention: bool = False,
+    shares_memory: bool = False,
+    kv_types: frozenset[str] | None = None,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -172,13 +206,17 @@ def _library(
         chunks_prefill=chunks,
         eager=eager,
         hosts_any_layer=hosts_any_layer,
+        fuses_experts=fuses_experts,
+        chooses_attention=chooses_attention,
+        shares_memory=shares_memory,
+        kv_types=kv_types,
     )
 
 
 def _build() -> dict[str, EngineTraits]:
     kt: frozenset[PlacementKind] = frozenset({"gpu", "experts", "cpu"})
     hf: frozenset[PlacementKind] = frozenset({"gpu", "unified", "cpu", "layers", "stream", "layer-split"})
-    gpu_only: frozenset[PlacementKind] = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
+    gpu_only: frozenset[PlacementKind] = frozenset({"gpu", "unified", "layer-split"})
     engines = (
         _llama("llama.cpp"),
         _llama("ik_llama.cpp", ik=True),
@@ -186,8 +224,11 @@ def _build() -> dict[str, EngineTraits]:
         _llama("lm-studio", "reasoned"),
         _llama("koboldcpp", "reasoned"),
         # vLLM: 16-token pages, gpu_memory_utilization 0.9 (EngineArgs defaults, v0.11 to v0.24), pages behind
-        # the window given back (disable_hybrid_kv_cache_manager is off by default).
-        _server("vllm", block=16, utilization=0.9, hybrid=True),
+        # the window given back (disable_hybrid_kv_cache_manager is off by default). Its Triton kernel pads
+        # one side of MXFP4 values to whole tiles: from 53.39 GiB of values and 60.77 of weights follow 64.33
+        # GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm issue 33155, v0.14.1, January 2026). FlashInfer
+        # on Blackwell pads both sides.
+        _server("vllm", block=16, utilization=0.9, hybrid=True, mxfp4_tile=256),
         # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
         _server("sglang", block=1, utilization=0.88),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
@@ -195,10 +236,28 @@ def _build() -> dict[str, EngineTraits]:
         _server("tgi", block=1, utilization=1.0, expert_parallel=False),
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
         _server("tensorrt-llm", block=64, utilization=0.9),
-        # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026).
-        _library("ktransformers", splits=kt, stream=False, hosts_any_layer=False),
-        _library("transformers", splits=hf, stream=True, chunks=False, eager=True),
-        _library("exllamav2", splits=gpu_only, stream=False),
+        # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026); SGLang serves it.
+        _library(
+            "ktransformers",
+            splits=kt,
+            stream=False,
+            hosts_any_layer=False,
+            shares_memory=True,
+            kv_types=_SERVER_KV_TYPES,
+        ),
+        # attn_implementation of from_pretrained
+        _library(
+            "transformers",
+            splits=hf,
+            stream=True,
+            chunks=False,
+            eager=True,
+            fuses_experts=True,
+            chooses_attention=True,
+            kv_types=frozenset({"f32", "f16", "bf16"}),
+        ),
+        # -nfa, --no_flash_attn (exllamav2/model_init.py)
+        _library("exllamav2", splits=gpu_only, stream=False, chooses_attention=True),
         _library("exllamav3", splits=gpu_only, stream=False),
         _library("mlx", splits=frozenset({"unified"}), stream=False),
     )

@@ -9,7 +9,7 @@ from moeplan.domain.graph import LayerWeights, ModelGraph
 
 def resized(graph: ModelGraph, file_bytes: float) -> ModelGraph:
     """``graph`` with every size scaled so that the weights take ``file_bytes``; elements stay."""
-    ratio = file_bytes / graph.weights_bytes
+    ratio = file_bytes / graph.file_bytes
     scaled: dict[int, LayerWeights] = {}
     for weights in graph.layers:
         if id(weights) not in scaled:
@@ -25,5 +25,6 @@ def resized(graph: ModelGraph, file_bytes: float) -> ModelGraph:
         embedding_bytes=round(graph.embedding_bytes * ratio),
         head_bytes=round(graph.head_bytes * ratio),
         outside_bytes=round(graph.outside_bytes * ratio),
-        weights_bytes=round(file_bytes),
+        weights_bytes=round(file_bytes) + round(graph.padding_bytes * ratio),
+        padding_bytes=round(graph.padding_bytes * ratio),
     )

@@ -11,7 +11,6 @@ from moeplan.engines.traits import EngineTraits
 from moeplan.memory.buffers import batch_of
 from moeplan.memory.cache import STATE_BYTES_PER_ELEMENT, cache_home, layer_state_bytes
 from moeplan.memory.devices import streamed_bytes
-from moeplan.memory.grown import grown_by_tier
 from moeplan.provenance import Ledger, NullLedger, Source
 
 _ENGINE_LOGS = Source(
@@ -56,7 +55,7 @@ def explain_device(
     ledger.note("compute", device.compute_bytes, "B", formula, compute, buffers)
     ledger.note("output", device.output_bytes, "B", "vocabulary x sequences x 4 B", output)
     formula = "process, driver context, copies (of a tied embedding too), and what loading makes larger"
-    overhead = _overhead_inputs(device, graph, placement, engine)
+    overhead = _overhead_inputs(device, graph, placement)
     ledger.note("overhead", device.overhead_bytes, "B", formula, overhead, _ASSUMED)
     capacity: Inputs = {"capacity": device.capacity_bytes}
     ledger.close(f"memory of {device.device}", device.total_bytes, "B", inputs=capacity)
@@ -109,18 +108,13 @@ def _compute_inputs(graph: ModelGraph, workload: Workload, engine: EngineTraits)
     return inputs | {"vocabulary": graph.spec.vocab_size, "flash attention": str(workload.flash_attention)}
 
 
-def _overhead_inputs(
-    device: DeviceMemory, graph: ModelGraph, placement: Placement, engine: EngineTraits
-) -> Inputs:
+def _overhead_inputs(device: DeviceMemory, graph: ModelGraph, placement: Placement) -> Inputs:
     """The parts of the overhead that are the model's own, and the rest; nothing where that is all of it."""
-    sharded = placement.tensor_parallel > 1 and device.device != "ram"
-    grown = grown_by_tier(graph, placement, engine).get("gpu0" if sharded else device.device, 0)
     parts = {
         "repacked matrices": device.droppable_bytes,
         "room for streamed layers": streamed_bytes(graph)
         if placement.streamed and device.device == "gpu0"
         else 0,
-        "experts made larger": -(-grown // placement.tensor_parallel) if sharded else grown,
     }
     known: Inputs = {name: n_bytes for name, n_bytes in parts.items() if n_bytes}
     return known | {"all else": device.overhead_bytes - sum(parts.values())} if known else {}

@@ -1,38 +1,36 @@
-"""Traps of memory said aloud: what loads larger than its name says, and what no formula here covers."""
+"""Traps of memory said aloud: what is counted on an assumption, and what no formula here covers."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from moeplan.domain.graph import ModelGraph
+from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.kv import window_of
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.cache import layer_kv_bytes
-from moeplan.memory.grown import fused_experts_bytes, padded_mxfp4_bytes
 from moeplan.memory.repack import repackable_bytes
 from moeplan.units import fmt_bytes
 
 _BF16_BYTES = 2
 
 
-def memory_notes(
+def counted_notes(
     graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[str, ...]:
-    """One line for each trap that this model, quantisation and engine run into."""
+    """One line for each part of the figures that rests on how the engine is taken to behave."""
     notes = []
-    if extra := fused_experts_bytes(graph):
-        counted = "are counted" if engine.id == "transformers" else "more if this engine does so too"
+    if engine.fuses_experts and graph.quant.startswith("bnb-") and (held := _expert_bytes(graph)):
         notes.append(
             "bitsandbytes leaves experts that are stored as one fused tensor in 16 bit (transformers 5): "
-            f"{fmt_bytes(extra)} {counted}; transformers 4 quantises them"
+            f"{fmt_bytes(held)}; transformers 4 quantises them"
         )
     if graph.quant.startswith("fp8") and engine.family == "server":
-        notes.append("fp8 scales are counted per block of the checkpoint; other recipes differ by under 1%")
-    if engine.id == "vllm" and (extra := padded_mxfp4_bytes(graph)):
+        notes.append("fp8 scales are those per block of the checkpoint; other recipes differ by under 1%")
+    if graph.padding_bytes:
         notes.append(
-            f"vLLM pads MXFP4 experts at loading: {fmt_bytes(extra)} above the files are counted (Hopper; "
-            "gpt-oss-120b was reported at 64-66 GiB); on Blackwell both sides are padded"
+            f"{engine.id} pads MXFP4 experts at loading: {fmt_bytes(graph.padding_bytes)} above the files "
+            "(Hopper; gpt-oss-120b was reported at 64-66 GiB); on Blackwell both sides are padded"
         )
     if engine.window_cache == "hybrid" and (saved := _window_pages_bytes(graph, workload, placement, engine)):
         notes.append(
@@ -41,10 +39,6 @@ def memory_notes(
         )
     if graph.spec.tied_embeddings and placement.head_tier != placement.embedding_tier:
         notes.append(f"the tied embedding is held twice ({fmt_bytes(graph.embedding_bytes)} more)")
-    if vision := sum(part.params for part in graph.spec.parts if part.kind in ("vision", "projector")):
-        notes.append(
-            f"a vision tower, if loaded: {fmt_bytes(vision * _BF16_BYTES)} in 16 bit and its activations"
-        )
     copies = placement.kind == "cpu" and engine.repacks_on_cpu and engine.mmap and workload.repack
     if copies and (repacked := repackable_bytes(graph)):
         notes.append(
@@ -52,8 +46,31 @@ def memory_notes(
             "cannot be dropped; the mapped file behind it can (--no-repack or --no-mmap keep one copy)"
         )
     if engine.gguf and workload.output_rows is None:
-        notes.append("llama-server reserves fewer logits than the other programs, whose buffer is given")
+        notes.append(
+            "logits of a whole micro-batch are reserved; llama-server reserves one row a slot (--slots)"
+        )
     return tuple(notes)
+
+
+def uncounted_notes(graph: ModelGraph, engine: EngineTraits) -> tuple[str, ...]:
+    """One line for each thing that may take memory and is in no figure."""
+    notes = []
+    if graph.quant.startswith("bnb-") and not engine.fuses_experts:
+        experts = [t for t in graph.tensors if t.role in EXPERT_ROLES and t.owner == "base"]
+        if more := sum(t.n_elements * _BF16_BYTES - t.n_bytes for t in experts):
+            notes.append(
+                "bitsandbytes leaves experts that are stored as one fused tensor in 16 bit (transformers 5): "
+                f"{fmt_bytes(more)} more if {engine.id} does so too"
+            )
+    if vision := sum(part.params for part in graph.spec.parts if part.kind in ("vision", "projector")):
+        notes.append(
+            f"a vision tower, if loaded: {fmt_bytes(vision * _BF16_BYTES)} in 16 bit and its activations"
+        )
+    return tuple(notes)
+
+
+def _expert_bytes(graph: ModelGraph) -> int:
+    return sum(weights.expert_bytes for weights in graph.layers)
 
 
 def _window_pages_bytes(

@@ -19,7 +19,6 @@ from moeplan.memory.capacity import (
 )
 from moeplan.memory.devices import device_compute_bytes, streamed_bytes
 from moeplan.memory.explain import explain_device
-from moeplan.memory.grown import grown_by_tier
 from moeplan.memory.repack import repacked_bytes
 from moeplan.memory.reserve import reservations, with_margin
 from moeplan.provenance import NULL_LEDGER, Ledger
@@ -138,7 +137,6 @@ def _device(
         if tier == "gpu0" and placement.streamed:
             overhead += streamed_bytes(graph)
     overhead += twice_held_bytes(graph, placement, tier)
-    overhead += -(-grown_by_tier(graph, placement, engine).get(tier, 0) // shards)
     device = DeviceMemory(
         device=f"gpu{int(tier[3:]) + copy}" if tier.startswith("gpu") else tier,
         name=name,

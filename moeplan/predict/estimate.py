@@ -11,7 +11,7 @@ from moeplan.domain.result import Confidence, Estimate, MemoryReport, PhaseTime,
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import ENGINES
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
-from moeplan.memory.notes import memory_notes
+from moeplan.memory.notes import counted_notes, uncounted_notes
 from moeplan.memory.report import memory_report, weights_by_tier
 from moeplan.predict.explain import (
     Spread,
@@ -105,7 +105,7 @@ def estimate(
     prefill_regime = residual_regime("prefill", problem, placement)
     prefill_s, prefill_spread = _span(prefill, prefill_regime, problem, placement, level)
     few = decode_spread.stand_in or decode_spread.residuals.n_setups < FEW_SETUPS
-    load_s = graph.weights_bytes / hardware.host.storage.read_bytes_per_s
+    load_s = graph.file_bytes / hardware.host.storage.read_bytes_per_s
     explain_speed(problem, "decode", decode, decode_step_s, decode_spread, ledger)
     explain_speed(problem, "prefill", prefill, prefill_s, prefill_spread, ledger)
     explain_load(graph, hardware, load_s, ledger)
@@ -139,7 +139,7 @@ def estimate(
         not_modelled=not_modelled
         + _not_modelled(problem, placement)
         + _tight(memory, problem.hardware.reserve_vram_bytes),
-        assumptions=assumptions,
+        assumptions=assumptions + counted_notes(graph, workload, placement, engine),
         explain=ledger.terms,
     )
 
@@ -289,7 +289,7 @@ def _tight(memory: MemoryReport, kept_bytes: int) -> tuple[str, ...]:
 def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     spec = problem.graph.spec
     notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
-    notes += memory_notes(problem.graph, problem.workload, placement, problem.engine)
+    notes += uncounted_notes(problem.graph, problem.engine)
     if any(block.cross_attention for block in spec.blocks):
         notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:

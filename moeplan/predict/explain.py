@@ -37,7 +37,8 @@ def explain_model(graph: ModelGraph, ledger: Ledger) -> None:
     ledger.open()
     for role, n_bytes in sorted(by_role.items(), key=lambda item: -item[1]):
         ledger.note(role, n_bytes, "B", "elements in whole blocks of the tensor's type", {}, origin)
-    ledger.close(f"weights in {graph.quant}", graph.weights_bytes, "B", source=origin)
+    padding = {"padding by the engine": graph.padding_bytes} if graph.padding_bytes else {}
+    ledger.close(f"weights in {graph.quant}", graph.weights_bytes, "B", inputs=padding, source=origin)
 
 
 _ORIGINS = {
@@ -218,5 +219,5 @@ def explain_load(graph: ModelGraph, hardware: HardwareSpec, load_s: float, ledge
     """Time to read the weights from storage."""
     storage = hardware.host.storage
     source = storage.sources[0] if storage.sources else DERIVED
-    inputs = {"bytes": graph.weights_bytes, "storage_bytes_per_s": storage.read_bytes_per_s}
+    inputs = {"bytes": graph.file_bytes, "storage_bytes_per_s": storage.read_bytes_per_s}
     ledger.note("load time", load_s, "s", "weights / storage bandwidth", inputs, source)

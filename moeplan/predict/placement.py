@@ -9,7 +9,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import SpecError
+from moeplan.errors import OptionError, SpecError
 from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
 
 
@@ -206,8 +206,10 @@ def requested(
     if needs_gpu and not hardware.gpus:
         raise SpecError(f"placement {kind or 'on a GPU'!r} needs a GPU, and this machine has none")
     if kind is not None and kind not in engine.splits:
-        raise SpecError(
-            f"{engine.id} has no placement {kind!r}", hint=f"it has: {', '.join(sorted(engine.splits))}"
+        raise OptionError(
+            f"{engine.id} has no placement {kind!r}",
+            field="placement",
+            hint=f"it has: {', '.join(sorted(engine.splits))}",
         )
     if kind == "cpu":
         return on_cpu(graph)

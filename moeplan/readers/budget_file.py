@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from moeplan.domain.budget import Budget, BudgetCase, BudgetFile, BudgetKind, DeploymentEntry
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.errors import SpecError, nearest
+from moeplan.readers.budget_units import Part, budget_of
 from moeplan.readers.budget_wire import (
     BudgetsWire,
     BudgetWire,
@@ -19,7 +20,6 @@ from moeplan.readers.budget_wire import (
     WorkloadWire,
 )
 from moeplan.readers.yaml_doc import Document, KeyPath, convert, load_document
-from moeplan.units import parse_bytes
 
 MAX_CASES = 5000
 HELP = "moeplan schema budget"
@@ -47,20 +47,9 @@ _SYNONYMS = {
     "workload": "workloads",
     "budget": "budgets",
 }
+_FIELDS = {"tp": "tensor_parallel", "flash_attn": "flash_attention"}
+"""Fields of a request that are called otherwise here."""
 _KINDS: tuple[BudgetKind, ...] = ("memory", "decode", "prefill", "ttft", "context", "concurrency")
-_WITH_INTERVAL = frozenset({"decode", "prefill", "ttft"})
-
-
-class _Part(NamedTuple):
-    """An entry of the file and the document it stands in."""
-
-    value: Any
-    document: Document
-    path: KeyPath
-
-    @property
-    def line(self) -> int:
-        return self.document.location(self.path)[0]
 
 
 def read_budget_file(path: Path, shown: str | None = None) -> BudgetFile:
@@ -90,7 +79,8 @@ def is_budget_file(path: Path, data: Any) -> bool:
     keys = set(data) if isinstance(data, dict) else set()
     if str(data.get("schema", "")).startswith("moeplan/budget") if isinstance(data, dict) else False:
         return True
-    return bool(keys & {"budgets", "deployments"}) and not keys & {"apiVersion", "services"}
+    asks = keys & {"budgets", "deployments"} or {"models", "hardware"} <= keys
+    return bool(asks) and not keys & {"apiVersion", "services"}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────
@@ -152,20 +142,18 @@ def _budget_mappings(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, dict[s
             yield from _budget_mappings(value, (*path, i))
 
 
-def _named(document: Document, entries: Any, key: str) -> dict[str, _Part]:
+def _named(document: Document, entries: Any, key: str) -> dict[str, Part]:
     if isinstance(entries, list):
-        return {name: _Part(name, document, (key, i)) for i, name in enumerate(entries)}
-    return {name: _Part(value, document, (key, name)) for name, value in entries.items()}
+        return {name: Part(name, document, (key, i)) for i, name in enumerate(entries)}
+    return {name: Part(value, document, (key, name)) for name, value in entries.items()}
 
 
-def _budget_parts(document: Document, wire: BudgetsWire | None, path: KeyPath) -> dict[str, _Part]:
+def _budget_parts(document: Document, wire: BudgetsWire | None, path: KeyPath) -> dict[str, Part]:
     """The budgets stated in one place, by kind."""
     if wire is None:
         return {}
     stated = {kind: getattr(wire, kind) for kind in _KINDS}
-    return {
-        kind: _Part(value, document, (*path, kind)) for kind, value in stated.items() if value is not None
-    }
+    return {kind: Part(value, document, (*path, kind)) for kind, value in stated.items() if value is not None}
 
 
 # ── building ────────────────────────────────────────────────────────────────────────────────────
@@ -177,8 +165,8 @@ class _Builder:
         path: str,
         document: Document,
         folder: Path,
-        parts: Mapping[str, dict[str, _Part]],
-        budgets: Mapping[str, _Part],
+        parts: Mapping[str, dict[str, Part]],
+        budgets: Mapping[str, Part],
     ) -> None:
         self.path = path
         self.document = document
@@ -189,7 +177,7 @@ class _Builder:
     def matrix(self, wire: BudgetWire) -> Iterator[BudgetCase]:
         """models x hardware x workloads, without what is excluded."""
         self.check_exclusions(wire)
-        workloads = self.parts["workloads"] or {"": _Part(WorkloadWire(), self.document, ())}
+        workloads = self.parts["workloads"] or {"": Part(WorkloadWire(), self.document, ())}
         n = 0
         for model in self.parts["models"]:
             for hardware in self.parts["hardware"]:
@@ -217,7 +205,7 @@ class _Builder:
         for i, entry in enumerate(wire.include):
             where: KeyPath = ("include", i)
             workload = WorkloadWire()
-            own: dict[str, _Part] = {}
+            own: dict[str, Part] = {}
             if entry.workload is not None:
                 part = self.parts["workloads"].get(entry.workload)
                 if part is None:
@@ -229,7 +217,7 @@ class _Builder:
             yield self.case(names, workload, own, self.document.location(where)[0])
 
     def case(
-        self, names: tuple[str, str, str], workload: WorkloadWire, own: Mapping[str, _Part], line: int
+        self, names: tuple[str, str, str], workload: WorkloadWire, own: Mapping[str, Part], line: int
     ) -> BudgetCase:
         """One case; budgets of its own come before those of the file."""
         model = self.model(names[0])
@@ -255,7 +243,7 @@ class _Builder:
             depth_tokens=workload.depth or 0,
             batch=workload.batch,
         )
-        budgets = [_budget(kind, part) for kind, part in {**self.budgets, **own}.items()]
+        budgets = [budget_of(kind, part) for kind, part in {**self.budgets, **own}.items()]
         fits = Budget(kind="fits", file=self.path, line=line)
         return BudgetCase(
             id="/".join(name for name in names if name),
@@ -263,7 +251,19 @@ class _Builder:
             budgets=(fits, *sorted(budgets, key=lambda b: _KINDS.index(b.kind))),
             file=self.path,
             line=line,
+            places=self.places(names[0]),
         )
+
+    def places(self, name: str) -> Mapping[str, tuple[str, int, int]]:
+        """Where the model under ``name`` states each field of the request: (file, line, column)."""
+        part = self.parts["models"].get(name)
+        if part is None or isinstance(part.value, str):
+            return {}
+        stated = [key for key in ModelChoice.__struct_fields__ if getattr(part.value, key) is not None]
+        return {
+            _FIELDS.get(key, key): (str(part.document.path), *part.document.location((*part.path, key)))
+            for key in stated
+        }
 
     def deployments(self, wire: BudgetWire) -> Iterator[DeploymentEntry]:
         """The deployment files, resolved beside this one."""
@@ -283,7 +283,7 @@ class _Builder:
                     output_tokens=entry.output,
                     batch=entry.batch,
                 ),
-                budgets=tuple(_budget(kind, part) for kind, part in {**self.budgets, **own}.items()),
+                budgets=tuple(budget_of(kind, part) for kind, part in {**self.budgets, **own}.items()),
                 line=self.document.location((*where, "file"))[0],
                 ignore_flags=frozenset(entry.ignore_flags),
             )
@@ -306,7 +306,7 @@ class _Builder:
         if machine.machine == "local" or (
             machine.machine is None and machine.gpu is None and machine.cpu is None
         ):
-            place = part or _Part(None, self.document, ())
+            place = part or Part(None, self.document, ())
             raise place.document.error(
                 "a check names its machine: `local` or nothing would give another answer on every runner",
                 place.path,
@@ -332,56 +332,3 @@ def _looks_like_file(name: str) -> bool:
 def _selects(selection: Any, names: tuple[str, str, str]) -> bool:
     wanted = (selection.model, selection.hardware, selection.workload)
     return all(want is None or want == name for want, name in zip(wanted, names, strict=True))
-
-
-def _budget(kind: str, part: _Part) -> Budget:
-    """One budget in SI units."""
-    value = part.value
-    if value.confidence is not None and kind not in _WITH_INTERVAL:
-        raise part.document.error(
-            f"not modelled yet: `{kind}.confidence` (memory is predicted without an interval)",
-            (*part.path, "confidence"),
-            help="ask for room instead: memory: {headroom: 5%}",
-        )
-    limit, headroom_bytes, headroom_frac = 0.0, 0, 0.0
-    if kind == "memory":
-        headroom_bytes, headroom_frac = _headroom(part, value.headroom)
-        limit = float(_size(part, "max_per_gpu", value.max_per_gpu)) if value.max_per_gpu is not None else 0.0
-        if value.headroom is None and value.max_per_gpu is None:
-            raise part.document.error("`memory` needs `headroom` or `max_per_gpu`", part.path)
-    elif kind in ("decode", "prefill"):
-        limit = value.min_tokens_per_s
-    elif kind == "ttft":
-        limit = value.max_ms / 1000
-    else:
-        limit = float(value.min_tokens if kind == "context" else value.min_sequences)
-    return Budget(
-        kind=kind,  # type: ignore[arg-type]
-        limit=limit,
-        headroom_bytes=headroom_bytes,
-        headroom_frac=headroom_frac,
-        confidence=value.confidence,
-        file=str(part.document.path),
-        line=part.line,
-    )
-
-
-def _headroom(part: _Part, text: str | float | None) -> tuple[int, float]:
-    if text is None:
-        return 0, 0.0
-    if isinstance(text, str) and text.strip().endswith("%"):
-        number = text.strip()[:-1].strip()
-        share = float(number) / 100 if number.replace(".", "", 1).isdigit() else -1.0
-        if not 0 <= share < 1:
-            raise part.document.error(
-                f"`headroom`: expected 0% to 99%, got {text!r}", (*part.path, "headroom"), value=True
-            )
-        return 0, share
-    return _size(part, "headroom", text), 0.0
-
-
-def _size(part: _Part, field: str, text: str | float) -> int:
-    try:
-        return parse_bytes(text, "gib", f"`{field}`")
-    except SpecError as error:
-        raise part.document.error(error.message, (*part.path, field), value=True, hint=error.hint) from None

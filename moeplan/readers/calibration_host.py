@@ -93,6 +93,8 @@ def default_path() -> Path:
 
 def is_host_calibration(path: Path) -> bool:
     """Whether the file says that it is one (the shipped coefficient sets have no ``schema``)."""
+    if not path.is_file():
+        return False  # a pipe would be waited for
     try:
         with path.open("rb") as file:
             head = file.read(200)

@@ -39,9 +39,10 @@ class Catalog:
     """Everything that can be named: models, GPUs, CPUs, links, storage, machines."""
 
     def __init__(
-        self, extra: Path | None = None, *, user: Path | None = None, shipped: Path | None = None
+        self, extra: Path | str | None = None, *, user: Path | None = None, shipped: Path | None = None
     ) -> None:
         """``extra`` is the directory of ``--configs``; SpecError when it is not one."""
+        extra = None if extra is None else Path(extra)
         if extra is not None and not extra.is_dir():
             raise SpecError("no such directory of specifications", path=str(extra))
         self.shipped = shipped or shipped_configs()

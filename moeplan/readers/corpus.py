@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
+from moeplan.readers.paths import require_file
 
 
 class SpeedRow(Value):
@@ -102,8 +103,15 @@ def is_serving(path: Path) -> bool:
     return {"metric", "concurrency"} <= set(columns(path))
 
 
+def _require(path: Path) -> None:
+    """Raise for what is no file, or an empty one: a pipe would be waited for."""
+    if require_file(path) == 0:
+        raise SpecError("is empty", path=str(path))
+
+
 def columns(path: Path) -> tuple[str, ...]:
     """The names in the first line. Raises SpecError."""
+    _require(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return tuple(next(csv.reader(file), ()))
@@ -113,6 +121,7 @@ def columns(path: Path) -> tuple[str, ...]:
 
 def lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, str], int]]:
     """(cells by column, line number) of every row. Raises SpecError without the columns ``required``."""
+    _require(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)

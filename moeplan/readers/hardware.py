@@ -80,6 +80,10 @@ def _take_name(draft: Draft, name: str, detect: Callable[[], FoundMachine] | Non
     except UnknownName as error:
         if "+" in name and error.name != name:
             raise
+        if os.path.exists(name):  # noqa: PTH110 - Path raises for a name that is too long
+            raise SpecError(
+                "is no YAML file of a machine", path=name, help="moeplan schema hardware-node"
+            ) from None
         raise UnknownName("hardware", error.name, _nearest(catalog, name), error.help) from None
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from moeplan.errors import SpecError, nearest
+from moeplan.readers.own_files import HARDWARE, kind_of, kind_of_wire
 from moeplan.readers.yaml_doc import Document, KeyPath
 
 _WORDS = {
@@ -33,6 +34,11 @@ def explain(
     document: Document, wire: type, error: Exception, synonyms: Mapping[str, str], help: str | None
 ) -> SpecError:
     """The SpecError for ``error``, raised when ``document.data`` was converted to ``wire``."""
+    found, expected = kind_of(document.data), kind_of_wire(wire)
+    if found and expected and found != expected and not {found, expected} <= HARDWARE:
+        return SpecError(
+            f"describes {found}, where {expected} was expected", path=str(document.path), help=help
+        )
     place = _locate(document.data, inspect.type_info(wire), str(error), ())
     message, path, value, hint = _describe(place, synonyms)
     return document.error(message, path, value=value, hint=hint, help=help)

@@ -19,16 +19,8 @@ from moeplan.domain.comparison import (
 from moeplan.domain.result import Range
 from moeplan.domain.textbook import TextbookModel
 from moeplan.domain.workload import PlacementKind
-from moeplan.report.estimate_json import (
-    UNKNOWN,
-    EstimateJson,
-    HardwareJson,
-    IntervalJson,
-    RangeJson,
-    SourceJson,
-    estimate_json,
-    pretty,
-)
+from moeplan.report.estimate_json import UNKNOWN, estimate_json, pretty
+from moeplan.report.estimate_wire import EstimateJson, HardwareJson, IntervalJson, RangeJson, SourceJson
 from moeplan.report.model_json import ModelJson
 from moeplan.report.textbook_json import LatencyJson, latency_json
 from moeplan.units import GIB

@@ -38,10 +38,14 @@ _STYLES = {
 
 
 class Screen(NamedTuple):
-    """Where a result is shown: ``width`` in columns; without ``color`` it is plain ASCII marks."""
+    """Where a result is shown: ``width`` in columns; without ``color`` it is plain ASCII marks.
+
+    ``whole``: a pipe or a file, whose reader wants the rows of a list whole; prose is wrapped all the same.
+    """
 
     width: int = 80
     color: bool = False
+    whole: bool = False
 
 
 def printable(text: str) -> str:

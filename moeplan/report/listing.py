@@ -28,18 +28,18 @@ class Listing(NamedTuple):
     note: str = "nothing matches"
 
 
-def listing_lines(listing: Listing, screen: Screen | None) -> list[Line]:
-    """The list as aligned columns; ``screen`` None means a pipe: everything, one row a line."""
+def listing_lines(listing: Listing, screen: Screen) -> list[Line]:
+    """The list as aligned columns that fit the screen; whole: everything, one row a line."""
     if not listing.rows:
         return [[(listing.note, "dim")]]
     shown = list(range(len(listing.columns)))
     widths = [max(len(listing.columns[i].name), *(len(row[i]) for row in listing.rows)) for i in shown]
-    if screen is not None:
+    if not screen.whole:
         shown = _fitting(listing.columns, widths, screen.width)
     head: list[Span] = [(listing.columns[i].name, "head") for i in shown]
     body: list[list[Span]] = [[(row[i], "") for i in shown] for row in listing.rows]
     align = "".join(listing.columns[i].align for i in shown)
-    if screen is None:
+    if screen.whole:
         return grid([head, *body], align)
     limit = _text_limit(listing.columns, widths, shown, screen.width)
     for line in body:
@@ -66,15 +66,14 @@ class Card(NamedTuple):
     tables: Sequence[Listing] = ()
 
 
-def card_lines(card: Card, screen: Screen, *, whole: bool = False) -> list[Line]:
-    """The card on a screen; with ``whole`` no cell of its tables is shortened."""
+def card_lines(card: Card, screen: Screen) -> list[Line]:
+    """The card on a screen."""
     width = min(screen.width, 100)
     head: list[Line] = [[(text, "title")] for text in wrap(card.title, width)]
     for label, text in card.facts:
         if text:
             head += fact(label, text, width)
-    fit = None if whole else Screen(width, screen.color)
-    tables = [listing_lines(table, fit) for table in card.tables]
+    tables = [listing_lines(table, screen._replace(width=width)) for table in card.tables]
     tail = [line for label, items in card.lists.items() for line in facts(label, items, width)]
     return join_blocks(head, *tables, tail)
 

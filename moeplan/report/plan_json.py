@@ -18,7 +18,8 @@ from moeplan.domain.plan import (
     Rejected,
 )
 from moeplan.domain.workload import PlacementKind
-from moeplan.report.estimate_json import (
+from moeplan.report.estimate_json import estimate_json, pretty
+from moeplan.report.estimate_wire import (
     Amount,
     ConfidenceJson,
     Count,
@@ -27,8 +28,6 @@ from moeplan.report.estimate_json import (
     IntervalJson,
     MemoryJson,
     PrefillJson,
-    estimate_json,
-    pretty,
 )
 from moeplan.report.model_json import ModelJson
 from moeplan.report.plan_words import lost_by
@@ -83,6 +82,8 @@ class ChoiceJson(msgspec.Struct, kw_only=True):
     """Why it is not the best; empty for the best."""
     commands: list[CommandJson]
     not_modelled: list[str]
+    assumptions: list[str]
+    """On what parts of its memory rest."""
 
 
 class RejectedJson(msgspec.Struct, kw_only=True):
@@ -236,6 +237,7 @@ def _choice(choice: Choice) -> ChoiceJson:
         lost_by=lost_by(choice),
         commands=[_command(command) for command in choice.commands],
         not_modelled=answer.not_modelled,
+        assumptions=answer.assumptions,
     )
 
 

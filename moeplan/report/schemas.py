@@ -20,7 +20,7 @@ SCHEMAS = {
     "engine": ("moeplan.readers.engine_tables:TableWire", "Options of an engine: configs/engines/<id>.yaml."),
     "calibration": ("moeplan.readers.calibration_host:HostCalibrationWire", "What `moeplan profile` writes."),
     "check": ("moeplan.report.check_json:CheckJson", "The JSON of `moeplan check`."),
-    "estimate": ("moeplan.report.estimate_json:EstimateJson", "The JSON of `moeplan estimate`."),
+    "estimate": ("moeplan.report.estimate_wire:EstimateJson", "The JSON of `moeplan estimate`."),
     "plan": ("moeplan.report.plan_json:PlanJson", "The JSON of `moeplan plan`."),
     "compare": ("moeplan.report.compare_json:CompareJson", "The JSON of `moeplan compare`."),
     "validate": ("moeplan.report.validate_json:ValidateJson", "The JSON of `moeplan validate`."),

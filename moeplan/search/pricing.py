@@ -14,7 +14,6 @@ from typing import NamedTuple
 from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
 from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, PlacementKind
-from moeplan.memory.grown import grown_bytes
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_time, passes, prefill_step, prefill_time
 from moeplan.predict.problem import Problem
@@ -69,9 +68,7 @@ class Table:
         self._spans: dict[tuple[int, int], tuple[int, int]] = {}
         self._sequences: dict[tuple[int, ...], int] = {}
         self.capacity_bytes = self._capacities()
-        self._grown_bytes = [_grown_bytes(problem, self._kind_of.index(k)) for k in range(len(self._kinds))]
-        # What experts grow by is a sum over all of their tensors.
-        self._slim = problem if any(self._grown_bytes) else problem._replace(graph=_slim(problem.graph))
+        self._slim = problem._replace(graph=_slim(problem.graph))
 
     def need(self, layout: Layout) -> list[float]:
         """Bytes that each device needs."""
@@ -248,7 +245,6 @@ class Table:
         weights = self._kinds[kind]
         before, after = (exact_memory(*self._probe((), (weights,) * n, dense, experts)) for n in (2, 3))
         held = {d.device: _layer_parts(d) for d in before.devices}
-        held[experts] = held.get(experts, 0) - self._grown_bytes[kind]  # the probe has no tensors to grow
         # The margin of engines that are only reasoned about is a share of all that a device holds.
         more = {
             d.device: (_layer_parts(d) - held.get(d.device, 0)) * needed_bytes(d) / max(1, d.resident_bytes)
@@ -320,14 +316,6 @@ def _slim(graph: ModelGraph) -> ModelGraph:
         if tensor.owner == "base" and tensor.n_bytes > getattr(largest.get(key), "n_bytes", -1):
             largest[key] = tensor
     return replace(graph, tensors=tuple(largest.values()))
-
-
-def _grown_bytes(problem: Problem, layer: int) -> int:
-    """What loading makes the experts of one layer larger by."""
-    from msgspec.structs import replace
-
-    tensors = tuple(tensor for tensor in problem.graph.tensors if tensor.layer == layer)
-    return grown_bytes(replace(problem.graph, tensors=tensors), problem.engine)
 
 
 def _layer_parts(device: DeviceMemory) -> int:

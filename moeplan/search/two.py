@@ -27,6 +27,8 @@ SAME = 1e-11
 """Times that differ by this share are equal: prefix sums differ by rounding."""
 MOST_VISITS = 4000
 """Layouts priced for one kind of placement, the most promising first: 0.1 s of work."""
+MOST_LOOKS = 50_000
+"""Layouts whose sums are compared with the best of their kind, priced or not."""
 
 Leader = Callable[[PlacementKind], tuple[float, float] | None]
 """Seconds of (decode, prefill) of the best plan of a kind so far."""
@@ -65,7 +67,8 @@ class TwoGpus:
         self._ram_bytes, self._ram_s = ram.bytes_on(2), (ram.decode_s, ram.prefill_s)
         self._ram_first = weighted(aim.first, *self._ram_s)
         self._sides = Side(table, 0, aim), Side(table, 1, aim)
-        self.n_visits = 0
+        self._most_first = _weigh_limits(aim.first, self._most_decode_s, self._most_prefill_s)
+        self.n_visits = self.n_looks = 0
 
     def run(self, *, leaves: bool) -> None:
         """Visit all that may be the best of its kind. ``leaves``: whole layers may be in RAM."""
@@ -75,11 +78,14 @@ class TwoGpus:
 
     def _kind(self, kind: PlacementKind, starts: range) -> None:
         floor = self._floor(starts)
-        self.n_visits = 0
+        self.n_visits = self.n_looks = 0
         for box in sorted(self._boxes(floor, starts)):
-            if box.bound > self._bar(kind) or self.n_visits > MOST_VISITS:
+            if box.bound > self._bar(kind) or self._enough():
                 return
             self._open(box, kind, floor)
+
+    def _enough(self) -> bool:
+        return self.n_visits >= MOST_VISITS or self.n_looks >= MOST_LOOKS
 
     # ── bounds ───────────────────────────────────────────────────────────────────────────────────
 
@@ -119,24 +125,31 @@ class TwoGpus:
         return boxes
 
     def _bar(self, kind: PlacementKind) -> float:
-        """What a plan of ``kind`` must not exceed to be better than, or as good as, the best."""
+        """What a plan of ``kind`` must not exceed to keep the limits and be as good as the best."""
         best = self._leader(kind)
-        return float("inf") if best is None else weigh(self._aim.first, *best) * (1 + SAME)
+        most = self._most_first if best is None else min(self._most_first, weigh(self._aim.first, *best))
+        return most * (1 + SAME)
 
     # ── inside one box ───────────────────────────────────────────────────────────────────────────
 
     def _open(self, box: _Box, kind: PlacementKind, floor: _Floor) -> None:
-        """Visit what may be better than the best of ``kind``."""
-        n, (one, two) = self._n, self._sides
+        """Visit what may be better than the best of ``kind``, of each i the most promising j first."""
+        n, one, two = self._n, self._sides[0].first.change, self._sides[1].first.change
         bar = self._bar(kind)
-        least = min(two.first.change[box.j :])
-        rest = box.bound - least - min(one.first.change[box.i : box.e + 1])
-        for i in range(box.i, box.e + 1):
-            so_far = rest + one.first.change[i]
-            if so_far + least > bar:
-                continue
-            for j in range(box.j, n + 1):
-                if so_far + two.first.change[j] <= bar and self._better(box, i, j, kind, floor):
+        behind = sorted(range(box.j, n + 1), key=two.__getitem__)
+        before = sorted(range(box.i, box.e + 1), key=one.__getitem__)
+        rest = box.bound - two[behind[0]] - one[before[0]]
+        for i in before:
+            so_far = rest + one[i]
+            if so_far + two[behind[0]] > bar:
+                return
+            for j in behind:
+                if so_far + two[j] > bar:
+                    break
+                if self._enough():
+                    return
+                self.n_looks += 1
+                if self._better(box, i, j, kind, floor):
                     self.n_visits += 1
                     self._visit(several_gpus(n, box.a, (box.e, n), (i - box.a, j - box.e)))
                     bar = self._bar(kind)
@@ -160,6 +173,11 @@ class TwoGpus:
             if abs(mine - its) > SAME * its:
                 return mine < its
         return False
+
+
+def _weigh_limits(weights: tuple[float, float], most_decode_s: float, most_prefill_s: float) -> float:
+    """The largest weighted time that keeps both limits; an unlimited time of no weight does not count."""
+    return sum(w * most for w, most in zip(weights, (most_decode_s, most_prefill_s), strict=True) if w)
 
 
 def _short(n: int, starts: set[int]) -> Iterator[tuple[int, int, int, int]]:

@@ -37,7 +37,8 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
     if row.tp is not None and row.n_gpus > row.tp:
         raise Unpredictable(f"{row.n_gpus} GPUs with tensor parallelism over {row.tp}")
     split: dict[str, int | str | None] = {"gpu_layers": None, "cpu_moe": None, "placement": row.placement}
-    if row.placement == "tensor-parallel" and row.engine.casefold().startswith("hf transformers"):
+    whole_layers = row.placement == "tensor-parallel" and row.engine.casefold().startswith("hf transformers")
+    if whole_layers:
         split["placement"] = "layer-split"  # its device map puts whole layers on each GPU
     if row.placement in ("layers", "mixed", "experts"):
         split = {"gpu_layers": row.gpu_layers, "cpu_moe": row.cpu_moe, "placement": None}
@@ -56,7 +57,7 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
         machine=machine,
         quant=quant_of(row),
         engine=row.engine,
-        tensor_parallel=row.tp,
+        tensor_parallel=None if whole_layers else row.tp,
         prompt_tokens=prompt,
         output_tokens=output,
         batch=row.batch,

@@ -13,13 +13,23 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from moeplan.api.check import Checker, Options
+from moeplan.readers.catalog import Catalog
+from moeplan.readers.paths import shipped_configs
+from tests.support.check_budgets import BUDGETS, changed
+
 REPO = Path(__file__).resolve().parents[2]
 
-# Runs the program and reports the most memory that it ever had in use, in KiB.
+# Runs the program and reports the most memory that it ever had in use, in KiB. Not from getrusage where there
+# is another way: its peak is inherited from the process that started this one.
 PROBE = """
-import atexit, resource, sys
-atexit.register(lambda: sys.__stderr__.write(
-    "\\nMAXRSS %d\\n" % resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+import atexit, os, resource, sys
+def peak_kib():
+    if not os.path.exists("/proc/self/status"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+atexit.register(lambda: sys.__stderr__.write("\\nMAXRSS %d\\n" % peak_kib()))
 from moeplan.cli.app import main
 main()
 """
@@ -95,3 +105,38 @@ def moeplan(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def budgets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The budget file with speeds that today's calibration meets by a twentieth or two.
+
+    The tests are about budgets, not about speeds: a better calibration must not break them.
+    """
+    path = tmp_path_factory.mktemp("budgets") / "moeplan.check.yaml"
+    loose = BUDGETS.replace("DECODE", "0.001").replace("PREFILL", "0.001").replace("TTFT", "1e9")
+    path.write_text(loose, encoding="utf-8")
+    results = Checker(Catalog(user=shipped_configs()), Options()).check([str(path)]).results
+    low = {result.budget: result.amount.low for result in results if result.amount}
+    high = {result.budget: result.amount.high for result in results if result.amount}
+    text = BUDGETS.replace("DECODE", f"{low['decode'] * 0.9:.4f}")
+    text = text.replace("PREFILL", f"{low['prefill'] * 0.9:.4f}")
+    return text.replace("TTFT", f"{high['ttft'] * 1000 * 1.1:.4f}")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budgets: str) -> Path:
+    """A directory with a budget file, as the current one."""
+    (tmp_path / "moeplan.check.yaml").write_text(budgets, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_STEP_SUMMARY",):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def failing(here: Path) -> Path:
+    """A budget file with one failure, one near miss and the rest fine, whose names need escaping."""
+    changed(here, "prefill: {min_tokens_per_s: #", "prefill: {min_tokens_per_s: 100000000")
+    changed(here, "  chat:", '  "a<b>&\\"c%,:|d": {model: mixtral-8x7b, quant: awq, engine: vllm}\n  chat:')
+    return here

@@ -209,3 +209,10 @@ def test_an_option_of_one_value_is_given_once(moeplan: Callable[..., Any]) -> No
     assert "--gpu is given twice" in text and "machine file" in text
     text = assert_one_clear_error(moeplan("plan", "llama-3.1-8b", *ON, "--context", "1", "--context", "2"))
     assert "--context is given twice" in text and "machine file" not in text
+
+
+def test_the_memory_of_a_run_is_its_own(moeplan: Callable[..., Any]) -> None:
+    """What the tests before took does not count: a process starts with the peak of the one it came from."""
+    taken = bytearray(b"x") * 400_000_000
+    assert moeplan("--version").max_rss_bytes < 300e6
+    del taken

@@ -97,12 +97,13 @@ def test_a_server_fills_the_share_it_is_given(moeplan: Callable[..., Any]) -> No
     ("options", "message"),
     [
         (("--engine", "vllm", "--kv-unified"), "--kv-unified: vllm has no such option"),
-        (("--engine", "vllm", "--slots", "4"), "--slots: vllm has no such option"),
+        (("--engine", "vllm", "--slots", "4"), "--slots 4: vllm has no such option"),
         (("--engine", "vllm", "--no-kv-offload"), "--no-kv-offload: vllm has no such option"),
-        (("--engine", "sglang", "--swa-full"), "it is llama.cpp's and vLLM's"),
-        (("--mla", "0"), "--mla: vllm has no such option"),
+        (("--engine", "sglang", "--swa-full"), "--swa-full: sglang has no such option; llama.cpp, ollama"),
+        (("--mla", "0"), "--mla 0: vllm has no such option"),
         (("--mla", "5"), "--mla: expected 0, 1, 2 or 3"),
         (("--slots", "0"), "--slots: expected a whole number"),
+        (("--context", "32k"), "write 32768"),
         (("--gpu-memory-utilization", "1.2"), "--gpu-memory-utilization: expected a number between"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def test_a_fitted_calibration_predicts_with_its_own_coefficients(
     assert told["calibration"] == "fitted"
     answer = inside("estimate", "llama-3-8b", "--gpu", "rtx-4090", "--quant", "q4_k_m", "--calibration", mine)
     assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize("options", [("validate", "--corpus"), ("estimate", "mixtral-8x7b", "--calibration")])
+def test_a_pipe_or_a_directory_is_no_file_of_measurements(
+    moeplan: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    for path, why in ((tmp_path / "pipe.csv", "is not a regular file"), (tmp_path, "is a directory")):
+        ran = moeplan(*options, path)
+        assert ran.code == 2
+        assert ran.err.startswith(f"error: {path}: {why}")
 
 
 def test_a_report_without_rows_left_out_is_refused(

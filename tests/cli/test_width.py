@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +117,30 @@ def test_commands_paste_as_they_are(narrow: Narrow, inside: Run, command: str, w
     shown = "; ".join(f"{name}() {{ printf '%s\\n' {name} \"$@\" END; }}" for name in sorted(programs))
     done = subprocess.run(["bash", "-c", f"{shown}\n{block}"], capture_output=True, text=True, check=True)
     assert [part.split("\n") for part in done.stdout.split("\nEND\n")[:-1]] == meant
+
+
+LISTS = [
+    "models list --moe",
+    "hardware list",
+    "quants list",
+    "schema",
+    "validate --corpus docs/data/sweeps.csv --by gpu,engine",
+]
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_a_pipe_gets_whole_rows_unless_columns_says_how_wide(moeplan: Run, command: str) -> None:
+    whole = moeplan(*shlex.split(command), env={"COLUMNS": ""}).out
+    wide = moeplan(*shlex.split(command), env={"COLUMNS": "200"}).out
+    narrow = moeplan(*shlex.split(command), env={"COLUMNS": "60"}).out
+    assert "..." not in whole
+    # a row for a row of the widest terminal, never more lines
+    assert len(whole.splitlines()) <= len(wide.splitlines()) <= len(narrow.splitlines())
+    wrapped = [line for line in narrow.splitlines() if len(line) > 60 and len(line.split()) > 3]
+    assert not wrapped
+    assert max(map(len, whole.splitlines())) > 60
+
+
+def test_a_file_gets_whole_rows_too(moeplan: Run, tmp_path: Path) -> None:
+    moeplan("models", "list", "--output", str(tmp_path / "list"), env={"COLUMNS": ""})
+    assert (tmp_path / "list").read_text() == moeplan("models", "list", env={"COLUMNS": ""}).out

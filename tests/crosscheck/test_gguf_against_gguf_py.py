@@ -13,13 +13,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from moeplan.domain.quant import QuantTable
 from moeplan.readers.gguf import read_gguf, read_header
 from moeplan.readers.gguf_header import Skipped
-from moeplan.readers.quants import load_quants
 from tests.support.make_gguf import MODELS, Row, Types, plain, write_gguf, write_model
-
-
-@pytest.fixture(scope="module")
-def quants() -> QuantTable:
-    return load_quants()
 
 
 def _mix(row: Row) -> Q:

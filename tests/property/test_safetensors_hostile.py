@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 
 from moeplan.domain.quant import QuantTable
 from moeplan.errors import SpecError
-from moeplan.readers.quants import load_quants
 from moeplan.readers.safetensors import read_header, read_safetensors
-from tests.unit.test_safetensors import BASE, llama_table, write
-
-
-@pytest.fixture(scope="module")
-def quants() -> QuantTable:
-    return load_quants()
+from tests.support.safetensors_tables import BASE, llama_table, write
 
 
 def file_of(header: Any, data: int = 64) -> bytes:

@@ -16,6 +16,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 
+from moeplan.domain.graph import Tensor
+
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
 ALIGNMENT = 32
 
@@ -247,3 +249,8 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     else:
         writer.add_array(key, value)
+
+
+def tensor_rows(tensors: tuple[Tensor, ...]) -> set[tuple[object, ...]]:
+    """What tells tensors apart but their types."""
+    return {(t.name, t.role, t.layer, t.shape, t.expert_stacked) for t in tensors if t.owner == "base"}

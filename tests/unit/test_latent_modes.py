@@ -53,7 +53,5 @@ def test_scores_of_the_latent_on_a_gpu() -> None:
 def test_only_where_there_is_such_an_option() -> None:
     with pytest.raises(SpecError, match="0, 1, 2 or 3; got 4"):
         with_latent_mode(session().graph("deepseek-r1", "q8_0"), IK, 4)
-    with pytest.raises(SpecError, match=r"ik_llama\.cpp"):
-        with_latent_mode(session().graph("deepseek-r1", "q8_0"), find_engine("llama.cpp"), 0)
     with pytest.raises(SpecError, match="latent"):
         with_latent_mode(session().graph("llama-3-8b", "q8_0"), IK, 0)

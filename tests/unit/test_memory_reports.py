@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
+import moeplan
 from moeplan.api.validate_memory import score_memory
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
 from moeplan.errors import MeasurementError, MissingExtra
+from moeplan.graph.loaded import as_loaded
 from moeplan.measure import llama_cpp_memory
 from moeplan.measure.llama_cpp_memory import LoadSettings, parse_log
-from moeplan.memory.grown import grown_by_tier, grown_bytes, padded_mxfp4_bytes
-from moeplan.memory.notes import memory_notes
+from moeplan.memory.notes import counted_notes, uncounted_notes
 from moeplan.memory.report import memory_report
 from moeplan.predict.capacity import context_curve, largest_batch, with_batch
 from moeplan.predict.placement import on_cpu, on_gpus
@@ -135,38 +135,27 @@ def test_a_corpus_is_scored_buffer_by_buffer(tmp_path: Path) -> None:
     assert "ollama" in reasons["b"] and "not stated" in reasons["c:model"]
 
 
-def test_fused_experts_under_bitsandbytes_are_counted() -> None:
-    moe, transformers = graph_of(moe_spec()), find_engine("transformers")
-    fused = replace(moe, quant="bnb-nf4", tensors=tuple(replace(t, n_bytes=0) for t in moe.tensors))
-    work = workload(engine="transformers")
-    plain, grown = (
-        memory_report(graph, machine(), work, on_cpu(graph), transformers).devices[0]
-        for graph in (moe, fused)
-    )
-    # 4 layers x 8 experts x 3 x 512 x 256 elements x 2 B = 24 MiB, beside weights of no size here
-    assert grown.overhead_bytes - plain.overhead_bytes == 24 * MIB
-    assert grown_bytes(fused, LLAMA) == 0
-
-
-def test_vllm_pads_mxfp4_experts() -> None:
-    graph = session().graph("gpt-oss-120b", "mxfp4", gguf=False)
-    # 36 layers x 128 experts x 3 x 2880 rows x (3072 - 2880) columns x half a byte
-    assert padded_mxfp4_bytes(graph) == 36 * 128 * 3 * 2880 * 192 // 2
-    # "Model loading took 64.38 GiB" (vllm-project/vllm issue 33155): to 0.1%
-    loaded = graph.weights_bytes + grown_bytes(graph, find_engine("vllm"))
-    assert loaded / GIB == pytest.approx(64.38, rel=0.001)
-    by_tier = grown_by_tier(graph, on_gpus(graph, machine((gpu(), gpu())), LLAMA), find_engine("vllm"))
-    assert sum(by_tier.values()) == padded_mxfp4_bytes(graph)
-
-
 def test_traps_are_said_aloud() -> None:
-    moe = graph_of(moe_spec())
-    fused = replace(moe, quant="bnb-nf4", tensors=tuple(replace(t, n_bytes=0) for t in moe.tensors))
-    notes = memory_notes(fused, workload(), on_cpu(moe), find_engine("transformers"))
-    # 4 layers x 8 experts x 3 x 512 x 256 elements in 16 bit: 24 MiB
-    assert any("24.0 MiB are counted" in note for note in notes)
+    transformers, vllm = find_engine("transformers"), find_engine("vllm")
+    mixtral = session().graph("mixtral-8x7b", "bnb-nf4", gguf=False)
+    loaded = as_loaded(mixtral, transformers)
+    # 32 layers x 8 experts x 3 x 4096 x 14336 elements in 16 bit: 84 GiB, of which NF4 would take 23.6
+    said = counted_notes(loaded, workload(), on_cpu(mixtral), transformers)
+    assert any("84.0 GiB; transformers 4" in note for note in said)
+    assert not any("bitsandbytes" in note for note in uncounted_notes(loaded, transformers))
+    # an engine that may or may not do so: not in any figure
+    assert any("60.4 GiB more if vllm" in note for note in uncounted_notes(mixtral, vllm))
+    assert not any(
+        "bitsandbytes" in note for note in counted_notes(mixtral, workload(), on_cpu(mixtral), vllm)
+    )
     q4 = graph_of(dense_spec(), "q4_k_m")
-    assert any("rearranged" in note for note in memory_notes(q4, workload(), on_cpu(q4), LLAMA))
+    assert any("rearranged" in note for note in counted_notes(q4, workload(), on_cpu(q4), LLAMA))
+
+
+def test_what_is_counted_does_not_stand_under_what_is_not_modelled() -> None:
+    answer = moeplan.estimate("gpt-oss-120b", hardware="h100-sxm-80gb", engine="vllm", quant="mxfp4")
+    assert any("pads MXFP4 experts" in text for text in answer.assumptions)
+    assert not any("pads MXFP4" in text for text in answer.not_modelled)
 
 
 def test_a_build_number_decides_about_mixed_batches() -> None:

@@ -2,25 +2,83 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import moeplan
 from moeplan.errors import SpecError
+
+NAN = float("nan")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"expert_parallel": 0}, "--ep must be at least 1"),
+        ({"tensor_parallel": 0}, "--tp must be at least 1"),
+        ({"tensor_parallel": -2}, "--tp must be at least 1"),
         ({"output_rows": -1}, "output_rows must be at least 1"),
         ({"slots": 0}, "--slots must be at least 1"),
+        ({"gpu_layers": -1}, "--gpu-layers must be at least 0"),
+        ({"cpu_moe": -1}, "--cpu-moe must be at least 0"),
+        ({"threads": 0}, "--threads must be at least 1"),
+        ({"n_gpus": 0}, "--n-gpus must be at least 1"),
+        ({"batch": 2.5}, "--batch: expected a whole number or 'max', got 2.5"),
+        ({"batch": True}, "--batch: expected a whole number"),
+        ({"context": "all"}, "--context: expected a whole number or 'max'"),
+        ({"ubatch": 10**12}, "--ubatch must be at most 1,000,000,000"),
+        ({"level": NAN}, "--level must lie between 0 and 1"),
+        ({"memory_utilization": 0, "engine": "vllm"}, "--gpu-memory-utilization must lie between"),
+        ({"ram_gib": [1]}, "ram_gib: expected a number or a size"),
+        ({"gpu": 3}, "gpu: expected a name, got 3"),
+        ({"quant": ""}, "quant: expected a name"),
+        ({"mmap": "yes"}, "mmap: expected True or False"),
+        ({"ram_basis": "guessed"}, "ram_basis: expected one of theoretical"),
+        ({"configs": "/nonexistent"}, "no such directory"),
         ({"ep": 2}, "did you mean expert_parallel"),
         ({"tp": 2}, "did you mean tensor_parallel"),
     ],
 )
-def test_an_estimate(options: dict[str, int], said: str) -> None:
+def test_an_estimate(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m", **options)
+        moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", **{"quant": "q4_k_m", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"min_tps": 0}, "--min-tps must be a number above zero"),
+        ({"min_context": 0}, "--min-context must be at least 1"),
+        ({"max_ttft_ms": -3}, "--max-ttft-ms must be"),
+        ({"objective": "speed"}, "--objective: expected one of decode"),
+        ({"hardware": ["rtx-4090", 3]}, "hardware: expected a name"),
+        ({"batch": 0}, "--batch must be at least 1"),
+    ],
+)
+def test_a_plan(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        moeplan.plan("llama-3.1-8b", **{"hardware": "rtx-4090", **options})
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        ([], {}, "compare needs two models"),
+        ([3, 4], {}, "model: expected a name"),
+        (["llama-3.1-8b", "qwen3-30b-a3b"], {"batches": [1.5]}, "--batches: expected a whole number"),
+        (["llama-3.1-8b", "qwen3-30b-a3b"], {"twin": "equal"}, "--twin: expected one of active"),
+        (["llama-3.1-8b", "qwen3-30b-a3b"], {"tensor_parallel": 0}, "--tp must be at least 1"),
+    ],
+)
+def test_a_comparison(models: list[Any], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        moeplan.compare(models, hardware="h100-sxm-80gb", **options)
+
+
+def test_the_textbook() -> None:
+    with pytest.raises(SpecError, match="--dense-b: expected a number"):
+        moeplan.textbook("70", 47, 13, hbm_gbs=2000, tflops=312)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ LISTING = Listing(
 
 
 def test_a_pipe_gets_every_column_whole() -> None:
-    lines = plain(listing_lines(LISTING, None)).splitlines()
+    lines = plain(listing_lines(LISTING, Screen(40, whole=True))).splitlines()
     assert lines[2].endswith("n" * 90)
     assert lines[0].split() == ["id", "size", "count", "name"]
     assert [line.index("GiB") for line in lines[1:]] == [lines[1].index("GiB")] * 2, "columns line up"

@@ -4,8 +4,6 @@ them, for small models. The number of parameters must be that of the architectur
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -13,101 +11,24 @@ from typing import Any
 
 import pytest
 
-from moeplan.domain.graph import Tensor
 from moeplan.domain.quant import QuantTable
 from moeplan.errors import NotModelled, SpecError
-from moeplan.graph.inventory import build_tensors, param_counts
-from moeplan.readers.quants import load_quants
-from moeplan.readers.safetensors import SafetensorsModel, read_safetensors
-
-BITS = {"BF16": 16, "F16": 16, "F32": 32, "F8_E4M3": 8, "U8": 8, "I8": 8, "I32": 32}
-Table = dict[str, tuple[str, tuple[int, ...]]]
-BASE = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 128,
-    "vocab_size": 96,
-    "max_position_embeddings": 512,
-    "torch_dtype": "bfloat16",
-    "tie_word_embeddings": False,
-}
-
-
-@pytest.fixture(scope="module")
-def quants() -> QuantTable:
-    return load_quants()
-
-
-def write(path: Path, table: Table) -> Path:
-    """A file with these tensors; the data is a hole."""
-    offset, header = 0, {}
-    for name, (dtype, shape) in table.items():
-        size = prod(shape) * BITS[dtype] // 8
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    raw = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    path.write_bytes(struct.pack("<Q", len(raw)) + raw)
-    with path.open("r+b") as file:
-        file.truncate(8 + len(raw) + offset)
-    return path
-
-
-def checkpoint(folder: Path, config: Mapping[str, Any], table: Table) -> Path:
-    (folder / "config.json").write_text(json.dumps(BASE | dict(config)))
-    return write(folder / "model.safetensors", table)
-
-
-def weights(shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> Table:
-    return {f"{name}.weight": (dtype, shape) for name, shape in shapes.items()}
-
-
-OUTSIDE = {"model.embed_tokens": (96, 64), "model.norm": (64,), "lm_head": (96, 64)}
-ATTENTION = {"q_proj": (64, 64), "k_proj": (32, 64), "v_proj": (32, 64), "o_proj": (64, 64)}
-
-
-def layer(i: int, parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Tensors of layer ``i``, its two norms included."""
-    names = {"input_layernorm": (64,), "post_attention_layernorm": (64,)} | dict(parts)
-    return {f"model.layers.{i}.{name}": shape for name, shape in names.items()}
-
-
-def mlp(module: str, inner: int) -> dict[str, tuple[int, ...]]:
-    return {
-        f"{module}.gate_proj": (inner, 64),
-        f"{module}.up_proj": (inner, 64),
-        f"{module}.down_proj": (64, inner),
-    }
-
-
-def attention(module: str = "self_attn") -> dict[str, tuple[int, ...]]:
-    return {f"{module}.{name}": shape for name, shape in ATTENTION.items()}
-
-
-def llama_table(dtype: str = "BF16") -> Table:
-    shapes = dict(OUTSIDE)
-    for i in range(2):
-        shapes |= layer(i, attention() | mlp("mlp", 128))
-    return weights(shapes, dtype)
-
-
-def roles(tensors: tuple[Tensor, ...]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for t in tensors:
-        if t.owner == "base":
-            counts[t.role] = counts.get(t.role, 0) + t.n_elements
-    return counts
-
-
-def check(model: SafetensorsModel) -> tuple[Tensor, ...]:
-    """The parameters of every role are those that the architecture makes."""
-    assert model.tensors is not None
-    built = build_tensors(model.spec)
-    assert roles(model.tensors) == roles(built)
-    assert param_counts(model.spec, model.tensors) == param_counts(model.spec, built)
-    return model.tensors
-
+from moeplan.graph.inventory import build_tensors
+from moeplan.readers.safetensors import read_safetensors
+from tests.support.safetensors_tables import (
+    ATTENTION,
+    BITS,
+    OUTSIDE,
+    Table,
+    attention,
+    check,
+    checkpoint,
+    layer,
+    llama_table,
+    mlp,
+    roles,
+    weights,
+)
 
 # ── plain checkpoints ───────────────────────────────────────────────────────────────────────────
 
@@ -352,57 +273,3 @@ def test_config_of_another_depth(tmp_path: Path, quants: QuantTable) -> None:
     checkpoint(tmp_path, {"model_type": "llama", "num_hidden_layers": 3}, llama_table())
     with pytest.raises(SpecError, match=r"weights for 2 layers, config\.json has 3"):
         read_safetensors(tmp_path, quants)
-
-
-# ── several files ───────────────────────────────────────────────────────────────────────────────
-
-
-def sharded(folder: Path, *, index: bool = True) -> list[Path]:
-    """The llama in three files, cut in the middle of layers."""
-    (folder / "config.json").write_text(json.dumps(BASE | {"model_type": "llama"}))
-    rows = list(llama_table().items())
-    files, weight_map, total = [], {}, 0
-    for i in range(3):
-        name = f"model-{i + 1:05}-of-00003.safetensors"
-        part = dict(rows[i * 7 : i * 7 + 7])
-        files.append(write(folder / name, part))
-        weight_map |= dict.fromkeys(part, name)
-        total += sum(prod(shape) * BITS[dtype] // 8 for dtype, shape in part.values())
-    if index:
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map})
-        (folder / "model.safetensors.index.json").write_text(text)
-    return files
-
-
-@pytest.mark.parametrize("named", ["", "model.safetensors.index.json", "model-00002-of-00003.safetensors"])
-@pytest.mark.parametrize("index", [True, False])
-def test_shards_are_joined(tmp_path: Path, quants: QuantTable, named: str, index: bool) -> None:
-    files = sharded(tmp_path, index=index or named.endswith(".json"))
-    model = read_safetensors(tmp_path / named, quants)
-    check(model)
-    assert model.file_bytes == sum(file.stat().st_size for file in files)
-
-
-def test_an_index_without_its_files_gives_the_total(tmp_path: Path, quants: QuantTable) -> None:
-    files = sharded(tmp_path)
-    whole = read_safetensors(tmp_path, quants)
-    assert whole.tensors is not None
-    for file in files[1:]:
-        file.unlink()
-    model = read_safetensors(tmp_path / "model.safetensors.index.json", quants)
-    assert model.tensors is None
-    assert model.note.startswith("2 of 3 weight files are missing")
-    assert model.file_bytes == sum(t.n_bytes for t in whole.tensors)
-    assert model.quant == "bf16"
-
-
-def test_a_missing_part_without_index_is_named(tmp_path: Path, quants: QuantTable) -> None:
-    sharded(tmp_path, index=False)[2].unlink()
-    with pytest.raises(SpecError, match=r"missing: model-00003-of-00003\.safetensors"):
-        read_safetensors(tmp_path, quants)
-
-
-def test_weights_without_config(tmp_path: Path, quants: QuantTable) -> None:
-    write(tmp_path / "model.safetensors", llama_table())
-    with pytest.raises(SpecError, match=r"no config\.json beside the weights"):
-        read_safetensors(tmp_path / "model.safetensors", quants)

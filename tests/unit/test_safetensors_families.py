@@ -14,8 +14,8 @@ import pytest
 from moeplan.graph.inventory import build_tensors, param_counts
 from moeplan.readers.quants import load_quants
 from moeplan.readers.safetensors import read_safetensors
-from tests.unit import test_safetensors as plain
-from tests.unit.test_safetensors import ATTENTION, BASE, OUTSIDE, attention, mlp, weights, write
+from tests.support import safetensors_tables as plain
+from tests.support.safetensors_tables import ATTENTION, BASE, OUTSIDE, attention, mlp, weights, write
 
 Shapes = dict[str, tuple[int, ...]]
 """Weights by module. A parameter that is no module's weight has a ``!`` in front and its full name."""

@@ -50,7 +50,7 @@ def test_gpus_with_whole_experts_wait_for_the_busiest() -> None:
     ("model", "options", "said"),
     [
         ("llama-3.1-8b", {}, "has no experts to share"),
-        ("mixtral-8x7b", {"engine": "tgi"}, "--ep above 1 with tgi"),
+        ("mixtral-8x7b", {"engine": "tgi"}, "--ep 4: tgi is not modelled with it"),
         ("mixtral-8x7b", {"tensor_parallel": 8}, "--ep 4 over 8 GPUs"),
         ("qwen2-57b-a14b", {"tensor_parallel": 4}, None),
     ],

@@ -29,11 +29,15 @@ class Prior(NamedTuple):
 _GUESS = "physical guess"
 _PRIORS = (
     # eager Python loops over layers, and within MoE layers over experts
-    Prior(r"engine\.transformers\.moe\.layer_time$", 6.0, 1.0, why="one loop turn per expert hit"),
+    Prior(r"engine\.transformers\.moe\.layer_time$", 1.0, 0.4, why="kernels of a loop turn beside others"),
     Prior(r"engine\.transformers\.quants\.(b?f16|f32)\.layer_time$", 1.0, 0.2),
     Prior(
         r"engine\.transformers\.quants\.fp8\.layer_time$", 2.5, 0.5, why="two Triton kernels for each matrix"
     ),
+    Prior(
+        r"engine\.transformers\.quants\.hqq.*layer_time$", 4.0, 0.7, why="a dozen kernels widen each matrix"
+    ),
+    Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
     Prior(r"engine\.transformers\.layer_time$", 8.0, 1.0, why="40 kernels, 10 us each from Python"),

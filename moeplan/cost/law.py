@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from moeplan.cost.coverage import busiest_rank
+from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.ops import Names, Op
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
@@ -19,7 +19,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.eager import cache_passes
+from moeplan.engines.eager import HALF_LAYER_KERNELS, cache_passes, ffn_kernels
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -215,11 +215,19 @@ class _Clock:
             names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
             halves.append((half, names))
         if ffn is not None:
-            routed: Names = (f"{family}.moe.layer_time", f"{family}.engine.{self.engine.id}.moe.layer_time")
-            if self.engine.backend:
-                routed = (*routed, f"{family}.{self.engine.backend}.moe.layer_time")
-            halves.append((half, (*fixed, *routed) if isinstance(ffn, MoeFfn) else fixed))
+            halves.append(self._routed(half, fixed, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
+
+    def _routed(self, half: float, fixed: Names, ffn: MoeFfn) -> tuple[float, Names]:
+        """Routing, gather and scatter beside the experts' products; from Python a kernel at a time."""
+        family, backend = self.engine.family, self.engine.backend
+        own = f"{family}.engine.{self.engine.id}.moe.layer_time"
+        if self.engine.eager:
+            hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
+            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
+            return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
+        names = (*fixed, f"{family}.moe.layer_time", own)
+        return half, (*names, f"{family}.{backend}.moe.layer_time") if backend else names
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
 

@@ -6,6 +6,9 @@ from moeplan.domain.model import Block, GqaAttention
 
 # torch 2.5 (October 2024) keeps what its unfused attention computes from 16-bit numbers in 32 bits.
 _WIDENS_SINCE = "2024-11"
+_SKIPS_SINCE, _GROUPS_SINCE = "2025-07", "2025-12"
+HALF_LAYER_KERNELS = 20.0
+"""Of the mixer, or of a dense FFN."""
 _IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 
 
@@ -24,6 +27,17 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     if host or (widens and quant not in _IN_BFLOAT16):
         return fused(groups)
     return unfused(groups, widened=widens)
+
+
+def ffn_kernels(n_experts: int, n_hit: float, date: str) -> float:
+    """Kernels that the FFN half of a MoE layer starts in one step, where half a dense layer starts 20.
+
+    Counted on transformers 5.24, which groups experts; with its loop over those that a token chose, which
+    July 2025 brought (PR 38133) and version 5 (December 2025) replaced; before, the loop was over all.
+    """
+    if date == "" or date >= _GROUPS_SINCE:
+        return 52.0
+    return 46.0 + 15.0 * (n_hit if date >= _SKIPS_SINCE else n_experts)
 
 
 def fused(groups: float) -> float:

@@ -214,10 +214,10 @@ def test_bad_input_is_one_clear_error(inside: Run, arguments: str, said: str) ->
 
 def test_a_floor_that_no_type_reaches_is_said(inside: Run) -> None:
     """gpt-oss was trained in MXFP4: wider types would only unpack it, so that none is tried."""
-    done = inside("plan", *GPT_OSS, "--min-quant", "q8_0")
+    done = inside("plan", *GPT_OSS, "--min-quant", "f16")
     assert done.code == 1
     said = " ".join(done.out.split())
-    assert "no type of weights that there is to try is as wide as --min-quant q8_0" in said
+    assert "no type of weights that there is to try is as wide as --min-quant f16" in said
     assert "--min-quant mxfp4_moe (4.6 bits per weight):" in said
     assert "and 1 GiB more RAM" not in said  # the type alone is enough
 

@@ -10,7 +10,7 @@ from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
-from moeplan.engines.eager import cache_passes
+from moeplan.engines.eager import cache_passes, ffn_kernels
 from moeplan.engines.traits import find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus, split
 from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, workload
@@ -107,3 +107,19 @@ def test_how_often_transformers_moves_the_cache() -> None:
     assert cache_passes(block, "awq4", "2024-10", host=False) == 3 + 3 * groups
     assert cache_passes(block, "awq4", "", host=False) == 3 + 2 * groups
     assert cache_passes(block, "bf16", "2025-05", host=True) == 3 + 2 * groups
+
+
+def test_python_starts_the_kernels_of_every_expert_in_turn() -> None:
+    assert ffn_kernels(128, 8, "2025-05") == 46 + 15 * 128
+    assert ffn_kernels(128, 8, "2025-08") == 46 + 15 * 8
+    assert ffn_kernels(128, 8, "") == ffn_kernels(8, 2, "2026-01") == 52
+    graph, hardware, engine = graph_of(moe_spec()), machine((gpu(),)), find_engine("transformers")
+    placement = on_gpus(graph, hardware, engine)
+
+    def waiting(date: str) -> float:
+        work = workload(engine_date=date)
+        return sum(
+            op.waiting_s for op in step_ops(graph, hardware, work, placement, engine, Step(1, 1, 0, 1))[0]
+        )
+
+    assert waiting("2025-05") > waiting("2025-08") > waiting("")

@@ -1,4 +1,4 @@
-"""How often transformers moves the cache in a decode step, by the operands of every kernel it starts."""
+"""What transformers moves and starts in a decode step, counted by the operands of every kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moeplan.engines.eager import fused, unfused
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, fused, unfused
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,3 +79,44 @@ def test_passes_over_the_cache(groups: int, dtype: str, attention: str, expected
     token = 2 * KV_HEADS * HEAD_DIM * torch.tensor([], dtype=kind).element_size()
     # scores and the mask are not counted by the formulas: a row of the context beside 64 of keys and values
     assert (long - short) / (512 * token) == pytest.approx(expected(groups), rel=0.09)
+
+
+class Kernels(TorchDispatchMode):  # type: ignore[misc]
+    """How many operations are started."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += not any(view in str(func) for view in _VIEWS)
+        return func(*args, **(kwargs or {}))
+
+
+def layer_kernels(n_experts: int, n_active: int, implementation: str | None = None) -> float:
+    """Kernels of one more layer in a decode step."""
+
+    def kernels(n_layers: int) -> int:
+        config = transformers.Qwen3MoeConfig(
+            hidden_size=64, moe_intermediate_size=32, intermediate_size=32, num_hidden_layers=n_layers,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=64, num_experts=n_experts,
+            num_experts_per_tok=n_active, mlp_only_layers=[] if n_active else list(range(n_layers)),
+        )  # fmt: skip
+        model = transformers.Qwen3MoeForCausalLM(config).to(torch.bfloat16).eval()
+        if implementation:
+            model.set_experts_implementation(implementation)
+        with torch.no_grad():
+            cache = model(torch.zeros(1, 8, dtype=torch.long), use_cache=True).past_key_values
+            with Kernels() as counted:
+                model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+        return counted.n
+
+    return (kernels(3) - kernels(1)) / 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("n_experts", "n_active"), [(8, 2), (64, 8)])
+def test_kernels_of_a_moe_layer(n_experts: int, n_active: int) -> None:
+    mixer = HALF_LAYER_KERNELS
+    now = layer_kernels(n_experts, n_active)
+    assert now == pytest.approx(mixer + ffn_kernels(n_experts, n_active, ""), rel=0.12)
+    looped = layer_kernels(n_experts, n_active, "eager")
+    assert looped == pytest.approx(mixer + ffn_kernels(n_experts, n_active, "2025-08"), rel=0.12)

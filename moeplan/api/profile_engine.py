@@ -46,6 +46,7 @@ class _File(NamedTuple):
     label: str
     weight: float
     write: Callable[[], Path]
+    prompts: tuple[int, ...]
 
 
 class Rounds(NamedTuple):
@@ -110,14 +111,15 @@ def _loaded_bytes(request: ProfileRequest) -> int:
 
 def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
     """The file named, or small random ones, made when they are needed."""
+    from moeplan.measure.random_gguf import PROMPT_TOKENS, profile_files, write_random_gguf
+
     if request.model is not None:
         path = Path(request.model)
         if not path.is_file():
             raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
-        yield _File(path.name, 1.0, lambda: path)
+        yield _File(path.name, 1.0, lambda: path, (PROMPT_TOKENS,))
         return
     from moeplan.measure.micro import last_cache_bytes
-    from moeplan.measure.random_gguf import profile_files, write_random_gguf
 
     for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
 
@@ -130,7 +132,7 @@ def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
                 write_random_gguf(path, file.shape, file.qtype)
             return path
 
-        yield _File(file.label, file.weight, write)
+        yield _File(file.label, file.weight, write, file.prompts)
 
 
 class _Runs:
@@ -175,14 +177,17 @@ class _Runs:
         if child is None and threads > 1:
             child = self._child(file, path)
         facts, vocab = self.facts[file.label]
-        repeats, more = (1, 2 if threads == 1 else 1) if self.request.mode == "quick" else (3, 0)
-        samples = measure_gguf(
-            self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
-            timeout_s=self.request.timeout_s, child=child,
-        )  # fmt: skip
+        repeats, more = (1, 2) if self.request.mode == "quick" else (3, 3)
+        found: list[Sample] = []
+        for n_tokens in file.prompts:
+            samples = measure_gguf(
+                self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
+                prompt_tokens=n_tokens, timeout_s=self.request.timeout_s, child=child,
+            )  # fmt: skip
+            found += samples
         if file.weight >= _LEAST_WEIGHT:
             self.prompts.setdefault((file.label, threads), []).append(samples[0].best)
-        return samples
+        return found
 
     def _child(self, file: _File, path: Path) -> Child | None:
         """A process that keeps the file loaded, where that is of use and there is memory for it."""

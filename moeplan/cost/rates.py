@@ -219,7 +219,10 @@ def host_rates(
         norm=SUM,
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, "local.cpu.attention.compute")),
+        cache=(
+            (*moving, "local.ram.cache.bandwidth"),
+            (per_core, "local.cpu.attention.compute", f"host.attention.{step}.compute"),
+        ),
         fixed=launches,
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,

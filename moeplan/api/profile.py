@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
-_ENGINE_SHARE = 0.5
+_ENGINE_SHARE = 0.6
 
 
 def run_profile(
@@ -43,10 +43,9 @@ def run_profile(
     gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
         parts = list(_parts(request, catalog, Path(folder), stack))
+        whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started)
         for part, shown in zip(parts, _shown(parts, progress), strict=True):
-            budget_s = max(1.0, part.share * BUDGET_S[request.mode] - (time.perf_counter() - started))
-            outcome = run_jobs(part.jobs, budget_s, shown, patience=part.patience)
-            started = time.perf_counter()
+            outcome = run_jobs(part.jobs, max(1.0, part.share * whole_s), shown, patience=part.patience)
             samples, gaps = samples + outcome.samples, gaps + outcome.notes
             if outcome.interrupted:
                 break
@@ -143,9 +142,10 @@ def _weight(jobs: list[tuple[str, float, Job]]) -> float:
 
 def _micro_jobs(request: ProfileRequest, device: Device) -> Planned:
     """What everything else is compared with."""
-    from moeplan.measure import micro
+    from moeplan.measure import micro, numa
 
     yield from micro.jobs(device, micro.usable_threads(), quick=request.mode == "quick")
+    yield from numa.jobs(device)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:

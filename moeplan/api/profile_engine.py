@@ -88,9 +88,11 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
     if request.model is not None or len(threads) < 2:
         return Rounds(first, [])
     most = threads[-1]
-    second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in files]
+    # those with next to no weights mostly wait: once is enough
+    heavy = [file for file in files if file.weight >= _LEAST_WEIGHT]
+    second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in heavy]
     second.append(("llama.cpp, what was slow", _AGAIN_WEIGHT, lambda budget_s: runs.again(most, budget_s)))
-    return Rounds(first, sorted(second, key=lambda job: job[1] < _LEAST_WEIGHT / most))
+    return Rounds(first, second)
 
 
 def _on(file: _File, threads: int) -> str:

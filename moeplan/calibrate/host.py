@@ -50,8 +50,12 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
         threads = sample.setup.get("threads", 0)
         where = f"t{threads}" if threads else str(sample.setup.get("device", ""))
         if sample.name == "read bandwidth":  # measured twice: other programs may have used the memory
-            mine, name = _coefficient(sample), f"read.{where}.bytes_per_s"
+            pages = "large-pages." if sample.setup.get("pages") == "large" else ""
+            mine, name = _coefficient(sample), f"read.{where}.{pages}bytes_per_s"
             found[name] = max(mine, found.get(name, mine), key=lambda c: c.value)
+        elif sample.name == "node read bandwidth":
+            name = f"read.node{sample.setup['node']}.memory{sample.setup['memory']}.bytes_per_s"
+            found[name] = _coefficient(sample)
         elif sample.name == "copy" and "way" in sample.setup:
             name = f"copy.{sample.setup['way']}.{sample.setup['memory']}.bytes_per_s".replace(" ", "-")
             found[name.replace(",", "")] = _coefficient(sample)

@@ -17,7 +17,7 @@ Progress = Callable[[str, float], None]
 # Share of the budget that may go into waiting for a quiet moment.
 _WAIT_SHARE = 0.08
 # Looking takes a tenth of a second: short jobs share one look.
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 3.0
 # What comes late still gets this share of its time, or it would not be worth its while.
 _LEAST_SHARE = 0.5
 

@@ -90,7 +90,7 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
         vocab=problem.graph.spec.vocab_size,
         law=law,
         attention=attention_of(problem.graph, problem.workload.kv_type_k, problem.workload.kv_type_v),
-        prompt_frac=passed_frac(problem.graph),
+        prompt_frac=passed_frac(problem.graph, problem.workload.prompt_tokens),
         clock_frac=clock_frac(cpu),
         socket_frac=sockets_used(cpu, threads) / cpu.sockets,
     )

@@ -67,12 +67,15 @@ def last_ffn_of(graph: ModelGraph) -> Parts:
     return Parts(float(sum(t.n_elements for t in ffn)) - experts, float(experts))
 
 
-def passed_frac(graph: ModelGraph) -> Parts:
-    """Share of the layers' elements that every token of a prompt meets."""
-    last = last_ffn_of(graph)
-    dense = float(sum(w.dense_elements for w in graph.layers))
-    experts = float(sum(w.expert_elements for w in graph.layers))
-    return Parts(1.0 - last.dense_elements / dense, 1.0 - last.expert_elements / experts if experts else 1.0)
+def passed_frac(graph: ModelGraph, prompt_tokens: int) -> Parts:
+    """Of the work on the layers' elements that a whole prompt would be, the share that is done."""
+    last, skipped = last_ffn_of(graph), 1.0 - 1.0 / max(1, prompt_tokens)
+    dense = sum(w.dense_elements for w in graph.layers)
+    experts = sum(w.expert_elements for w in graph.layers)
+    return Parts(
+        1.0 - skipped * last.dense_elements / max(1, dense),
+        1.0 - skipped * last.expert_elements / max(1, experts),
+    )
 
 
 def attention_of(graph: ModelGraph, type_k: str = "f16", type_v: str = "f16") -> Attention:

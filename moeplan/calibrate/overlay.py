@@ -58,7 +58,7 @@ class Target(NamedTuple):
     """Of the CPU in each phase: the names that the law multiplies."""
     attention: Attention | None = None
     prompt_frac: Parts = Parts(1.0, 1.0)
-    """Of the elements of the layers, those that all tokens of a prompt meet."""
+    """Of the work that the law counts for a prompt, what the engine does."""
     clock_frac: float = 1.0
     """What the law multiplies the rate of a core by."""
     socket_frac: float = 1.0

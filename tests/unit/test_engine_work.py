@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from moeplan.api.profile_engine import gguf_facts
+from moeplan.api.resolve import Session
 from moeplan.calibrate.engine_runs import from_engine
-from moeplan.calibrate.engine_work import Attention, Parts
+from moeplan.calibrate.engine_work import Attention, Parts, passed_frac
 from moeplan.calibrate.overlay import overlay
 from moeplan.domain.profile import HostCalibration, HostCoefficient, Sample
 from moeplan.measure.llama_cpp import Child, Engine, measure_gguf
@@ -101,6 +102,18 @@ def test_heads_and_last_ffn_are_counted_from_the_file(tmp_path: Path) -> None:
     # 4 experts of 3 matrices; the router is dense
     assert facts["last_expert_elements"] == 4 * 3 * 512 * 256
     assert facts["last_dense_elements"] == 4 * 512
+
+
+def test_a_model_of_one_layer_still_passes_one_token(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    write_random_gguf(path, Shape(512, 1, 4, 2, 256, 512, n_experts=4, n_active=2), "q8_0")
+    session = Session(Catalog())
+    share = passed_frac(session.graph(str(path), "q8_0"), 100)
+    # all experts are in the last FFN: of 100 tokens one passes them
+    assert share.expert_elements == pytest.approx(0.01)
+    # attention has 2 x 512 x 512 + 2 x 512 x 256 elements, the router 4 x 512
+    assert share.dense_elements == pytest.approx(1 - 0.99 * 2048 / (786_432 + 2048))
+    assert passed_frac(session.graph(str(path), "q8_0"), 1) == (1.0, 1.0)
 
 
 class _Canned:

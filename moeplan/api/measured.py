@@ -67,6 +67,7 @@ def _checked(path: Path) -> HostCalibration:
 
 def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str]) -> Problem:
     """``problem`` with this machine's measured bandwidths and rates."""
+    from moeplan.calibrate.engine_work import attention_of, passed_frac
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
     from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates, sockets_used
@@ -88,6 +89,8 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
         has_gpu=bool(hardware.gpus),
         vocab=problem.graph.spec.vocab_size,
         law=law,
+        attention=attention_of(problem.graph, problem.workload.kv_type_k, problem.workload.kv_type_v),
+        prompt_frac=passed_frac(problem.graph, problem.workload.prompt_tokens),
         clock_frac=clock_frac(cpu),
         socket_frac=sockets_used(cpu, threads) / cpu.sockets,
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
-_ENGINE_SHARE = 0.45
+_ENGINE_SHARE = 0.6
 
 
 def run_profile(
@@ -42,13 +42,15 @@ def run_profile(
     samples: tuple[Sample, ...] = ()
     gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
-        for part in _parts(request, catalog, Path(folder), stack):
-            budget_s = max(1.0, part.share * BUDGET_S[request.mode] - (time.perf_counter() - started))
-            outcome = run_jobs(part.jobs, budget_s, progress, patience=part.patience)
-            started = time.perf_counter()
+        parts = list(_parts(request, catalog, Path(folder), stack))
+        whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started)
+        for part, shown in zip(parts, _shown(parts, progress), strict=True):
+            outcome = run_jobs(part.jobs, max(1.0, part.share * whole_s), shown, patience=part.patience)
             samples, gaps = samples + outcome.samples, gaps + outcome.notes
             if outcome.interrupted:
                 break
+        else:
+            progress("done", 1.0)
     if not samples:
         raise MeasurementError("nothing could be measured: " + "; ".join(gaps))
     notes = [*gaps, *_remarks(samples)]
@@ -122,15 +124,28 @@ def _parts(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitS
         yield _Part(engine.second, 3.0, share * _weight(engine.second) / both)
 
 
+def _shown(parts: list[_Part], progress: Progress) -> Iterator[Progress]:
+    """For each part a progress that shows its share of the whole."""
+    whole, before = sum(part.share for part in parts) or 1.0, 0.0
+    for part in parts:
+
+        def shown(what: str, share: float, before: float = before, mine: float = part.share) -> None:
+            progress(what, (before + share * mine) / whole)
+
+        yield shown
+        before += part.share
+
+
 def _weight(jobs: list[tuple[str, float, Job]]) -> float:
     return sum(weight for _, weight, _ in jobs)
 
 
 def _micro_jobs(request: ProfileRequest, device: Device) -> Planned:
     """What everything else is compared with."""
-    from moeplan.measure import micro
+    from moeplan.measure import micro, numa
 
     yield from micro.jobs(device, micro.usable_threads(), quick=request.mode == "quick")
+    yield from numa.jobs(device)
 
 
 def _device_jobs(request: ProfileRequest, catalog: Catalog, device: Device) -> Planned:

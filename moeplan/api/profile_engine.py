@@ -46,6 +46,7 @@ class _File(NamedTuple):
     label: str
     weight: float
     write: Callable[[], Path]
+    prompts: tuple[int, ...]
 
 
 class Rounds(NamedTuple):
@@ -87,9 +88,11 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
     if request.model is not None or len(threads) < 2:
         return Rounds(first, [])
     most = threads[-1]
-    second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in files]
+    # those with next to no weights mostly wait: once is enough
+    heavy = [file for file in files if file.weight >= _LEAST_WEIGHT]
+    second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in heavy]
     second.append(("llama.cpp, what was slow", _AGAIN_WEIGHT, lambda budget_s: runs.again(most, budget_s)))
-    return Rounds(first, sorted(second, key=lambda job: job[1] < _LEAST_WEIGHT / most))
+    return Rounds(first, second)
 
 
 def _on(file: _File, threads: int) -> str:
@@ -110,14 +113,15 @@ def _loaded_bytes(request: ProfileRequest) -> int:
 
 def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
     """The file named, or small random ones, made when they are needed."""
+    from moeplan.measure.random_gguf import PROMPT_TOKENS, profile_files, write_random_gguf
+
     if request.model is not None:
         path = Path(request.model)
         if not path.is_file():
             raise SpecError("--engine llama.cpp needs a .gguf file as --model", path=request.model)
-        yield _File(path.name, 1.0, lambda: path)
+        yield _File(path.name, 1.0, lambda: path, (PROMPT_TOKENS,))
         return
     from moeplan.measure.micro import last_cache_bytes
-    from moeplan.measure.random_gguf import profile_files, write_random_gguf
 
     for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
 
@@ -130,7 +134,7 @@ def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
                 write_random_gguf(path, file.shape, file.qtype)
             return path
 
-        yield _File(file.label, file.weight, write)
+        yield _File(file.label, file.weight, write, file.prompts)
 
 
 class _Runs:
@@ -175,14 +179,17 @@ class _Runs:
         if child is None and threads > 1:
             child = self._child(file, path)
         facts, vocab = self.facts[file.label]
-        repeats, more = (1, 2 if threads == 1 else 1) if self.request.mode == "quick" else (3, 0)
-        samples = measure_gguf(
-            self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
-            timeout_s=self.request.timeout_s, child=child,
-        )  # fmt: skip
+        repeats, more = (1, 2) if self.request.mode == "quick" else (3, 3)
+        found: list[Sample] = []
+        for n_tokens in file.prompts:
+            samples = measure_gguf(
+                self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
+                prompt_tokens=n_tokens, timeout_s=self.request.timeout_s, child=child,
+            )  # fmt: skip
+            found += samples
         if file.weight >= _LEAST_WEIGHT:
             self.prompts.setdefault((file.label, threads), []).append(samples[0].best)
-        return samples
+        return found
 
     def _child(self, file: _File, path: Path) -> Child | None:
         """A process that keeps the file loaded, where that is of use and there is memory for it."""

@@ -1,9 +1,10 @@
 """Rates of an engine from its own runs on this machine, by number of threads.
 
 A decode step takes, for each type of weights, bytes x the time of a byte (dense matrices and experts apart),
-and fixed time a layer, a layer that routes and an entry of the vocabulary: files with next to no weights
-tell these. The time of a byte is then split into reading and computing as the cost law has it, so that what
-was measured with one sequence comes back as it was. Pure: samples in, coefficients out.
+fixed time a layer, a layer that routes and an entry of the vocabulary, which files with next to no weights
+tell, and time a head and cached token, which the same file tells with a short and a long cache. The time of
+a byte is then split into reading and computing as the cost law has it, so that what was measured with one
+sequence comes back as it was. Pure: samples in, coefficients out.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ from moeplan.domain.profile import HostCoefficient, Sample
 FIXED = ("layer.s", "moe-layer.s", "vocab.s")
 """Parts of a decode step that do not depend on the weights' size."""
 RATES = ("decode", "prefill", "experts-decode", "experts-prefill")
+HEAD = "head.s"
+"""Of a query head and a cached token in decode."""
+PROMPT_HEAD = "prompt-head.s"
+"""Of a query head and a token that it sees in a prompt."""
 # Where a run reads faster than the plain sum did, and at least: computing has this share of its time.
 _LEAST_COMPUTING = 0.05
 # Less than this share of the time cannot be told from the noise of the other parts.
 _NOISE = 0.1
+# Share of a step that reading takes at least where the weights push the cache of the model out of the CPU's.
+_READING = 0.5
 _ROUNDS = 4000
 
 
@@ -30,6 +37,7 @@ class EngineRun(NamedTuple):
     """One sample of an engine, as numbers."""
 
     engine: str
+    model: str
     quant: str
     threads: int
     phase: str
@@ -46,6 +54,13 @@ class EngineRun(NamedTuple):
     expert_flop: float
     fixed: tuple[float, float, float]
     """Layers, layers that route, entries of the vocabulary."""
+    head_tokens: float = 0.0
+    """Query heads (and in decode what the rows of the cache count for) times the tokens that each sees."""
+
+    @property
+    def file(self) -> tuple[object, ...]:
+        """Runs of the same file agree in it."""
+        return self.model, self.quant, self.fixed
 
     def bytes_of(self, part: str) -> float:
         """Of ``dense`` or ``expert``."""
@@ -70,10 +85,21 @@ def _run(sample: Sample) -> EngineRun:
     routed = get["experts"] > 0
     touched = expected_experts(int(get["experts"]), int(get["active"]), rows) if routed else 0.0
     chosen = get["active"] / get["experts"] if routed else 0.0
+    dense, experts = (_rows_of(get, part, rows) for part in ("dense", "expert"))
+    alone = (
+        get.get("last_expert_elements", 0.0) / get["expert_elements"]
+        if phase == "prefill" and routed
+        else 0.0
+    )
+    if phase == "decode":
+        head_tokens = get.get("decode_heads", 0.0) * get.get("depth", 0.0)
+    else:
+        head_tokens = get.get("heads", 0.0) * rows * (rows + 1.0) / 2.0
     # of few repeats the quickest: whatever disturbs them only makes them slower
     rate = sample.median if sample.stable else sample.best
     return EngineRun(
         engine=str(sample.setup["engine"]),
+        model=str(sample.setup.get("model", "")),
         quant=str(sample.setup["quant"]),
         threads=int(get["threads"]),
         phase=phase,
@@ -81,11 +107,20 @@ def _run(sample: Sample) -> EngineRun:
         spread=(min(1.0, sample.low / rate), max(1.0, sample.high / rate)),
         rows=rows,
         dense_bytes=get["dense_bytes"] + get["head_bytes"],
-        dense_flop=2.0 * (get["dense_elements"] * rows + get["head_elements"]),
-        expert_bytes=get["expert_bytes"] * touched / max(1.0, get["experts"]),
-        expert_flop=2.0 * get["expert_elements"] * rows * chosen,
+        dense_flop=2.0 * (dense + get["head_elements"]),
+        expert_bytes=get["expert_bytes"]
+        * ((1.0 - alone) * touched + alone * get["active"])
+        / max(1.0, get["experts"]),
+        expert_flop=2.0 * experts * chosen,
         fixed=(get["layers"], get["moe_layers"], get["vocab"]),
+        head_tokens=head_tokens,
     )
+
+
+def _rows_of(get: Mapping[str, float], part: str, rows: float) -> float:
+    """Elements of a part times the rows that meet them: in the last FFN only the row that gives a token."""
+    last = get.get(f"last_{part}_elements", 0.0)
+    return (get[f"{part}_elements"] - last) * rows + last
 
 
 def from_engine(
@@ -120,6 +155,7 @@ class _Fit:
         self.prefill = [r for r in runs if r.phase == "prefill"]
         self.read = read_bytes_per_s
         self.fixed = tuple(self._assumed(name) / threads for name in FIXED)
+        self.head_s = self.prompt_head_s = 0.0
         self.made: dict[str, HostCoefficient] = {}
 
     def coefficients(self) -> dict[str, HostCoefficient]:
@@ -137,26 +173,56 @@ class _Fit:
         return {f"{self.engine}.t{self.threads}.{name}": c for name, c in self.made.items()}
 
     def _times_of_a_byte(self) -> dict[tuple[str, str], float]:
-        """Seconds of a byte by part and type; fixed times too where there are runs enough to tell them."""
-        runs = self.decode
+        """Seconds of a byte by part and type; of attention and fixed times too where the runs tell them."""
+        self.head_s = self._head_s()
+        if self.head_s:
+            self._put(HEAD, self.head_s, "s", self.decode)
+        runs = self._told_apart()
         quants = list(dict.fromkeys(r.quant for r in runs))
         known = {q: t for q in quants if (t := self._dense_elsewhere(q)) is not None}
         columns = [("dense", q) for q in quants if q not in known] + [("expert", q) for q in quants]
         counts = [tuple((quant == r.quant) * r.bytes_of(part) for part, quant in columns) for r in runs]
         used = sum(1 for i in range(len(columns)) if any(row[i] for row in counts))
         times = [r.seconds for r in runs]
-        left = [r.seconds - known.get(r.quant, 0.0) * r.dense_bytes for r in runs]
-        if len(runs) >= used + len(FIXED):
+        left = [r.seconds - known.get(r.quant, 0.0) * r.dense_bytes - self._seen_s(r) for r in runs]
+        if len({r.file for r in runs}) >= used + len(FIXED):
             found = non_negative(
                 [(*row, *r.fixed) for row, r in zip(counts, runs, strict=True)], left, times, _ROUNDS
             )
-            self.fixed = tuple(found[len(columns) :])
+            self.fixed = tuple(found[-len(FIXED) :])
             for name, value in zip(FIXED, self.fixed, strict=True):
                 self._put(name, value, "s", runs)
         else:
             left = [s - self._fixed_s(r) for s, r in zip(left, runs, strict=True)]
             found = non_negative(counts, left, times, _ROUNDS) if runs else []
         return dict(zip(columns, found, strict=False))
+
+    def _head_s(self) -> float:
+        """What steps take longer with the longest than with the shortest cache, of all files that read."""
+        longer, more = 0.0, 0.0
+        for runs in self._files(r for r in self.decode if self._reads(r)):
+            one, other = min(runs, key=lambda r: r.head_tokens), max(runs, key=lambda r: r.head_tokens)
+            longer, more = longer + other.seconds - one.seconds, more + other.head_tokens - one.head_tokens
+        return max(0.0, longer / more) if more else 0.0
+
+    def _seen_s(self, run: EngineRun) -> float:
+        return self.head_s * run.head_tokens if self._reads(run) else 0.0
+
+    def _reads(self, run: EngineRun) -> bool:
+        """Whether weights enough pass through the caches that those of the model's own rows do not stay."""
+        return (run.dense_bytes + run.expert_bytes) / self.read > _READING * run.seconds
+
+    def _told_apart(self) -> list[EngineRun]:
+        """Of files with next to no weights, whose cache stays near, the runs with the least of it."""
+        least = {r.file: min(o.head_tokens for o in self.decode if o.file == r.file) for r in self.decode}
+        return [r for r in self.decode if self._reads(r) or r.head_tokens == least[r.file]]
+
+    @staticmethod
+    def _files(runs: Iterable[EngineRun]) -> list[list[EngineRun]]:
+        files: dict[tuple[object, ...], list[EngineRun]] = {}
+        for run in runs:
+            files.setdefault(run.file, []).append(run)
+        return list(files.values())
 
     def _dense_elsewhere(self, quant: str) -> float | None:
         """Seconds of a byte of dense matrices as on other machines, where no dense file was run here."""
@@ -182,6 +248,9 @@ class _Fit:
 
     def _put_prefill(self) -> None:
         """FLOP/s a thread over a prompt: dense matrices from dense files, experts from the others."""
+        self.prompt_head_s = self._prompt_head_s()
+        if self.prompt_head_s:
+            self._put(PROMPT_HEAD, self.prompt_head_s, "s", self.prefill)
         for routed in (False, True):
             rates: dict[str, list[tuple[float, EngineRun]]] = {}
             for run in self.prefill:
@@ -195,9 +264,19 @@ class _Fit:
                 if rate > 0:
                     self._put(name, rate, "FLOP/s", [run])
 
+    def _prompt_head_s(self) -> float:
+        """What a token takes longer in the longest than in the shortest prompt of the same dense file."""
+        for runs in self._files(r for r in self.prefill if not r.expert_flop):
+            one, other = min(runs, key=lambda r: r.rows), max(runs, key=lambda r: r.rows)
+            more = other.head_tokens / other.rows - one.head_tokens / one.rows
+            if more > 0:
+                return max(0.0, (other.seconds / other.rows - one.seconds / one.rows) / more)
+        return 0.0
+
     def _prefill_rate(self, run: EngineRun) -> float:
         left = run.seconds - (run.dense_bytes + run.expert_bytes) / self.read
         left -= run.fixed[0] * self.fixed[0] + run.fixed[1] * self.fixed[1]
+        left -= run.head_tokens * self.prompt_head_s
         if not run.expert_flop:
             return run.dense_flop / max(left, _NOISE * run.seconds) / self.threads
         dense = self.made.get(f"{run.quant}.prefill.flop_per_s") or self.found.get(

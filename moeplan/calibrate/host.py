@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from moeplan.calibrate.engine_runs import from_engine
+from moeplan.calibrate.engine_work import attention_of, last_ffn_of
 from moeplan.calibrate.reference import fit_reference
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
@@ -49,8 +50,12 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
         threads = sample.setup.get("threads", 0)
         where = f"t{threads}" if threads else str(sample.setup.get("device", ""))
         if sample.name == "read bandwidth":  # measured twice: other programs may have used the memory
-            mine, name = _coefficient(sample), f"read.{where}.bytes_per_s"
+            pages = "large-pages." if sample.setup.get("pages") == "large" else ""
+            mine, name = _coefficient(sample), f"read.{where}.{pages}bytes_per_s"
             found[name] = max(mine, found.get(name, mine), key=lambda c: c.value)
+        elif sample.name == "node read bandwidth":
+            name = f"read.node{sample.setup['node']}.memory{sample.setup['memory']}.bytes_per_s"
+            found[name] = _coefficient(sample)
         elif sample.name == "copy" and "way" in sample.setup:
             name = f"copy.{sample.setup['way']}.{sample.setup['memory']}.bytes_per_s".replace(" ", "-")
             found[name.replace(",", "")] = _coefficient(sample)
@@ -157,6 +162,7 @@ def work_facts(name: str, graph: ModelGraph) -> dict[str, str | int | float]:
     """What decides an engine's time on a file, as a sample's setup holds it."""
     ffn = next((b.ffn for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)), None)
     dense = sum(w.dense_bytes for w in graph.layers)
+    attention, last = attention_of(graph), last_ffn_of(graph)
     return {
         "model": name,
         "quant": main_type(graph),
@@ -171,6 +177,10 @@ def work_facts(name: str, graph: ModelGraph) -> dict[str, str | int | float]:
         "vocab": graph.spec.vocab_size,
         "head_bytes": graph.head_bytes,
         "head_elements": graph.head_elements,
+        "last_dense_elements": last.dense_elements,
+        "last_expert_elements": last.expert_elements,
+        "heads": attention.heads,
+        "decode_heads": attention.decode_heads,
     }
 
 

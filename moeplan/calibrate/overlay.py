@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from moeplan.calibrate.engine_runs import FIXED, RATES
+from moeplan.calibrate.engine_runs import FIXED, HEAD, PROMPT_HEAD, RATES
+from moeplan.calibrate.engine_work import ROW_HEADS, Attention, Parts
 from moeplan.cost.rates import Rates
 from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.hardware import HardwareSpec
@@ -55,6 +56,9 @@ class Target(NamedTuple):
     vocab: int
     law: tuple[Rates, ...]
     """Of the CPU in each phase: the names that the law multiplies."""
+    attention: Attention | None = None
+    prompt_frac: Parts = Parts(1.0, 1.0)
+    """Of the work that the law counts for a prompt, what the engine does."""
     clock_frac: float = 1.0
     """What the law multiplies the rate of a core by."""
     socket_frac: float = 1.0
@@ -69,6 +73,7 @@ def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> 
     draft = _Draft(calibration, host, target)
     draft.set_bandwidth()
     draft.set_rates()
+    draft.set_attention()
     draft.set_fixed()
     if not draft.put:
         return calibration
@@ -99,23 +104,46 @@ class _Draft:
     def set_rates(self) -> None:
         """Decode and experts relative to prefill, which is the base rate of the law's CPU."""
         rates = {what: self._own(f"{self.target.quant}.{what}.flop_per_s") for what in RATES}
-        base, decode = rates["prefill"], rates["decode"]
+        base, decode = self._base(), rates["decode"]
         if base is None or decode is None:
             return
         self._put(
             f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value / self.target.clock_frac
         )
         self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
-        for phase, dense in (("decode", decode), ("prefill", base)):
+        passed = self.target.prompt_frac.expert_elements if self._was_run() else 1.0
+        for phase, dense, share in (("decode", decode.value, 1.0), ("prefill", base.value, passed)):
             experts = rates[f"experts-{phase}"]
             if experts is not None:
                 self._put(
-                    f"host.experts.{phase}.compute", replace(experts, unit="1"), experts.value / dense.value
+                    f"host.experts.{phase}.compute",
+                    replace(experts, unit="1"),
+                    experts.value / share / dense,
                 )
         # with no rate of experts, what the law has for them beside the dense matrices still holds
         routed = any(rates[f"experts-{phase}"] for phase in ("decode", "prefill"))
         for law in self.target.law:
             self._neutralise((law.experts if routed else law.weights)[1])
+
+    def set_attention(self) -> None:
+        """Heads and rows of the cache, as the FLOPs and bytes that the law counts for this model's."""
+        model, base = self.target.attention, self._base()
+        head, read = self._run(HEAD), self._run("read.bytes_per_s")
+        if model is None or not model.heads or base is None or head is None or not head.value:
+            return
+        core = base.value * self.target.threads
+        engine = f"local.engine.{self.target.engine}.cpu_attention_compute"
+        known = (self.coefficients.get(name) for name in ("local.cpu.attention.compute", engine))
+        shipped = math.prod(c.value for c in known if c is not None)
+        decode = model.decode_flop / (model.heads * head.value) / core
+        self._put("local.cpu.attention.compute", replace(head, unit="1"), decode)
+        prompt = self._run(PROMPT_HEAD)
+        rate = model.prompt_flop / (model.heads * prompt.value) / core if prompt else shipped
+        self._put("host.attention.prefill.compute", replace(prompt or head, unit="1"), rate / decode)
+        if read is not None:
+            rate = model.cache_bytes / (model.rows * ROW_HEADS * head.value)
+            self._put("local.ram.cache.bandwidth", replace(head, unit="1"), rate / read.value)
+        self._neutralise([engine])
 
     def set_fixed(self) -> None:
         """What a step takes beside its weights; the law's factor for MoE applies to half a layer."""
@@ -134,6 +162,17 @@ class _Draft:
             self._put("local.moe.layer_time", replace(moe, unit="1"), 1.0 + 2.0 * moe.value / layer.value)
         if entry is not None:
             self._put("local.step_s", entry, entry.value * self.target.vocab)
+
+    def _base(self) -> HostCoefficient | None:
+        """Dense matrices of a prompt: the law counts all of them, the engine passes through a part."""
+        base = self._own(f"{self.target.quant}.prefill.flop_per_s")
+        if base is None or not self._was_run():
+            return base
+        share = self.target.prompt_frac.dense_elements
+        return replace(base, value=base.value / share, low=base.low / share, high=base.high / share)
+
+    def _was_run(self) -> bool:
+        return self._run(f"{self.target.quant}.prefill.flop_per_s") is not None
 
     def _own(self, name: str) -> HostCoefficient | None:
         """Of the engine with as many threads, or as near as was run; else what holds for any number."""

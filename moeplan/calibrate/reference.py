@@ -15,6 +15,9 @@ from typing import NamedTuple
 from moeplan.domain.profile import Sample
 from moeplan.measure.work import Work, work_in
 
+# A coefficient that moves by less than this share of itself in a round has arrived.
+_STILL = 1e-12
+
 
 class ReferenceLaw(NamedTuple):
     """Of one machine with one number of threads."""
@@ -127,7 +130,7 @@ def non_negative(
 ) -> list[float]:
     """Coefficients, none below zero, with the smallest squared error of ``left`` relative to ``times``.
 
-    ``counts``: what each is multiplied with, row by row. Each coefficient in turn, in rounds.
+    ``counts``: what each is multiplied with, row by row. Each coefficient in turn, until none moves.
     """
     n = len(counts[0])
     scaled = [[c / t for c in row] for row, t in zip(counts, times, strict=True)]
@@ -135,6 +138,7 @@ def non_negative(
     found = [0.0] * n
     squares = [sum(row[i] ** 2 for row in scaled) for i in range(n)]
     for _ in range(rounds):
+        before = list(found)
         for i in range(n):
             if not squares[i]:
                 continue
@@ -142,4 +146,6 @@ def non_negative(
             step = max(found[i] + gain, 0.0) - found[i]
             found[i] += step
             rest = [r - row[i] * step for row, r in zip(scaled, rest, strict=True)]
+        if all(abs(new - old) <= _STILL * new for new, old in zip(found, before, strict=True)):
+            break
     return found

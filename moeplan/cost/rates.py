@@ -238,7 +238,12 @@ def host_rates(
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=(
             (*moving, "local.ram.cache.bandwidth"),
-            (per_core, "local.cpu.attention.compute", f"{run}.cpu_attention_compute"),
+            (
+                per_core,
+                "local.cpu.attention.compute",
+                f"{run}.cpu_attention_compute",
+                f"host.attention.{step}.compute",
+            ),
         ),
         fixed=launches,
         inputs={

@@ -170,10 +170,10 @@ def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float,
     last = step.first_depth + rows
     read = visible_tokens(block, last) * kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
     seen = _mean_visible(block, step.first_depth, rows) * step.n_tokens
-    return state_bytes + read * step.n_sequences, flop + _score_flop(block, decode=rows <= 1) * seen
+    return state_bytes + read * step.n_sequences, flop + score_flop(block, decode=rows <= 1) * seen
 
 
-def _score_flop(block: Block, *, decode: bool) -> float:
+def score_flop(block: Block, *, decode: bool) -> float:
     """FLOPs per new token and visible cached token of one layer, all heads together."""
     mixer = block.mixer
     if isinstance(mixer, GqaAttention):

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from moeplan.domain.profile import Sample
 from moeplan.errors import MeasurementError
+from moeplan.measure.random_gguf import PROMPT_TOKENS
 from moeplan.measure.timing import CpuMeter, sample_of
 
 _BINARY = "llama-bench"
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 16
+OUTPUT_TOKENS = 16
 _FACTS = ("bytes", "quant", "arch")
 
 
@@ -29,6 +30,10 @@ class Engine(NamedTuple):
     """binary or package."""
     path: str
     """Of the binary."""
+
+
+_Rates = tuple[list[float], dict[float, list[float]]]
+"""Tokens per second of prefill, and of decode by the mean number of cached tokens."""
 
 
 def find_llama_cpp(binary: str | None = None) -> Engine:
@@ -61,7 +66,8 @@ class Child:
         """The answer to ``request``. Raises MeasurementError when the process ends or takes too long."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moeplan.measure.llama_cpp_child"], stdin=subprocess.PIPE,
+                # -P: a file of the user's working directory must not stand in for a module
+                [sys.executable, "-P", "-m", "moeplan.measure.llama_cpp_child"], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=self._said, text=True, env=_environment(),
             )  # fmt: skip
         process = self._process
@@ -115,9 +121,10 @@ def measure_gguf(
     facts: dict[str, str | int | float] | None = None,
     child: Child | None = None,
 ) -> list[Sample]:
-    """Tokens per second of prefill and decode. Raises MeasurementError; never longer than ``timeout_s``.
+    """Tokens per second of prefill, of decode after it, and of decode with next to no cache.
 
-    ``more_decode``: repeats of decode beyond those after a prompt (llama-bench has as many of both).
+    Raises MeasurementError; never longer than ``timeout_s``. ``more_decode``: repeats of the last, 0: none
+    (llama-bench has as many of all).
     ``child``: of this file and number of threads, where it is measured more than once (package only).
     """
     meter, used_s = CpuMeter(), child.cpu_s if child else 0.0
@@ -130,20 +137,20 @@ def measure_gguf(
         prefill, decode = _with_binary(engine, request, timeout_s)
     else:
         prefill, decode = _with_package(child, request, timeout_s)
+    if not prefill or not decode:
+        raise MeasurementError("llama.cpp gave no timings of prompt and generation")
     load = meter.foreign_cores(child.cpu_s - used_s if child else 0.0)
     setup: dict[str, str | int | float] = {
         "engine": "llama.cpp", "threads": threads, "prompt_tokens": prompt_tokens,
         "output_tokens": output_tokens, **(facts or {"model": model.name}),
     }  # fmt: skip
-    return [
-        sample_of("engine prefill", setup, "tokens/s", prefill, load),
-        sample_of("engine decode", setup, "tokens/s", decode, load),
-    ]
+    samples = [sample_of("engine prefill", setup, "tokens/s", prefill, load)]
+    for depth, rates in decode.items():
+        samples.append(sample_of("engine decode", setup | {"depth": depth}, "tokens/s", rates, load))
+    return samples
 
 
-def _with_package(
-    child: Child | None, request: dict[str, str | int], timeout_s: float
-) -> tuple[list[float], list[float]]:
+def _with_package(child: Child | None, request: dict[str, str | int], timeout_s: float) -> _Rates:
     used = child or Child()
     try:
         rows = used.ask(request, timeout_s)
@@ -151,14 +158,17 @@ def _with_package(
         if child is None:
             used.close()
     prefill = [row["prompt_n"] / row["prompt_ms"] * 1e3 for row in rows[: int(request["repeats"])]]
-    # the first new token comes out of the prompt's own pass
-    decode = [row["predicted_n"] / row["predicted_ms"] * 1e3 for row in rows]
+    decode: dict[float, list[float]] = {}
+    for row in rows:
+        # the first new token comes out of the prompt's own pass: it is counted and takes no time
+        steps = row["predicted_n"] - 1
+        if steps > 0:
+            rates = decode.setdefault(row["prompt_n"] + row["predicted_n"] / 2, [])
+            rates.append(steps / row["predicted_ms"] * 1e3)
     return prefill, decode
 
 
-def _with_binary(
-    engine: Engine, request: dict[str, str | int], timeout_s: float
-) -> tuple[list[float], list[float]]:
+def _with_binary(engine: Engine, request: dict[str, str | int], timeout_s: float) -> _Rates:
     options = {
         "-m": "model", "-t": "threads", "-p": "prompt_tokens", "-n": "output_tokens", "-r": "repeats",
     }  # fmt: skip
@@ -166,13 +176,26 @@ def _with_binary(
     for option, name in options.items():
         command += [option, str(request[name])]
     prefill: list[float] = []
-    decode: list[float] = []
-    for row in _json_of(command, timeout_s):
-        target = decode if row.get("n_gen") else prefill
-        target += [float(rate) for rate in row.get("samples_ts") or [row["avg_ts"]]]
-    if not prefill or not decode:
-        raise MeasurementError(f"{engine.path} printed no timings of prompt and generation")
+    decode: dict[float, list[float]] = {}
+    # first with the cache that a prompt leaves, as the package has it
+    for row in sorted(_bench(command, request, timeout_s), key=lambda row: -int(row.get("n_depth", 0))):
+        rates = [float(rate) for rate in row.get("samples_ts") or [row["avg_ts"]]]
+        depth = int(row.get("n_depth", 0))
+        if row.get("n_gen"):
+            decode.setdefault(depth + row["n_gen"] / 2, []).extend(rates)
+        elif not depth:
+            prefill += rates
     return prefill, decode
+
+
+def _bench(command: list[str], request: dict[str, str | int], timeout_s: float) -> Any:
+    """What llama-bench prints, after a prompt too where it knows how (``-d``, from April 2025 on)."""
+    try:
+        return _json_of([*command, "-d", f"0,{request['prompt_tokens']}"], timeout_s)
+    except MeasurementError as error:
+        if "argument: -d" not in str(error):
+            raise
+    return _json_of(command, timeout_s)
 
 
 def _environment() -> dict[str, str]:

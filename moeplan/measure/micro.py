@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
@@ -13,6 +13,7 @@ from typing import Any
 from moeplan.domain.profile import Sample
 from moeplan.measure.device import Device
 from moeplan.measure.linear import linear_kernel
+from moeplan.measure.pages import large_pages
 from moeplan.measure.timing import Span, rate_sample, repeat, time_sample
 from moeplan.units import GIB, MIB
 
@@ -44,8 +45,8 @@ def thread_counts(n: int) -> tuple[int, ...]:
 def jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterator[tuple[str, float, Job]]:
     """(what, weight in time, job) of the micro-benchmarks that predictions need."""
     counts = _counts(device, n_threads)
-    for threads in counts:
-        yield f"read bandwidth{_of(threads)}", 1.0, _bound(read_bandwidth, device, threads)
+    # large pages tell what the memory itself gives; predictions take what an engine was seen to read
+    yield "read bandwidth", float(len(counts)), _reading(device, counts, large=not quick)
     for threads in sorted({counts[0], counts[-1]}):
         work = partial(gemm, sizes=_SIZES[:2]) if device.is_cpu and quick else gemm
         yield f"matrix products{_of(threads)}", 1.0 if quick else 1.5, _bound(work, device, threads)
@@ -59,13 +60,17 @@ def more_jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterato
         return
     counts = _counts(device, n_threads)
     ends = sorted({counts[0], counts[-1]})
-    for threads in ends:  # once more: memory that others kept busy the first time may be free now
-        yield f"read bandwidth again{_of(threads)}", 0.5, _bound(read_bandwidth, device, threads)
+    # once more: memory that others kept busy the first time may be free now, and other pages are
+    yield "read bandwidth again", 0.5 * len(ends), _reading(device, ends, large=True)
     for threads in ends:
         yield f"matrix times one row{_of(threads)}", 0.8, _bound(gemv, device, threads)
     yield "experts", 0.6, _bound(experts, device, counts[-1])
     yield "latencies", 0.2, _bound(latencies, device, counts[-1])
     yield "copies", 0.4, _bound(copies, device, counts[-1])
+
+
+def _reading(device: Device, counts: Sequence[int], *, large: bool) -> Job:
+    return lambda budget_s: read_bandwidth(device, counts, budget_s, large=large)
 
 
 def _counts(device: Device, n_threads: int) -> tuple[int, ...]:
@@ -103,26 +108,51 @@ def _setup(device: Device, threads: int, **more: str | int | float) -> dict[str,
     return where | more
 
 
-def read_bandwidth(device: Device, threads: int, budget_s: float) -> list[Sample]:
+def read_bandwidth(
+    device: Device, counts: Sequence[int], budget_s: float, *, large: bool = True
+) -> list[Sample]:
     """Bytes per second of summing a buffer past the caches from one end to the other, as STREAM reads.
 
-    Several rows at once may be read faster: where pages have 4 KiB, prefetching ends with each of them (26
-    against 17 GB/s on one core of an EPYC 9004, November 2026; STREAM on 2 MiB pages reads 27). On an
-    accelerator the quicker of two reductions counts.
+    On a CPU with each of ``counts`` threads, on pages as an allocation gets them and, if asked, on ``large``
+    ones (see ``large_pages``). On an accelerator the quicker of two reductions counts.
     """
-    torch = device.torch
-    n_bytes = max(_MIN_READ_BYTES, min(_MAX_READ_BYTES, _CACHE_MULTIPLE * last_cache_bytes()))
-    n_bytes = min(n_bytes, device.budget_bytes // 2) // 4096 * 4096
+    torch, n_bytes = device.torch, read_bytes(device)
+    if device.is_cpu:
+        return _read_ram(device, counts, n_bytes, budget_s, large=large)
     words = torch.ones(n_bytes // 8, dtype=torch.int64, device=device.name)
-    kernels = {"sum of int64": words.sum}
-    if not device.is_cpu:
-        kernels["max of fp32"] = words.view(torch.float32).amax
-    setup = _setup(device, threads, bytes=n_bytes)
+    kernels = {"sum of int64": words.sum, "max of fp32": words.view(torch.float32).amax}
+    setup = _setup(device, 0, bytes=n_bytes)
     found = []
     for kernel, work in kernels.items():
         span = repeat(work, budget_s=budget_s / len(kernels), sync=device.sync)
         found.append(rate_sample("read bandwidth", setup | {"kernel": kernel}, "B/s", n_bytes, span))
     return [max(found, key=lambda sample: sample.median)]
+
+
+def read_bytes(device: Device) -> int:
+    """Size of a buffer that bandwidth is read from."""
+    n_bytes = max(_MIN_READ_BYTES, min(_MAX_READ_BYTES, _CACHE_MULTIPLE * last_cache_bytes()))
+    return min(n_bytes, device.budget_bytes // 2) // 4096 * 4096
+
+
+def _read_ram(
+    device: Device, counts: Sequence[int], n_bytes: int, budget_s: float, *, large: bool
+) -> list[Sample]:
+    torch, found = device.torch, list[Sample]()
+    each_s = budget_s / ((1 + large) * len(counts))
+
+    def read(words: Any, more: dict[str, str]) -> None:
+        for threads in counts:
+            with torch_threads(torch, threads):
+                span = repeat(words.sum, budget_s=each_s)
+            setup = _setup(device, threads, bytes=n_bytes, kernel="sum of int64", **more)
+            found.append(rate_sample("read bandwidth", setup, "B/s", n_bytes, span))
+
+    read(torch.ones(n_bytes // 8, dtype=torch.int64), {})
+    buffer = large_pages(n_bytes) if large else None
+    if buffer is not None:
+        read(torch.frombuffer(buffer, dtype=torch.int64), {"pages": "large"})
+    return found
 
 
 def gemm(device: Device, threads: int, budget_s: float, sizes: tuple[int, ...] | None = None) -> list[Sample]:

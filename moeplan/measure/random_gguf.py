@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+PROMPT_TOKENS, LONG_PROMPT_TOKENS = 128, 512
 _ALIGNMENT = 32
 _NOISE_BYTES = 1 << 20
 # Half-precision 0.001 and -0.0005, little-endian.
@@ -56,11 +57,13 @@ class RandomFile(NamedTuple):
     shape: Shape
     qtype: str
     weight: float
+    prompts: tuple[int, ...] = (PROMPT_TOKENS,)
+    """Lengths, the longest first."""
 
 
 # Of the last-level cache: a dense file is read from end to end in every step, experts in random order.
-_DENSE_CACHES, _EXPERT_CACHES = 3, 6
-_LEAST_LAYERS, _MOST_LAYERS = 4, 24
+_DENSE_CACHES, _EXPERT_CACHES = 2, 6
+_LEAST_LAYERS, _MOST_LAYERS = {"dense": 2, "moe": 3}, 24
 
 
 def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
@@ -68,9 +71,11 @@ def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
     is that of layers, of layers that route, and of entries of the vocabulary.
 
     The former have layers enough that little of them stays in a cache of ``cache_bytes``: of 40 MB beside
-    32 MiB so much did that decode looked a third too fast.
+    32 MiB so much did that decode looked a third too fast; from 60 MB on each layer of a dense file took as
+    long as the one before (EPYC 9004, 2026-11-30). Matrices are as wide as those of small real models.
     """
-    dense, moe = Shape(), Shape(768, 6, 12, 4, 768, 4096, n_experts=16, n_active=4)
+    dense = Shape(1792, 4, 14, 2, 4608, 4096)
+    moe = Shape(1024, 4, 16, 4, 768, 4096, n_experts=16, n_active=4)
     bare = Shape(128, 32, 2, 1, 352, 512)
     small = {
         "layers": bare,
@@ -79,13 +84,19 @@ def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
     }
     types = [q for q in ("f16", "q8_0", "q4_k", "q6_k") if every_type or q != "q6_k"]
     files = [RandomFile(f"many {what}", shape, "q8_0", 0.3) for what, shape in small.items()]
+    longer = (LONG_PROMPT_TOKENS, PROMPT_TOKENS)
+    files[0] = files[0]._replace(prompts=longer)
     for kind, shape, caches in (("dense", dense, _DENSE_CACHES), ("moe", moe, _EXPERT_CACHES)):
         elements = 3 * shape.hidden * shape.width * max(1, shape.n_experts)
         for q in types:
             layer_bytes = elements * TYPES[q].n_bytes / TYPES[q].elements
-            layers = min(_MOST_LAYERS, max(_LEAST_LAYERS, math.ceil(caches * cache_bytes / layer_bytes)))
+            layers = min(
+                _MOST_LAYERS, max(_LEAST_LAYERS[kind], math.ceil(caches * cache_bytes / layer_bytes))
+            )
             weight = (1.5 if q == "f16" else 1.0) * layers / 6
             files.append(RandomFile(f"random {kind} {q}", shape._replace(layers=layers), q, weight))
+            if every_type and (kind, q) == ("dense", "q4_k"):  # a long cache of a file past the caches
+                files[-1] = files[-1]._replace(prompts=longer)
     return files
 
 

@@ -17,7 +17,7 @@ Progress = Callable[[str, float], None]
 # Share of the budget that may go into waiting for a quiet moment.
 _WAIT_SHARE = 0.08
 # Looking takes a tenth of a second: short jobs share one look.
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 3.0
 # What comes late still gets this share of its time, or it would not be worth its while.
 _LEAST_SHARE = 0.5
 
@@ -69,7 +69,6 @@ def run_jobs(
         return Outcome(tuple(samples), tuple(notes), True)
     if left_out:
         notes.append(f"no time was left for {', '.join(left_out)}: run again on a quieter machine, or --full")
-    progress("done", 1.0)
     return Outcome(tuple(samples), tuple(notes), False)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -40,6 +41,10 @@ SHAPES = {
 }
 QTYPES = ("f16", "q8_0", "q4_k")
 PROMPT, OUTPUT = 128, 24
+
+
+# glibc asks for large pages then: the program on the pages that `read_bandwidth` reads last.
+_LARGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def error(predicted: float, measured: float) -> float:
@@ -123,16 +128,20 @@ def stream(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Read bandwidth and batch-1 decode of the reference models, each between two runs of the program."""
     from moeplan.measure import reference as ref
     from moeplan.measure.device import cpu_device
-    from moeplan.measure.micro import read_bandwidth, thread_counts, torch_threads, usable_threads
+    from moeplan.measure.micro import read_bandwidth, thread_counts, usable_threads
 
     device, rows = cpu_device(), []
     specs = [ref.dense_shape(), *(ref.moe_shape(n_experts=n) for n in (8, 32, 128))]
     for threads in thread_counts(usable_threads()):
         for round_ in range(arguments.rounds):
-            before = _program(arguments.program, threads)
-            with torch_threads(device.torch, threads):
-                read = read_bandwidth(device, threads, arguments.seconds)[0]
+            before, before_large = (_program(arguments.program, threads, env) for env in ({}, _LARGE))
+            read, *large = read_bandwidth(device, (threads,), arguments.seconds)
             rows.append(_beside(f"read t{threads} #{round_}", read, before, arguments.program, threads))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+            for sample in large:
+                name = f"read large pages t{threads} #{round_}"
+                rows.append(_beside(name, sample, before_large, arguments.program, threads, _LARGE))
+                print(json.dumps(rows[-1]), file=sys.stderr)
             for spec in specs:
                 model = ref.Reference(spec, device, threads)
                 before = _program(arguments.program, threads)
@@ -145,15 +154,20 @@ def stream(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _beside(name: str, sample: Any, before: float, program: str, threads: int) -> dict[str, Any]:
+def _beside(
+    name: str, sample: Any, before: float, program: str, threads: int, env: dict[str, str] | None = None
+) -> dict[str, Any]:
     """A rate in B/s against the mean of the program's readings before and after."""
-    after = _program(program, threads)
+    after = _program(program, threads, env or {})
     return {"id": name, "measured": sample.median, "best": sample.best, "load": sample.load, "before": before,
             "after": after, "ratio": sample.median / ((before + after) / 2)}  # fmt: skip
 
 
-def _program(program: str, threads: int) -> float:
-    done = subprocess.run([program, str(threads), "512", "8"], capture_output=True, text=True, check=True)
+def _program(program: str, threads: int, env: dict[str, str] | None = None) -> float:
+    done = subprocess.run(
+        [program, str(threads), "512", "8"], capture_output=True, text=True, check=True,
+        env=os.environ | (env or {}),
+    )  # fmt: skip
     found = re.search(r"read_med=([\d.]+)", done.stdout)
     if found is None:
         raise SystemExit(f"{program} printed no read_med=")
@@ -175,9 +189,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         errors = [error(row[kind], row["measured"]) for row in rows if kind in row]
         if errors:
             found[kind] = {"median": round(median(errors), 3), "worst": round(max(errors), 3)}
-    ratios = [row["ratio"] for row in rows if "ratio" in row]
-    if ratios:
-        found["ratio"] = {"median": round(median(ratios), 3), "least": round(min(ratios), 3)}
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        if "ratio" in row:
+            ratios.setdefault(str(row["id"]).rpartition(" #")[0], []).append(row["ratio"])
+    for kind, values in ratios.items():
+        found[kind] = [round(value, 2) for value in (median(values), min(values), max(values))]
     return found
 
 

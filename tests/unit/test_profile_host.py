@@ -286,9 +286,9 @@ def test_gpu_coefficients_are_left_alone() -> None:
 
 def test_what_an_engine_is_timed_on_does_not_stay_in_a_cache() -> None:
     files = {f.label: f for f in profile_files(every_type=False, cache_bytes=32 * 2**20)}
-    # a layer of q4_K: 3 x 1024 x 2816 x 144 / 256 bytes = 4.87 MB; 3 x 33.6 MB take 21; of f16 17.3 MB: 6
-    assert files["random dense q4_k"].shape.layers == 21
-    assert files["random dense f16"].shape.layers == 6
+    # FFN of a layer in q4_K: 3 x 1792 x 4608 x 144 / 256 bytes = 13.9 MB; 2 x 33.6 MB take 5; f16 49.5 MB: 2
+    assert files["random dense q4_k"].shape.layers == 5
+    assert files["random dense f16"].shape.layers == 2
     assert len(files) == 3 + 2 * 3
     huge = profile_files(every_type=True, cache_bytes=2**30)
     assert max(f.shape.layers for f in huge if f.label.startswith("random")) == 24

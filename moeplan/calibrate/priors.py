@@ -142,6 +142,12 @@ _PRIORS = (
     Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
     Prior(r"\.(plain|table|super-block|block|other)\.vector$", 1.0, 0.25),
     Prior(r"engine\..*\.vector$", 1.0, 0.12),
+    Prior(
+        r"gpu\.(volta|turing.*)\.vector$",
+        1.4,
+        0.2,
+        why="integers have lanes of their own beside FP32 (NVIDIA WP-09183)",
+    ),
     Prior(r"\.vector$", 1.0, 0.15),
     Prior(r"cpu_layer_time$", 1.0, 0.15),
     Prior(r"layer_time$", 1.0, 0.3),

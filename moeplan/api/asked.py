@@ -41,7 +41,7 @@ def check_request(request: EstimateRequest) -> None:
     for field in _SWITCHES:
         if getattr(request, field) not in (None, True, False):
             raise SpecError(f"{field}: expected True or False, got {getattr(request, field)!r}")
-    check_share(request.level, "--level", whole=False)
+    check_share(request.level, "--level", whole=False, given=True)
     check_share(request.memory_utilization, "--gpu-memory-utilization", whole=True)
 
 
@@ -77,9 +77,9 @@ def check_count(value: Any, option: str, low: int = 1, words: tuple[str, ...] = 
         raise SpecError(f"{option} must be at most {MAX_COUNT:,}, got {value:,}")
 
 
-def check_share(value: Any, option: str, *, whole: bool) -> None:
-    """Raise where ``value`` does not lie between 0 and 1; ``whole``: it may be 1."""
-    if value is not None and not (_is_number(value) and (0 < value < 1 or (whole and value == 1))):
+def check_share(value: Any, option: str, *, whole: bool, given: bool = False) -> None:
+    """Raise where ``value`` does not lie between 0 and 1. ``whole``: it may be 1, ``given``: not None."""
+    if (given or value is not None) and not (_is_number(value) and (0 < value < 1 or (whole and value == 1))):
         raise SpecError(f"{option} must lie between 0 and 1, got {value!r}")
 
 

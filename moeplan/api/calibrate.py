@@ -11,12 +11,11 @@ from msgspec.structs import replace
 
 from moeplan.api.held_out import RANGE_WAYS, RUNS_SOURCE, WAYS, left_out, stretches
 from moeplan.api.resolve import Session
-from moeplan.api.validate import Skipped, Traced, trace_rows, trace_runs
+from moeplan.api.validate import Skipped, Traced, asked_regime, trace_rows, trace_runs
 from moeplan.calibrate.priors import ALWAYS, prior
 from moeplan.calibrate.system import Sample, names_of
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import SpecError
-from moeplan.predict.estimate import residual_regime
 from moeplan.provenance import Source
 from moeplan.readers.calibration import dump_calibration
 from moeplan.readers.corpus import SpeedRow, is_serving, read_serving, read_speed
@@ -184,8 +183,7 @@ def _sample(traced: Traced) -> Sample:
     spread = ""
     if row.phase != "request" or traced.problem.engine.family != "server":
         # In a request to an eager engine the answer is nearly all of the time; elsewhere the prompt counts.
-        phase = "decode" if row.phase == "request" else row.phase
-        spread = residual_regime(phase, traced.problem, traced.placement)
+        spread = asked_regime(traced)
     device = row.gpu or f"cpu:{hardware.host.cpu.id}"
     return Sample(
         id=row.id,

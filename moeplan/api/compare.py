@@ -196,7 +196,7 @@ def _twin(entry: _Entry, session: Session, kind: TwinKind) -> _Entry:
     size = weights_bytes if kind == "memory" else params
     spec = dense_twin(graph.spec, kind, size, target, growth)
     session.add(spec)
-    request = replace(entry.request, model=spec.id, quant=graph.quant, engine=engine.id)
+    request = replace(entry.request, model=spec.id, quant=graph.quant, engine=engine.asked)
     problem = session.problem(request, [])
     assumptions = [*entry.assumptions]
     if problem.graph.weights_bytes / params(spec) > _UNLIKE_TYPES * graph.weights_bytes / graph.params.total:

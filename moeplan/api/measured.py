@@ -70,7 +70,7 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.engine_work import attention_of, passed_frac
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
-    from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates, sockets_used
+    from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates
     from moeplan.cost.work import main_type as law_type
 
     hardware = measured_machine(problem.hardware, host)
@@ -92,7 +92,6 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
         attention=attention_of(problem.graph, problem.workload.kv_type_k, problem.workload.kv_type_v),
         prompt_frac=passed_frac(problem.graph, problem.workload.prompt_tokens),
         clock_frac=clock_frac(cpu),
-        socket_frac=sockets_used(cpu, threads) / cpu.sockets,
     )
     assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
     return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

@@ -196,7 +196,7 @@ class Space:
             ubatch = self._base.ubatch or engine.ubatch_tokens  # chosen later, no default
             try:
                 problem = self.session.problem(
-                    replace(self._base, quant=quant, engine=engine.id, batch=None, ubatch=ubatch), notes
+                    replace(self._base, quant=quant, engine=engine.asked, batch=None, ubatch=ubatch), notes
                 )
             except (NotModelled, SpecError) as error:
                 if stated or (isinstance(error, OptionError) and len(self.engines) == 1):

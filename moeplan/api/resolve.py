@@ -163,7 +163,7 @@ class Session:
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
         asked = 1 if request.expert_parallel is None else request.expert_parallel
-        _check_expert_parallel(asked, source.spec, engine, len(hardware.gpus))
+        _check_expert_parallel(asked, source.spec, len(hardware.gpus))
         graph = self.loaded(request.model, quant_id, engine)
         if graph.origin == "rules" and (kept := published_experts(source.spec, quant_id, gguf=engine.gguf)):
             assumptions.append(f"experts in {kept}: files of this model keep them so, whatever their type")
@@ -254,7 +254,7 @@ def _sharded(
     return _first_gpus(hardware, fitting)
 
 
-def _check_expert_parallel(asked: int, spec: ModelSpec, engine: EngineTraits, n_gpus: int) -> None:
+def _check_expert_parallel(asked: int, spec: ModelSpec, n_gpus: int) -> None:
     """Raise where ``asked`` GPUs cannot share the experts as whole ones."""
     from moeplan.domain.model import MoeFfn
     from moeplan.errors import NotModelled

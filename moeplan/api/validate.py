@@ -16,7 +16,7 @@ from moeplan.domain.calibration import Calibration
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
-from moeplan.engines.traits import EngineTraits, flash_by_default
+from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
@@ -68,7 +68,7 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     """The operations of what ``row`` measured. Raises a MoeplanError."""
     request = request_of(row, _cpu_of(row, session))
     problem = session.problem(request, [])
-    fused = _fused(row, problem.engine)
+    fused = _fused(row, problem)
     work = replace(problem.workload, engine_date=row.date, flash_attention=fused)
     problem = problem._replace(workload=work)
     if row.power_limit_w is not None:
@@ -90,11 +90,12 @@ def _held_to(watts: float, hardware: HardwareSpec) -> HardwareSpec:
     return replace(hardware, gpus=gpus)
 
 
-def _fused(row: SpeedRow, engine: EngineTraits) -> bool:
+def _fused(row: SpeedRow, problem: Problem) -> bool:
     """Whether attention was fused; a quantised cache of values needs it."""
     if row.flash_attn is not None:
         return row.flash_attn
-    return row.kv_type.startswith("q") or flash_by_default(engine, row.date)
+    quantised = problem.workload.kv_type_v not in ("f32", "f16", "bf16")
+    return quantised or flash_by_default(problem.engine, row.date)
 
 
 def _placed(problem: Problem, request: EstimateRequest) -> Placement:

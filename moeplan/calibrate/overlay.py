@@ -61,8 +61,6 @@ class Target(NamedTuple):
     """Of the work that the law counts for a prompt, what the engine does."""
     clock_frac: float = 1.0
     """What the law multiplies the rate of a core by."""
-    socket_frac: float = 1.0
-    """Share of the bandwidth that the law gives to so many threads."""
 
 
 def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
@@ -97,7 +95,7 @@ class _Draft:
             self._put(
                 "local.ram.bandwidth",
                 replace(read, unit="1"),
-                read.value / widest.value / self.target.socket_frac,
+                read.value / widest.value,
             )
             self._neutralise(name for rates in self.target.law for name in rates.weights[0])
 
@@ -130,6 +128,8 @@ class _Draft:
         model, base = self.target.attention, self._base()
         head, read = self._run(HEAD), self._run("read.bytes_per_s")
         if model is None or not model.heads or base is None or head is None or not head.value:
+            return
+        if "host.decode.compute" not in self.put:  # then the rate of a core is the shipped one
             return
         core = base.value * self.target.threads
         engine = f"local.engine.{self.target.engine}.cpu_attention_compute"

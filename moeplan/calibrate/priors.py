@@ -96,7 +96,6 @@ _PRIORS = (
     Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
-    Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),
@@ -143,7 +142,7 @@ _PRIORS = (
     Prior(r"\.(plain|table|super-block|block|other)\.vector$", 1.0, 0.25),
     Prior(r"engine\..*\.vector$", 1.0, 0.12),
     Prior(
-        r"gpu\.(volta|turing.*)\.vector$",
+        r"gpu\.(volta|turing[^.]*)\.vector$",
         1.4,
         0.2,
         why="integers have lanes of their own beside FP32 (NVIDIA WP-09183)",

@@ -79,8 +79,6 @@ class _Clock:
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[str, Rates] = {}
-        # A GPU that waits for the CPU or the link in every layer stays below its power limit.
-        self._shares_with_host = not _HOST_TIERS.isdisjoint((*placement.dense_tiers, *placement.expert_tiers))
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -195,8 +193,8 @@ class _Clock:
         halves = self._halves(tier, group)
         if self.engine.eager and tier not in _HOST_TIERS:
             n = sum(n for n, _ in halves)
-            # Alike but for a MoE's routing: its names make up for the mixer's half, which has them not.
-            names = max((names for _, names in halves), key=len, default=())
+            # One wait a layer: the half with more kernels names it.
+            names = max(halves, key=lambda half: half[0], default=(0.0, ()))[1]
             op = self.ops[layer_at]
             formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
             inputs = {**op.inputs, "layers": group.n_layers}
@@ -215,19 +213,20 @@ class _Clock:
             names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
             halves.append((half, names))
         if ffn is not None:
-            halves.append(self._routed(half, fixed, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
+            halves.append(self._routed(tier, half, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
 
-    def _routed(self, half: float, fixed: Names, ffn: MoeFfn) -> tuple[float, Names]:
+    def _routed(self, tier: str, half: float, ffn: MoeFfn) -> tuple[float, Names]:
         """Routing, gather and scatter beside the experts' products; from Python a kernel at a time."""
-        family, backend = self.engine.family, self.engine.backend
+        fixed, family, backend = self._at(tier).fixed, self.engine.family, self.engine.backend
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
             kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
         names = (*fixed, f"{family}.moe.layer_time", own)
-        return half, (*names, f"{family}.{backend}.moe.layer_time") if backend else names
+        on_backend = backend and tier not in _HOST_TIERS
+        return half, (*names, f"{family}.{backend}.moe.layer_time") if on_backend else names
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -254,7 +253,7 @@ class _Clock:
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
         formula = f"bytes / bandwidth {'overlapping' if rates.norm > 1 else '+'} FLOP / rate"
-        watts = None if what == "KV cache" or self._shares_with_host else rates.watts
+        watts = None if what == "KV cache" else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
         self.ops.append(

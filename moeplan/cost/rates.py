@@ -7,10 +7,12 @@ quantisation, a kind of operation. What is particular multiplies what is general
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from moeplan.cost.ops import OVERLAP, SUM, Names
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec
+from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -85,8 +87,8 @@ def gpu_rates(
         f"{architecture}.bandwidth",
         f"{run}.bandwidth",
     )
-    if kind == "apple":
-        moving += (f"{place}.{_apple_size(gpu)}.bandwidth",)
+    if kind == "apple" and (chip := _apple_chip(gpu)):
+        moving += (f"{place}.{chip[1]}.bandwidth",)
     unit, peak = _unit(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
     computing: Names = (f"{family}.{unit}", f"{place}.{unit}", f"{architecture}.{unit}", f"{run}.{unit}")
@@ -107,7 +109,7 @@ def gpu_rates(
         f"{place}.attention.{scores}",
         f"{architecture}.attention.{scores}",
     )
-    if not fused and family == "local":
+    if not fused and family == "local" and not engine.eager:
         attention = (*attention, f"{family}.unfused.{scores}")
     return Rates(
         bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
@@ -201,7 +203,8 @@ def host_rates(
     group = f"local.quants.{quant_group(quant)}"
     # What was measured is what programs get, on as many sockets as they are spread over.
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
-    sockets = ("local.ram.sockets.bandwidth",) * _doublings(n_sockets)
+    loss: Names = ("local.ram.sockets.bandwidth",) if host.ram_basis != "measured" else ()
+    sockets = loss * _doublings(n_sockets)
     moving = (
         "local.ram.bandwidth",
         f"local.ram.{host.ram_basis}.bandwidth",
@@ -294,20 +297,22 @@ def _doublings(n: int) -> int:
 
 
 def _generation(gpu: GpuSpec) -> str:
-    """The architecture; Apple's by chip generation (m1 ... m5), which its catalog ids start with."""
+    """The architecture; Apple's by chip generation (m1 ... m5)."""
     if gpu.vendor == "apple":
-        return gpu.id.removeprefix("apple-")[:2]
+        chip = _apple_chip(gpu)
+        return chip[0] if chip else "unknown"
     return _slug(gpu.architecture)
 
 
-def _apple_size(gpu: GpuSpec) -> str:
-    """The more memory channels a chip has, the less of them one GPU may reach: base, pro, max, ultra."""
-    return next((size for size in ("pro", "max", "ultra") if size in gpu.id.split("-")), "base")
+def _apple_chip(gpu: GpuSpec) -> tuple[str, str] | None:
+    """(generation, size) that the id tells: the more memory channels, the less of them one GPU may reach."""
+    found = re.search(r"\b(m\d+)(?:-(pro|max|ultra))?\b", gpu.id)
+    return (found[1], found[2] or "base") if found else None
 
 
 def _runs_serially(engine: EngineTraits, date: str) -> bool:
     """Whether each of a layer's kernels waits for the one before: ggml's Metal backend did."""
-    return engine.gguf and date != "" and date < _METAL_CONCURRENT_SINCE
+    return engine.gguf and before(date, _METAL_CONCURRENT_SINCE)
 
 
 def _slug(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moeplan.domain.model import Block, GqaAttention
+from moeplan.engines.builds import before
 
 # torch 2.5 (October 2024) keeps what its unfused attention computes from 16-bit numbers in 32 bits.
 _WIDENS_SINCE = "2024-11"
@@ -23,7 +24,7 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     """
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
-    widens = date == "" or date >= _WIDENS_SINCE
+    widens = not before(date, _WIDENS_SINCE)
     if host or (widens and quant not in _IN_BFLOAT16):
         return fused(groups)
     return unfused(groups, widened=widens)
@@ -35,9 +36,9 @@ def ffn_kernels(n_experts: int, n_hit: float, date: str) -> float:
     Counted on transformers 5.24, which groups experts; with its loop over those that a token chose, which
     July 2025 brought (PR 38133) and version 5 (December 2025) replaced; before, the loop was over all.
     """
-    if date == "" or date >= _GROUPS_SINCE:
+    if not before(date, _GROUPS_SINCE):
         return 52.0
-    return 46.0 + 15.0 * (n_hit if date >= _SKIPS_SINCE else n_experts)
+    return 46.0 + 15.0 * (n_experts if before(date, _SKIPS_SINCE) else n_hit)
 
 
 def fused(groups: float) -> float:

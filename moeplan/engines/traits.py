@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from moeplan.domain.value import Value
 from moeplan.domain.workload import PlacementKind
+from moeplan.engines.builds import before
 from moeplan.errors import UnknownName, nearest
 
 Status = Literal["measured", "reasoned", "not modelled"]
@@ -88,6 +89,11 @@ class EngineTraits(Value):
     """Rows of 4-bit experts (not of their scales) are padded to multiples of this."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
+
+    @property
+    def asked(self) -> str:
+        """The name that ``find_engine`` finds it by, backend and all."""
+        return f"{self.id} ({self.backend})" if self.backend else self.id
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -312,7 +318,7 @@ _FLASH_ASKED_FOR = frozenset({"llama.cpp", "ollama", "koboldcpp", "lm-studio"})
 
 def flash_by_default(engine: EngineTraits, date: str) -> bool:
     """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now)."""
-    return engine.id not in _FLASH_ASKED_FOR or date == "" or date >= _FLASH_SINCE
+    return engine.id not in _FLASH_ASKED_FOR or not before(date, _FLASH_SINCE)
 
 
 def default_engine(quant_kind: str) -> str:

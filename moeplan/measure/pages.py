@@ -24,7 +24,10 @@ def large_pages(n_bytes: int) -> mmap.mmap | None:
         return None
     before = _on_large_pages()
     held = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    held.madvise(mmap.MADV_HUGEPAGE)
+    try:
+        held.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:  # a kernel without them
+        return None
     # one byte brings its page, large or small
     for at in range(0, n_bytes, mmap.PAGESIZE):
         held[at] = 1

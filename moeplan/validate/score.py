@@ -112,7 +112,8 @@ def binomial_band(n: int, share: float, mass: float = 0.95) -> tuple[float, floa
     """Between which shares of ``n`` trials, each met with probability ``share``, ``mass`` of outcomes lie."""
     tail, total, low, high = (1.0 - mass) / 2.0, 0.0, None, n
     for k in range(n + 1):
-        total += math.comb(n, k) * share**k * (1.0 - share) ** (n - k)
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        total += math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
         if low is None and total > tail:
             low = k
         if total >= 1.0 - tail:

@@ -162,3 +162,4 @@ def test_binomial_bands() -> None:
     low, high = binomial_band(1000, 0.8)
     assert low == pytest.approx(0.8 - 1.96 * math.sqrt(0.16 / 1000), abs=2e-3)
     assert high == pytest.approx(0.8 + 1.96 * math.sqrt(0.16 / 1000), abs=2e-3)
+    assert binomial_band(20_000, 0.8) == (pytest.approx(0.7945, abs=1e-3), pytest.approx(0.8055, abs=1e-3))

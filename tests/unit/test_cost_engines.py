@@ -8,12 +8,23 @@ from msgspec.structs import replace
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
+from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.builds import before
 from moeplan.engines.eager import cache_passes, ffn_kernels
 from moeplan.engines.traits import find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus, split
-from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, workload
+from tests.support.problems import (
+    calibration,
+    dense_spec,
+    gpu,
+    graph_of,
+    machine,
+    moe_spec,
+    session,
+    workload,
+)
 
 LLAMA, MLX = find_engine("llama.cpp"), find_engine("mlx")
 
@@ -85,19 +96,6 @@ def test_when_llama_cpp_fused_attention_by_itself() -> None:
     )
 
 
-def test_a_gpu_that_waits_for_the_host_is_not_held_by_its_power() -> None:
-    hardware = machine((replace(gpu(), tdp_w=300.0),))
-    graph = graph_of(dense_spec(n_layers=4))
-    whole = on_gpus(graph, hardware, LLAMA)
-    half = split(graph, hardware, LLAMA, gpu_layers=2, cpu_moe=0)
-
-    def drawing(placement: object) -> list[Op]:
-        ops = step_ops(graph, hardware, workload(), placement, LLAMA, Step(512, 1, 0, 1))[0]  # type: ignore[arg-type]
-        return [op for op in ops if op.drawing_s]
-
-    assert drawing(whole) and not drawing(half)
-
-
 def test_how_often_transformers_moves_the_cache() -> None:
     block = dense_spec().blocks[0]
     groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]
@@ -123,3 +121,41 @@ def test_python_starts_the_kernels_of_every_expert_in_turn() -> None:
         )
 
     assert waiting("2025-05") > waiting("2025-08") > waiting("")
+
+
+def test_one_layer_in_ram_never_shortens_a_prompt() -> None:
+    hardware = machine((replace(gpu(memory_gib=80), tdp_w=70.0),))
+    graph = graph_of(dense_spec(n_layers=4))
+    step, known = Step(2048, 1, 0, 1), calibration()
+    splits = [split(graph, hardware, LLAMA, n, 0) for n in (5, 4, 3, 2, 1)]
+    times = [step_time(graph, hardware, workload(), where, LLAMA, known, step) for where in splits]
+    seconds = [time.seconds for time in times]
+    assert seconds == sorted(seconds)
+
+
+def test_the_half_with_more_kernels_names_an_eager_layer() -> None:
+    graph = session().graph("deepseek-v2-lite", "bf16", gguf=False)
+    engine, hardware = find_engine("transformers"), machine((gpu(memory_gib=80),))
+    ops = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, engine), engine, Step(1, 1, 0, 1))[0]
+    named = {op.waiting for op in ops if op.waiting_s > 30}
+    assert named and all("local.engine.transformers.moe.layer_time" in names for names in named)
+
+
+def test_a_backend_is_asked_for_by_the_name_that_finds_it() -> None:
+    engine = find_engine("llama.cpp (vulkan)")
+    assert find_engine(engine.asked) == engine and LLAMA.asked == "llama.cpp"
+
+
+@pytest.mark.parametrize(
+    ("date", "earlier"),
+    [("", False), ("2025", True), ("2025-09-01", False), ("2025-08-31", True), ("2026", False)],
+)
+def test_which_builds_are_older_than_a_month(date: str, earlier: bool) -> None:
+    assert before(date, "2025-09") is earlier
+
+
+@pytest.mark.parametrize("id", ["my-mac", "macbook-pro"])
+def test_an_apple_chip_that_the_id_does_not_name_has_no_size(id: str) -> None:
+    rates = gpu_rates(apple(id), LLAMA, "", "q4_k", vector=True)
+    assert "local.apple.unknown.bandwidth" in rates.weights[0]
+    assert not any(name.split(".")[-2] in ("base", "pro", "max", "ultra") for name in rates.weights[0])

@@ -100,3 +100,14 @@ def test_large_pages_have_a_coefficient_of_their_own() -> None:
     found = derive([small, large])
     assert found["read.t1.bytes_per_s"].value == 17e9
     assert found["read.t1.large-pages.bytes_per_s"].value == 29e9
+
+
+def test_a_kernel_without_large_pages_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moeplan.measure import pages
+
+    class Small(pages.mmap.mmap):  # type: ignore[name-defined,misc]
+        def madvise(self, option: int, start: int = 0, length: int = 0) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(pages.mmap, "mmap", Small)
+    assert pages.large_pages(1 << 20) is None

@@ -80,6 +80,8 @@ def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Pat
 
     assert not fused() and fused(flash_attn=True) and fused(date="2026-01") and fused(kv_type="q8_0")
     assert not fused(date="2026-01", flash_attn=False)
+    # values in blocks need it, keys alone do not
+    assert fused(kv_type="f16,q8_0") and not fused(kv_type="q8_0,f16")
 
 
 def test_a_power_limit_holds_and_one_above_the_boards_own_does_not(tmp_path: Path) -> None:

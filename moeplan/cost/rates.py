@@ -26,6 +26,9 @@ _REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
 # Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA, recalled
 # 2026-11-30 and not re-read; an H20 that decodes at a third of its bandwidth bears it out, docs/design/003).
 _TILE_ROWS = {"hopper": 64}
+# The narrow instruction of earlier GPUs, 16 rows, reaches 63% of the peak on Hopper: as if it were 26 rows
+# (arXiv 2402.13499, recalled 2026-11-30 and not re-read).
+_NARROW_ROWS = {"hopper": 26}
 
 
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
@@ -147,7 +150,7 @@ def _tile_rows(gpu: GpuSpec, family: str, *, narrow: bool) -> int:
     """Kernels that widen weights as they go (Marlin, AWQ) use the ``narrow`` instruction everywhere."""
     if family != "server":
         return 1
-    return 16 if narrow else _TILE_ROWS.get(_generation(gpu), 16)
+    return (_NARROW_ROWS if narrow else _TILE_ROWS).get(_generation(gpu), 16)
 
 
 def _unpack_per_s(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:

@@ -75,7 +75,7 @@ def test_packed_weights_are_widened_once_a_step_where_the_units_do_not_take_them
         assert unpack.moving_s == pytest.approx(elements / 10e12)
     # kernels that widen use the narrow tile, on Hopper too
     narrow = weights(ops_of(graph, machine((server_gpu("Hopper"),))))
-    assert narrow.computing_s == pytest.approx(2 * elements * 16 / 50e12)
+    assert narrow.computing_s == pytest.approx(2 * elements * 26 / 50e12)
     plain = ops_of(graph_of(dense_spec()), machine((server_gpu("Ampere"),)))
     assert not any("server.unpack" in op.moving for op in plain)
 

@@ -57,7 +57,7 @@ def load_measured(
 
 
 def _checked(path: Path) -> HostCalibration:
-    from moeplan.api.profile import local_facts
+    from moeplan.hw.facts import local_facts
     from moeplan.readers.calibration_host import read_host_calibration, require_same_host
 
     host = read_host_calibration(path)

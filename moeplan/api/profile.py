@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moeplan.api.profile_request import BUDGET_S, Mode, ProfileRequest
-from moeplan.domain.profile import HostCalibration, HostFacts, Sample
+from moeplan.domain.profile import HostCalibration, Sample
 from moeplan.errors import MeasurementError, SpecError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def run_profile(
 
     from moeplan._version import __version__
     from moeplan.calibrate.host import Kernels, derive
+    from moeplan.hw.facts import local_facts
     from moeplan.measure.run import run_jobs
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
@@ -56,7 +57,7 @@ def run_profile(
     notes = [*gaps, *_remarks(samples)]
     if not request.gpu and request.endpoint is None:
         notes.append("experts or layers in RAM beside an accelerator are measured with --gpu only")
-    kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type]
+    kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type] # checked by the reader
     return HostCalibration(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
@@ -66,14 +67,6 @@ def run_profile(
         coefficients=derive(samples, kernels),
         notes=tuple(notes),
     )
-
-
-def local_facts() -> HostFacts:
-    """This machine, as calibration files know it."""
-    from moeplan.hw.detect import detect
-    from moeplan.hw.facts import host_facts
-
-    return host_facts(detect())
 
 
 def _remarks(samples: tuple[Sample, ...]) -> list[str]:

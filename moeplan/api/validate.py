@@ -11,7 +11,6 @@ from moeplan.api.resolve import Session
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.timing import time_of
-from moeplan.cost.work import running
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
@@ -146,9 +145,7 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
 
 def _decode_ops(problem: Problem, placement: Placement) -> list[Op]:
     graph, hardware, work, engine, _ = problem
-    step = decode_step(work)
-    graph, placement = running(graph, placement, step)
-    return step_ops(graph, hardware, work, placement, engine, step)[0]
+    return step_ops(graph, hardware, work, placement, engine, decode_step(work))[0]
 
 
 def _cpu_of(row: SpeedRow, session: Session) -> str:

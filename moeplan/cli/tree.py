@@ -36,7 +36,7 @@ class HelpMixin:
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options by section."""
         sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):  # type: ignore[attr-defined]
+        for param in self.get_params(ctx):  # type: ignore[attr-defined] # of the class it is mixed into
             record = param.get_help_record(ctx)
             if record is not None:
                 argument = param.param_type_name == "argument"
@@ -53,9 +53,9 @@ class HelpMixin:
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the examples line by line."""
-        if self.epilog:  # type: ignore[attr-defined]
+        if self.epilog:  # type: ignore[attr-defined] # likewise
             with formatter.section("Examples"):
-                for line in self.epilog.splitlines():  # type: ignore[attr-defined]
+                for line in self.epilog.splitlines():  # type: ignore[attr-defined] # likewise
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 

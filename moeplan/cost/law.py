@@ -14,7 +14,7 @@ from typing import NamedTuple
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.ops import Names, Op
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
-from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type
+from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MoeFfn
@@ -40,6 +40,7 @@ def step_ops(
     step: Step,
 ) -> tuple[list[Op], float, float]:
     """(operations of one step, FLOPs, bytes read). Raises NotModelled where a needed rate is unknown."""
+    graph, placement = running(graph, placement, step)
     clock = _Clock(graph, hardware, workload, placement, engine, step)
     for group in layer_groups(graph, placement):
         clock.add_layers(group, layer_work(group.block, group.weights, step, workload))

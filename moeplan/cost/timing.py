@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Names, Op, Scales, scales_of
-from moeplan.cost.work import Step, running
+from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
@@ -70,7 +70,6 @@ def step_time(
     n_passes: float | None = None,
 ) -> PhaseTime:
     """Expected time of ``n_steps`` equal steps, ``n_passes`` in time. Raises NotModelled without a rate."""
-    graph, placement = running(graph, placement, step)
     ops, flop, bytes_read = step_ops(graph, hardware, workload, placement, engine, step)
     return time_of(
         ops, flop, bytes_read, hardware, calibration, ledger, name=name, n_steps=n_steps, n_passes=n_passes

@@ -6,6 +6,13 @@ from moeplan.domain.hardware import FoundMachine
 from moeplan.domain.profile import HostFacts
 
 
+def local_facts() -> HostFacts:
+    """This machine, as calibration files know it."""
+    from moeplan.hw.detect import detect
+
+    return host_facts(detect())
+
+
 def host_facts(machine: FoundMachine) -> HostFacts:
     """``machine`` as a calibration records it, with driver, power limits, system and torch version."""
     import platform

@@ -279,7 +279,7 @@ class Decoder:
         if joined is None or self.adapters or self.torch.is_grad_enabled():
             return [self._matmul(x, name, expert) for name in names]
         y = self.linear(x, joined if expert is None else joined[expert])
-        return y.split([self.weights[name].shape[-2] for name in names], dim=-1)  # type: ignore[no-any-return]
+        return y.split([self.weights[name].shape[-2] for name in names], dim=-1)  # type: ignore[no-any-return] # torch is Any
 
     def _matmul(self, x: Any, name: str, expert: int | None = None) -> Any:
         weight = self.weights[name] if expert is None else self.weights[name][expert]

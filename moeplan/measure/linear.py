@@ -73,7 +73,7 @@ def _by_one_dnn(torch: Any) -> Callable[[Any, Any], Any] | None:
         answer = one_dnn(x, weight, None, "none", [], "")
         if not torch.allclose(answer, torch.nn.functional.linear(x, weight)):
             return None
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError, NotImplementedError):  # a torch without it: the caller has another
         return None
 
     def linear(x: Any, weight: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from moeplan.api.profile import local_facts, shared_rows
+from moeplan.api.profile import shared_rows
 from moeplan.domain.profile import HostCalibration
+from moeplan.hw.facts import local_facts
 from moeplan.readers.calibration_host import write_host_calibration
 from tests.unit.test_profile_host import calibration
 

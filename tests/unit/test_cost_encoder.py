@@ -22,8 +22,7 @@ def ops_of(engine: str, step: Step) -> list[Op]:
         find_engine(engine),
         machine((gpu(),)),
     )
-    graph, placement = running(graph, on_gpus(graph, box, found), step)
-    return step_ops(graph, box, workload(engine=engine), placement, found, step)[0]
+    return step_ops(graph, box, workload(engine=engine), on_gpus(graph, box, found), found, step)[0]
 
 
 def launched_layers(ops: list[Op]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from moeplan import estimate
+from moeplan import estimate, plan
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
@@ -164,3 +164,16 @@ def test_an_apple_chip_that_the_id_does_not_name_has_no_size(id: str) -> None:
     rates = gpu_rates(apple(id), LLAMA, "", "q4_k", vector=True)
     assert "local.apple.unknown.bandwidth" in rates.weights[0]
     assert not any(name.split(".")[-2] in ("base", "pro", "max", "ultra") for name in rates.weights[0])
+
+
+def test_a_bare_year_is_its_middle() -> None:
+    assert not before("2025", "2025-06") and before("2025", "2025-08")
+
+
+def test_a_plan_keeps_the_backend_that_was_asked_for() -> None:
+    def seconds(engine: str) -> float:
+        best = plan("qwen3-30b-a3b", gpu="rx-7900-xtx", quant="q4_k_m", engine=engine).best
+        assert best is not None and best.estimate.decode is not None
+        return best.estimate.decode.seconds
+
+    assert seconds("llama.cpp (Vulkan)") > 1.05 * seconds("llama.cpp")

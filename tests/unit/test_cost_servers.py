@@ -179,3 +179,13 @@ def test_an_eager_engine_launches_from_python_on_a_cpu_too() -> None:
     fixed = [op for op in ops if op.term == "layer overhead"]
     assert sum(op.moving_s for op in fixed) == 4.0  # two halves of four layers, after each other
     assert {op.moving[:2] for op in fixed} == {("local.layer_s", "local.engine.transformers.layer_time")}
+
+
+def test_a_measured_bandwidth_is_that_of_all_sockets_whatever_the_threads() -> None:
+    hardware = machine(ram_gbps=200)
+    cpu = replace(hardware.host.cpu, sockets=2, cores=40)
+    hardware = replace(hardware, host=replace(hardware.host, cpu=cpu, ram_basis="measured"))
+    for threads in (20, 40):
+        rates = host_rates(hardware, threads, find_engine("llama.cpp"), "", "f16", decode=True)
+        assert rates.bytes_per_s == 200e9
+        assert "local.ram.sockets.bandwidth" not in rates.weights[0]

@@ -161,3 +161,18 @@ def test_llama_bench_is_asked_for_both_lengths_where_it_can(
     prefill, *decode = measure_gguf(Engine("binary", str(program)), tmp_path / "a.gguf", 1, vocab=512)
     assert prefill.median == 300.0
     assert [(s.setup["depth"], s.median) for s in decode] == depths
+
+
+def test_attention_without_a_rate_of_the_type_stays_as_shipped() -> None:
+    samples = [run("decode", 12e-3, depth=10), run("decode", 12.08e-3, depth=110), run("prefill", 0.11)]
+    found = from_engine(samples, READ)
+    decode = [name for name in found if name.endswith("decode.flop_per_s")]
+    assert decode
+    host = HostCalibration(
+        date="2026-11-30T10:00:00Z", version="0", mode="quick", host=FACTS, samples=tuple(samples),
+        coefficients=READ | {name: value for name, value in found.items() if name not in decode},
+    )  # fmt: skip
+    model = Attention(heads=20.0, rows=4.0, decode_flop=5000.0, prompt_flop=5000.0, cache_bytes=2000.0)
+    target = target_of("llama.cpp", "f16", threads=1)._replace(attention=model)
+    shipped, name = read_calibration(), "local.cpu.attention.compute"
+    assert overlay(shipped, host, target).coefficients[name] == shipped.coefficients[name]

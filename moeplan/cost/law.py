@@ -42,8 +42,9 @@ def step_ops(
     """(operations of one step, FLOPs, bytes read). Raises NotModelled where a needed rate is unknown."""
     graph, placement = running(graph, placement, step)
     clock = _Clock(graph, hardware, workload, placement, engine, step)
+    architecture = graph.spec.architecture
     for group in layer_groups(graph, placement):
-        clock.add_layers(group, layer_work(group.block, group.weights, step, workload))
+        clock.add_layers(group, layer_work(group.block, group.weights, step, workload, architecture))
     clock.add_head()
     clock.add_disk()
     clock.add_step()
@@ -152,7 +153,8 @@ class _Clock:
             names = ("local.disk.moe_read_time",)
             n_bytes = 0.0
             for group in layer_groups(self.graph, self.placement):
-                work = layer_work(group.block, group.weights, self.step, self.workload)
+                architecture = self.graph.spec.architecture
+                work = layer_work(group.block, group.weights, self.step, self.workload, architecture)
                 missed = work.expert_bytes if group.expert_tier == "disk" else 0.0
                 missed += work.dense_bytes if group.dense_tier == "disk" else 0.0
                 n_bytes += group.n_layers * missed

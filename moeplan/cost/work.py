@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from moeplan.cost.coverage import expected_experts
+from moeplan.cost.coverage import expected_experts, prompt_experts
 from moeplan.domain.graph import LayerWeights, ModelGraph
 from moeplan.domain.model import Block, GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
@@ -132,12 +132,14 @@ def _kinds(graph: ModelGraph) -> _Kinds:
     return _recent[0]
 
 
-def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Workload) -> LayerWork:
-    """Bytes and FLOPs of one layer in ``step``."""
+def layer_work(
+    block: Block, weights: LayerWeights, step: Step, workload: Workload, architecture: str = ""
+) -> LayerWork:
+    """Bytes and FLOPs of one layer in ``step``. ``architecture``: whose router it is."""
     expert_bytes = expert_flop = expert_elements = 0.0
     ffn = block.ffn
     if isinstance(ffn, MoeFfn):
-        touched = expected_experts(ffn.n_experts, ffn.n_active, step.n_tokens)
+        touched = _touched(ffn, step, architecture)
         expert_bytes = weights.expert_bytes * touched / ffn.n_experts
         expert_elements = weights.expert_elements * touched / ffn.n_experts
         expert_flop = 2.0 * weights.expert_elements * ffn.n_active / ffn.n_experts * step.n_tokens
@@ -151,6 +153,13 @@ def layer_work(block: Block, weights: LayerWeights, step: Step, workload: Worklo
         attention_flop=attention_flop,
         expert_elements=expert_elements,
     )
+
+
+def _touched(ffn: MoeFfn, step: Step, architecture: str) -> float:
+    """A batch of sequences is as varied as its requests; the tokens of a prompt are of one text."""
+    if step.n_sequences == 1 and step.n_tokens > 1:
+        return prompt_experts(architecture, ffn.n_experts, ffn.n_active, step.n_tokens)
+    return expected_experts(ffn.n_experts, ffn.n_active, step.n_tokens)
 
 
 def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float, float]:

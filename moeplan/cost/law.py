@@ -255,7 +255,9 @@ class _Clock:
         moving, computing = (
             rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
         )
-        formula = f"bytes / bandwidth {'overlapping' if rates.norm > 1 else '+'} FLOP / rate"
+        norms = rates.norms
+        norm = norms.weights if what == "weights" else norms.experts if what == "experts" else norms.cache
+        formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         watts = None if what == "KV cache" else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
@@ -268,7 +270,7 @@ class _Clock:
                 computing,
                 flop * times.computing / watts if watts else 0.0,
                 rates.drawing,
-                rates.norm,
+                norm,
                 n_bytes,
                 flop,
                 formula,

@@ -16,7 +16,7 @@ Names = tuple[str, ...]
 
 # Norms that join the time of moving bytes and of computing: 1 adds them (a CPU does one after the
 # other), a high one is close to the larger of the two (a GPU overlaps them).
-SUM, OVERLAP = 1.0, 4.0
+SUM, PARTLY, OVERLAP = 1.0, 2.0, 4.0
 
 
 class Op(NamedTuple):

@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from moeplan.cost.ops import OVERLAP, SUM, Names
+from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
@@ -38,6 +38,20 @@ PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10
 """Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
 
 
+class Norms(NamedTuple):
+    """How moving and computing join for each kind of work: 1 one after the other, 4 close to the larger."""
+
+    weights: float
+    experts: float
+    cache: float
+
+
+_ALWAYS_OVERLAP, _NEVER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
+# Matrix-vector kernels, by held-out error (docs/design/003): a discrete GPU hides part of its arithmetic,
+# Apple's all but that of small experts.
+_VECTOR_NORMS = {"gpu": Norms(PARTLY, PARTLY, SUM), "apple": Norms(OVERLAP, SUM, SUM), "unified": _NEVER}
+
+
 class Rates(NamedTuple):
     """One tier: rates as on paper, and the coefficients of weights, experts and cache on it."""
 
@@ -48,7 +62,7 @@ class Rates(NamedTuple):
     watts: float | None
     """Board power where known, of all GPUs together."""
     drawing: Names
-    norm: float
+    norms: Norms
     weights: tuple[Names, Names]
     """Names for (moving, computing)."""
     experts: tuple[Names, Names]
@@ -83,7 +97,7 @@ def gpu_rates(
     architecture = f"{place}.{_generation(gpu)}"
     run = f"{family}.engine.{engine.id}"
     dated = f"{run}{era}"
-    stored, group = f"{family}.quant.{quant}", f"{family}.quants.{quant_group(quant)}"
+    stored = f"{family}.quant.{quant}"
     moving: Names = (
         f"{family}.bandwidth",
         f"{place}.bandwidth",
@@ -98,7 +112,8 @@ def gpu_rates(
     if era:
         moving, computing = (*moving, f"{dated}.bandwidth"), (*computing, f"{dated}.{unit}")
     moving += (f"{family}.shards.bandwidth",) * _doublings(n_shards)
-    sort = quant_group(quant)
+    sort = unpacking_group(quant) if vector else quant_group(quant)
+    group = f"{family}.quants.{sort}"
     by_sort = (f"{architecture}.{sort}.{unit}",) if vector and kind != "gpu" else ()
     weights = (
         (*moving, f"{stored}.bandwidth"),
@@ -124,7 +139,7 @@ def gpu_rates(
             f"{architecture}.flop_per_joule",
             f"{family}.{unit}.flop_per_joule",
         ),
-        norm=SUM if vector else OVERLAP,
+        norms=_VECTOR_NORMS[kind] if vector else _ALWAYS_OVERLAP,
         weights=weights,
         experts=((*weights[0], f"{family}.experts.bandwidth"), (*weights[1], *experts)),
         cache=(
@@ -203,7 +218,7 @@ def host_rates(
     """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
     host = hardware.host
     run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
-    group = f"local.quants.{quant_group(quant)}"
+    group = f"local.quants.{dot_group(quant)}"
     # What was measured is what programs get, on as many sockets as they are spread over.
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     loss: Names = ("local.ram.sockets.bandwidth",) if host.ram_basis != "measured" else ()
@@ -239,7 +254,7 @@ def host_rates(
         score_flop_per_s=cores * speed,
         watts=None,
         drawing=(),
-        norm=SUM,
+        norms=_NEVER,
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=(
@@ -287,6 +302,25 @@ def quant_group(quant: str) -> str:
     if quant[:1] == "q" and quant[1:2].isdigit():
         return "block"
     return "other"
+
+
+def unpacking_group(quant: str) -> str:
+    """Types that a GPU unpacks alike: nibbles and bytes whatever their scales, the others by their blocks."""
+    group = quant_group(quant)
+    if group in ("block", "super-block"):
+        return {"4": "nibble", "8": "byte"}.get(quant[1], group)
+    return group
+
+
+# llama.cpp stores eight rows of these interleaved on x86 (ggml-cpu/repack.cpp of ggml 0.26, read 2026-11-30).
+_INTERLEAVED = frozenset({"q4_0", "q4_k", "q2_k", "iq4_nl"})
+
+
+def dot_group(quant: str) -> str:
+    """Types whose dot products a CPU computes alike: rows interleaved, or else by their blocks."""
+    if quant in _INTERLEAVED:
+        return "interleaved"
+    return "block" if quant == "mxfp4" else quant_group(quant)  # 32 weights with one scale, as q8_0
 
 
 def engine_era(date: str) -> str:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from moeplan import estimate, plan
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
-from moeplan.cost.rates import gpu_rates
+from moeplan.cost.rates import gpu_rates, host_rates
 from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
@@ -177,3 +177,46 @@ def test_a_plan_keeps_the_backend_that_was_asked_for() -> None:
         return best.estimate.decode.seconds
 
     assert seconds("llama.cpp (Vulkan)") > 1.05 * seconds("llama.cpp")
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "experts"), [("gpu", 2.0, 2.0), ("apple", 4.0, 1.0), ("unified", 1.0, 1.0)]
+)
+def test_how_much_arithmetic_of_a_decode_step_hides_behind_the_reads(
+    kind: str, weights: float, experts: float
+) -> None:
+    chip = apple("apple-m4-pro") if kind == "apple" else gpu(unified=kind == "unified")
+    chip = replace(chip, peak_flop_per_s={**chip.peak_flop_per_s, "fp32": 1e13})
+    hardware, graph = machine(gpus=(chip,)), graph_of(moe_spec())
+
+    def norms(n_tokens: int, n_sequences: int) -> dict[str, float]:
+        step = Step(n_tokens, n_sequences, 100, n_sequences)
+        ops, _, _ = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, LLAMA), LLAMA, step)
+        return {op.term.removeprefix("gpu0 "): op.norm for op in ops}
+
+    decode, prompt = norms(1, 1), norms(512, 1)
+    assert (decode["weights"], decode["experts"], decode["KV cache"]) == (weights, experts, 1.0)
+    assert (prompt["weights"], prompt["experts"], prompt["KV cache"]) == (4.0, 4.0, 4.0)
+
+
+def test_types_are_grouped_by_what_unpacking_them_takes() -> None:
+    chip = replace(gpu(), peak_flop_per_s={"fp16": 5e13, "fp32": 1e13, "int8": 1e14})
+
+    def group(quant: str, *, vector: bool) -> set[str]:
+        computing = gpu_rates(chip, LLAMA, "", quant, vector=vector).weights[1]
+        return {name for name in computing if ".quants." in name}
+
+    assert group("q4_0", vector=True) == group("q4_k", vector=True) == {"local.quants.nibble.vector"}
+    assert group("q8_0", vector=True) == {"local.quants.byte.vector"}
+    assert group("q6_k", vector=True) == {"local.quants.super-block.vector"}
+    assert group("iq4_xs", vector=True) == {"local.quants.table.vector"}
+    # Prompts multiply integers: there the blocks decide.
+    assert group("q4_0", vector=False) == {"local.quants.block.int8"}
+
+    def on_cpu(quant: str) -> set[str]:
+        computing = host_rates(machine(), 8, LLAMA, "", quant, decode=True).weights[1]
+        return {name for name in computing if ".quants." in name}
+
+    assert on_cpu("q4_0") == on_cpu("q4_k") == on_cpu("iq4_nl") == {"local.quants.interleaved.cpu_compute"}
+    assert on_cpu("q8_0") == on_cpu("mxfp4") == {"local.quants.block.cpu_compute"}
+    assert on_cpu("q6_k") == {"local.quants.super-block.cpu_compute"}

@@ -143,7 +143,7 @@ _PRIORS = (
     Prior(r"\.(plain|table|super-block|block|nibble|byte|other)\.vector$", 1.0, 0.25),
     Prior(r"engine\..*\.vector$", 1.0, 0.12),
     Prior(
-        r"gpu\.(volta|turing[^.]*)\.vector$",
+        r"gpu\.(volta|turing[^.]*|ga100)\.vector$",
         1.4,
         0.2,
         why="integers have lanes of their own beside FP32 (NVIDIA WP-09183)",

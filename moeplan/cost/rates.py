@@ -38,6 +38,11 @@ PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10
 """Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
 
 
+# Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
+# as Volta, other Amperes one for two (CUDA C++ Programming Guide, recalled 2026-11-30 and not re-read).
+_CORES = {("Ampere", "8.0"): "ga100"}
+
+
 class Norms(NamedTuple):
     """How moving and computing join for each kind of work: 1 one after the other, 4 close to the larger."""
 
@@ -108,7 +113,13 @@ def gpu_rates(
         moving += (f"{place}.{chip[1]}.bandwidth",)
     unit, peak = _unit(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
-    computing: Names = (f"{family}.{unit}", f"{place}.{unit}", f"{architecture}.{unit}", f"{run}.{unit}")
+    core = _CORES.get((gpu.architecture, gpu.compute_capability)) if vector else None
+    computing: Names = (
+        f"{family}.{unit}",
+        f"{place}.{unit}",
+        f"{place}.{core}.{unit}" if core else f"{architecture}.{unit}",
+        f"{run}.{unit}",
+    )
     if era:
         moving, computing = (*moving, f"{dated}.bandwidth"), (*computing, f"{dated}.{unit}")
     moving += (f"{family}.shards.bandwidth",) * _doublings(n_shards)

@@ -220,3 +220,14 @@ def test_types_are_grouped_by_what_unpacking_them_takes() -> None:
     assert on_cpu("q4_0") == on_cpu("q4_k") == on_cpu("iq4_nl") == {"local.quants.interleaved.cpu_compute"}
     assert on_cpu("q8_0") == on_cpu("mxfp4") == {"local.quants.block.cpu_compute"}
     assert on_cpu("q6_k") == {"local.quants.super-block.cpu_compute"}
+
+
+def test_an_a100_has_other_cores_than_other_amperes() -> None:
+    def names(capability: str, *, vector: bool) -> str:
+        peaks = {"fp16": 5e13, "fp32": 1e13, "int8": 1e14}
+        chip = replace(gpu(), architecture="Ampere", compute_capability=capability, peak_flop_per_s=peaks)
+        return " ".join(gpu_rates(chip, LLAMA, "", "q4_k", vector=vector).weights[1])
+
+    assert "local.gpu.ga100.vector" in names("8.0", vector=True)
+    assert "local.gpu.ampere.vector" in names("8.6", vector=True)
+    assert "local.gpu.ampere.int8" in names("8.0", vector=False)

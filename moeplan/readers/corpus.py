@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from moeplan.domain.value import Value
@@ -68,10 +68,12 @@ _SERVING_COLUMNS = (
     "grade",
 )
 
-# Precisions of serving rows and the quantisation that stores weights so.
 # Pages that name the commit to run, whenever a row was added. 4167 asks for 8e672efe, the head of 2023-11-22
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
+# Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
+_PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
+# Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
     "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
     "int4": "compressed-int4-g128", "int4-awq": "awq-int4-g128", "int4-gptq": "gptq-int4-g128",
@@ -174,7 +176,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         arch_class=cells.text("arch_class"),
         quant=cells.text("quant"),
         file_gib=cells.number("file_gib"),
-        engine=cells.text("engine"),
+        engine=_pinned(_PINNED_ENGINES, cells.text("source")) or cells.text("engine"),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -198,14 +200,14 @@ def _speed_row(cells: Cells) -> SpeedRow:
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=cells.text("ram_gbps_basis"),
         value=cells.number("tokens_per_s") or 0.0,
-        date=cells.text("date") or _pinned_date(cells.text("source")),
+        date=cells.text("date") or _pinned(_PINNED_BUILDS, cells.text("source")),
         power_limit_w=cells.number("power_limit_w"),
     )
 
 
-def _pinned_date(source: str) -> str:
-    """When the one build was made that a page asks all its contributors to run; "" where it asks for none."""
-    return next((date for page, date in _PINNED_BUILDS.items() if page in source), "")
+def _pinned(pages: Mapping[str, str], source: str) -> str:
+    """What the page of ``source`` asks all its contributors for; "" where it is none of ``pages``."""
+    return next((value for page, value in pages.items() if page in source), "")
 
 
 def source_family(source: str) -> str:

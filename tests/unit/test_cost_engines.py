@@ -231,3 +231,12 @@ def test_an_a100_has_other_cores_than_other_amperes() -> None:
     assert "local.gpu.ga100.vector" in names("8.0", vector=True)
     assert "local.gpu.ampere.vector" in names("8.6", vector=True)
     assert "local.gpu.ampere.int8" in names("8.0", vector=False)
+
+
+def test_vulkan_does_not_reach_the_matrix_units_of_intels_gpus() -> None:
+    def peak(engine: str, vendor: str) -> float:
+        chip = replace(gpu(), vendor=vendor, peak_flop_per_s={"fp16": 5e13, "fp32": 1e13})
+        return gpu_rates(chip, find_engine(engine), "", "q4_k").flop_per_s
+
+    assert peak("llama.cpp (Vulkan)", "intel") == 1e13
+    assert peak("llama.cpp", "intel") == peak("llama.cpp (Vulkan)", "amd") == 5e13

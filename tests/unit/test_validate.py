@@ -72,6 +72,16 @@ def test_a_page_that_prescribes_a_build_dates_its_rows(tmp_path: Path) -> None:
     assert [row.date for row in read_speed(path)] == ["", "2023-11", "2025-06"]
 
 
+def test_a_page_of_one_backend_names_the_engine_of_its_rows(tmp_path: Path) -> None:
+    page = "https://github.com/ggml-org/llama.cpp/discussions/10879 via a copy"
+    lines = SPEED.splitlines()
+    cells = lines[1].split(",")
+    cells[lines[0].split(",").index("source")] = page
+    path = tmp_path / "speed.csv"
+    path.write_text("\n".join([lines[0], lines[1], ",".join(cells)]) + "\n")
+    assert [row.engine for row in read_speed(path)] == ["llama.cpp", "llama.cpp (Vulkan)"]
+
+
 def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Path) -> None:
     row = replace(_rows(tmp_path)["a"], date="2024-05")
 

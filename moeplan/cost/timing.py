@@ -115,7 +115,7 @@ def _kind(op: Op, hardware: HardwareSpec, scales: Scales) -> int:
     """Index in ``KINDS`` of where a term comes from; the same as that of ``_source``."""
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return _ASSUMED
-    kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting))
+    kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting, op.unpacking))
     return kind if kind >= 0 else _DATASHEET
 
 
@@ -127,7 +127,7 @@ def _source(op: Op, hardware: HardwareSpec, calibration: Calibration) -> Source:
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return Source("assumed", "RAM bandwidth of a typical machine of this class")
     coefficients = calibration.coefficients
-    names = (*op.moving, *op.computing, *op.waiting)
+    names = (*op.moving, *op.computing, *op.waiting, *op.unpacking)
     sources = [coefficients[n].source for n in names if n in coefficients]
     if not sources:
         return Source("datasheet", "rates of the hardware catalog")
@@ -157,6 +157,7 @@ def _explain(
             inputs.update(_used(op.computing, calibration) if op.computing_s else {})
             inputs.update(_used(op.drawing, calibration) if op.drawing_s else {})
             inputs.update(_used(op.waiting, calibration))
+            inputs.update(_used(op.unpacking, calibration))
         for count in _COUNTS & inputs.keys():
             values = [op.inputs.get(count) for op in mine]
             inputs[count] = sum(v for v in values if isinstance(v, int | float)) * n_steps

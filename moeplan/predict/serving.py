@@ -36,6 +36,7 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
             computing=(*op.computing, *names) if op.computing else op.computing,
             drawing=(*op.drawing, *names) if op.drawing else op.drawing,
             waiting=(*op.waiting, *names) if op.waiting else op.waiting,
+            unpacking=(*op.unpacking, *names) if op.unpacking else op.unpacking,
         ).times(share)
         for op in ops
     ]

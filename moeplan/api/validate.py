@@ -133,9 +133,9 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
     graph, hardware, work, engine, _ = problem
     if phase == "decode":
         return _decode_ops(problem, placement), work.n_sequences
-    step, n_steps = prefill_step(work)
+    step, _ = prefill_step(work, engine)
     ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
-    n_passes = passes(n_steps, placement, engine)
+    n_passes = passes(work, placement, engine)
     prefill = [op.times(n_passes) for op in ops]
     if phase == "prefill":
         return prefill, work.n_sequences * work.prompt_tokens

@@ -22,30 +22,44 @@ def decode_step(workload: Workload) -> Step:
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
 
 
-def prefill_step(workload: Workload) -> tuple[Step, int]:
+def prefill_step(workload: Workload, engine: EngineTraits) -> tuple[Step, int]:
     """(one micro-batch of the prompt, how many of them): equal chunks at the mean depth.
 
-    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do.
+    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do. Prompts
+    of which several fit in one are spread evenly: no step computes more than there is.
     """
-    prompt = max(1, workload.prompt_tokens)
-    if prompt >= workload.ubatch_tokens:
-        chunks = math.ceil(prompt / workload.ubatch_tokens)
-        rows, sequences, n_steps = prompt / chunks, 1, chunks * workload.n_sequences
+    prompt, n = max(1, workload.prompt_tokens), workload.n_sequences
+    most = _micro_batch(workload, engine)
+    if prompt >= most:
+        chunks = math.ceil(prompt / most)
+        rows, sequences, n_steps = prompt / chunks, 1.0, chunks * n
     else:
-        sequences = min(workload.n_sequences, max(1, workload.ubatch_tokens // prompt))
-        rows, chunks, n_steps = float(prompt), 1, math.ceil(workload.n_sequences / sequences)
+        n_steps = math.ceil(n / (most // prompt))
+        rows, sequences = float(prompt), n / n_steps
     first = workload.depth_tokens + (prompt - rows) / 2
-    n_tokens = round(rows * sequences)
-    return Step(n_tokens=n_tokens, n_sequences=sequences, first_depth=first, n_head_rows=sequences), n_steps
+    step = Step(n_tokens=rows * sequences, n_sequences=sequences, first_depth=first, n_head_rows=sequences)
+    return step, n_steps
 
 
-def passes(n_steps: int, placement: Placement, engine: EngineTraits) -> float:
-    """Steps one after another that ``n_steps`` micro-batches take: GPUs that hold a share of the layers each
-    work on micro-batches in turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES)."""
+def _micro_batch(workload: Workload, engine: EngineTraits) -> int:
+    """Tokens that go through at once at most."""
+    whole = max(1, workload.prompt_tokens) * workload.n_sequences
+    return min(whole, workload.ubatch_tokens) if engine.chunks_prefill else whole
+
+
+def passes(workload: Workload, placement: Placement, engine: EngineTraits) -> float:
+    """Steps one after another that the micro-batches of a prompt take: GPUs that hold a share of the layers
+    each work on micro-batches in turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES).
+
+    The last to leave waits behind a full micro-batch in each other stage, however little it holds itself.
+    """
+    step, n_steps = prefill_step(workload, engine)
     if placement.kind != "layer-split" or engine.pipeline_copies < 2:
         return n_steps
     stages = min(len(set(placement.dense_tiers)), engine.pipeline_copies)
-    return (n_steps + stages - 1) / stages
+    prompt, most = max(1, workload.prompt_tokens), _micro_batch(workload, engine)
+    full = most if prompt >= most else most // prompt * prompt
+    return min(float(n_steps), (n_steps + (stages - 1) * full / step.n_tokens) / stages)
 
 
 def decode_time(
@@ -74,8 +88,8 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    step, n_steps = prefill_step(workload)
+    step, n_steps = prefill_step(workload, engine)
     return step_time(
         graph, hardware, workload, placement, engine, calibration, step, ledger,
-        name="prefill", n_steps=n_steps, n_passes=passes(n_steps, placement, engine),
+        name="prefill", n_steps=n_steps, n_passes=passes(workload, placement, engine),
     )  # fmt: skip

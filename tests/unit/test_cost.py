@@ -274,11 +274,23 @@ def test_layer_split_counts_layers_as_ngl_does() -> None:
 
 
 def test_prefill_chunks_have_the_micro_batch_size_and_mean_depth() -> None:
-    step, n_steps = prefill_step(workload(prompt_tokens=1024, ubatch_tokens=512))
+    step, n_steps = prefill_step(workload(prompt_tokens=1024, ubatch_tokens=512), LLAMA)
     assert (step.n_tokens, n_steps, step.first_depth) == (512, 2, 256)
-    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512))
+    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512), LLAMA)
     assert (step.n_tokens, step.n_sequences, n_steps) == (400, 4, 1)
     assert decode_step(workload(n_sequences=3)).n_tokens == 3
+
+
+def test_a_prefill_computes_no_more_prompts_than_there_are() -> None:
+    """Nine prompts, four at a time: three steps of three, not of four."""
+    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=9, ubatch_tokens=400), LLAMA)
+    assert (step.n_tokens, step.n_sequences, n_steps) == (300, 3, 3)
+    step, n_steps = prefill_step(workload(prompt_tokens=3, n_sequences=5, ubatch_tokens=6), LLAMA)
+    assert step.n_tokens * n_steps == pytest.approx(15) and step.tokens_per_sequence == pytest.approx(3)
+    # transformers has no micro-batch: all rows go through at once
+    eager = find_engine("transformers")
+    step, n_steps = prefill_step(workload(prompt_tokens=3000, n_sequences=2, ubatch_tokens=2048), eager)
+    assert (step.n_tokens, step.n_sequences, n_steps) == (6000, 2, 1)
 
 
 def test_chunked_prefill_computes_the_same_attention_as_one_chunk() -> None:
@@ -323,8 +335,11 @@ def test_micro_batches_of_a_layer_split_overlap_like_a_pipeline() -> None:
     split_over = on_gpus(graph, hardware, LLAMA)
     assert split_over.kind == "layer-split"
     # 4 chunks over 2 stages: 5 half-steps of time, and the work of 4 steps
-    assert passes(4, split_over, LLAMA) == 2.5
-    assert passes(4, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA) == 4
+    four = workload(prompt_tokens=2048)
+    assert passes(four, split_over, LLAMA) == 2.5
+    assert passes(four, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA) == 4
+    # 513 tokens: two equal chunks stand for 512 and 1, and the one waits behind the 512 on the other GPU
+    assert passes(workload(prompt_tokens=513), split_over, LLAMA) == pytest.approx((2 + 512 / 256.5) / 2)
     ledger = Ledger()
     work = workload(prompt_tokens=2048)
     piped = prefill_time(graph, hardware, work, split_over, LLAMA, calibration(), ledger)

@@ -76,6 +76,25 @@ def step_time(
     )
 
 
+def joined(times: Sequence[PhaseTime]) -> PhaseTime:
+    """One after the other; what is said of the longest of ``times`` is said of all."""
+    terms: dict[str, float] = {}
+    for time in times:
+        for term, seconds in time.terms:
+            terms[term] = terms.get(term, 0.0) + seconds
+    longest = max(times, key=lambda time: time.seconds)
+    return PhaseTime(
+        seconds=sum(time.seconds for time in times),
+        bound=max(terms, key=lambda term: terms[term]),
+        terms=tuple(terms.items()),
+        badge=longest.badge,
+        flop=sum(time.flop for time in times),
+        bytes_read=sum(time.bytes_read for time in times),
+        unseen=longest.unseen,
+        assumed_s=sum(time.assumed_s for time in times),
+    )
+
+
 def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scales: Scales) -> tuple[str, ...]:
     """Particular coefficients of terms above a tenth of the time that the calibration does not have."""
     missing: dict[str, None] = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from moeplan.cost.timing import step_time
+from moeplan.cost.timing import joined, step_time
 from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
@@ -22,23 +20,22 @@ def decode_step(workload: Workload) -> Step:
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
 
 
-def prefill_step(workload: Workload, engine: EngineTraits) -> tuple[Step, int]:
-    """(one micro-batch of the prompt, how many of them): equal chunks at the mean depth.
+def prefill_steps(workload: Workload, engine: EngineTraits) -> tuple[tuple[Step, int], ...]:
+    """(step, how many of them): full micro-batches of the prompts, and what is left over as a last one.
 
-    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do. Prompts
-    of which several fit in one are spread evenly: no step computes more than there is.
+    Attention grows linearly with depth, so full ones at their mean depth cost what the real ones do.
     """
-    prompt, n = max(1, workload.prompt_tokens), workload.n_sequences
+    prompt, n, depth = max(1, workload.prompt_tokens), workload.n_sequences, workload.depth_tokens
     most = _micro_batch(workload, engine)
     if prompt >= most:
-        chunks = math.ceil(prompt / most)
-        rows, sequences, n_steps = prompt / chunks, 1.0, chunks * n
-    else:
-        n_steps = math.ceil(n / (most // prompt))
-        rows, sequences = float(prompt), n / n_steps
-    first = workload.depth_tokens + (prompt - rows) / 2
-    step = Step(n_tokens=rows * sequences, n_sequences=sequences, first_depth=first, n_head_rows=sequences)
-    return step, n_steps
+        full, rest = divmod(prompt, most)
+        steps = [(Step(most, 1, depth + (full - 1) * most / 2, 1), full * n)]
+        steps += [(Step(rest, 1, depth + full * most, 1), n)] if rest else []
+        return tuple(steps)
+    at_once = min(n, most // prompt)
+    full, rest = divmod(n, at_once)
+    steps = [(Step(prompt * at_once, at_once, depth, at_once), full)]
+    return (*steps, (Step(prompt * rest, rest, depth, rest), 1)) if rest else tuple(steps)
 
 
 def _micro_batch(workload: Workload, engine: EngineTraits) -> int:
@@ -47,19 +44,18 @@ def _micro_batch(workload: Workload, engine: EngineTraits) -> int:
     return min(whole, workload.ubatch_tokens) if engine.chunks_prefill else whole
 
 
-def passes(workload: Workload, placement: Placement, engine: EngineTraits) -> float:
-    """Steps one after another that the micro-batches of a prompt take: GPUs that hold a share of the layers
-    each work on micro-batches in turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES).
+def overlap_frac(workload: Workload, placement: Placement, engine: EngineTraits) -> float:
+    """Time over the sum of the steps: GPUs that hold a share of the layers each work on micro-batches in
+    turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES).
 
     The last to leave waits behind a full micro-batch in each other stage, however little it holds itself.
     """
-    step, n_steps = prefill_step(workload, engine)
     if placement.kind != "layer-split" or engine.pipeline_copies < 2:
-        return n_steps
+        return 1.0
     stages = min(len(set(placement.dense_tiers)), engine.pipeline_copies)
-    prompt, most = max(1, workload.prompt_tokens), _micro_batch(workload, engine)
-    full = most if prompt >= most else most // prompt * prompt
-    return min(float(n_steps), (n_steps + (stages - 1) * full / step.n_tokens) / stages)
+    steps = prefill_steps(workload, engine)
+    total = sum(step.n_tokens * n for step, n in steps)
+    return (total + (stages - 1) * steps[0][0].n_tokens) / (stages * total)
 
 
 def decode_time(
@@ -88,8 +84,18 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    step, n_steps = prefill_step(workload, engine)
-    return step_time(
-        graph, hardware, workload, placement, engine, calibration, step, ledger,
-        name="prefill", n_steps=n_steps, n_passes=passes(workload, placement, engine),
-    )  # fmt: skip
+    share = overlap_frac(workload, placement, engine)
+    steps = prefill_steps(workload, engine)
+
+    def time(step: Step, n: int, name: str) -> PhaseTime:
+        return step_time(
+            graph, hardware, workload, placement, engine, calibration, step, ledger,
+            name=name, n_steps=n, n_passes=n * share,
+        )  # fmt: skip
+
+    if len(steps) == 1:
+        return time(*steps[0], "prefill")
+    ledger.open()
+    told = joined([time(*steps[0], "full micro-batches"), time(*steps[1], "the rest of the prompts")])
+    ledger.close("prefill", told.seconds, "s")
+    return told

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from moeplan.api.workload import build_workload
 from moeplan.domain.plan import PlanRequest, Rejected
+from moeplan.engines.machines import lacks
 from moeplan.engines.options import has_cache
 from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
 from moeplan.errors import NotModelled, OptionError, SpecError
@@ -30,8 +31,6 @@ LEAST_QUANT, LEAST_BITS = "q4_k_m", 4.0
 cost quality that most people notice. A choice, not physics."""
 UBATCHES = (512, 1024, 2048, 4096)
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# vLLM and its kin are built for compute capability 7.0 and later (vLLM installation page, 2026).
-SERVER_COMPUTE_CAPABILITY = 7.0
 
 
 class Space:
@@ -115,7 +114,7 @@ class Space:
             bool(gpus)
             and self.source.kind != "gguf"
             and all(gpu.segment == "datacenter" and not gpu.unified_memory for gpu in gpus)
-            and all(_capability(gpu.compute_capability) >= SERVER_COMPUTE_CAPABILITY for gpu in gpus)
+            and not lacks(ENGINES["vllm"], self.hardware)
         )
         names = ("vllm",) if servers else ("llama.cpp",)
         self.assumptions.append(f"engine {names[0]}: what people run on such a machine")
@@ -255,11 +254,3 @@ def _shortened(base: EstimateRequest, context: int) -> EstimateRequest:
     prompt = base.prompt_tokens and min(base.prompt_tokens, room // 2)
     output = base.output_tokens and min(base.output_tokens, room - (prompt or room // 2))
     return replace(base, prompt_tokens=prompt, output_tokens=output)
-
-
-def _capability(text: str) -> float:
-    """A compute capability such as ``9.0``; unknown ones pass."""
-    try:
-        return float(text)
-    except ValueError:
-        return SERVER_COMPUTE_CAPABILITY

@@ -141,6 +141,7 @@ class Session:
         """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
         from moeplan.api.asked import check_request
         from moeplan.api.workload import build_workload
+        from moeplan.engines.machines import refuse_machine
         from moeplan.engines.options import refuse_foreign
         from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
@@ -159,9 +160,16 @@ class Session:
         hardware = self._machine(request)
         engine = self._engine(request, kind, quant_id, hardware, assumptions)
         refuse_foreign(request, engine, source.spec)
+        if request.placement not in ("cpu", "disk") and request.gpu_layers != 0:
+            refuse_machine(engine, hardware)
         engine = _adjusted(engine, request)
         if engine.multi_gpu == "tensor-parallel":
             hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
+        elif len(hardware.gpus) > 1 and engine.multi_gpu not in engine.splits:
+            assumptions.append(
+                f"one of {len(hardware.gpus)} GPUs used: {engine.id} over several is not modelled"
+            )
+            hardware = _first_gpus(hardware, 1)
         asked = 1 if request.expert_parallel is None else request.expert_parallel
         _check_expert_parallel(asked, source.spec, len(hardware.gpus))
         graph = self.loaded(request.model, quant_id, engine)
@@ -204,6 +212,7 @@ class Session:
         hardware: HardwareSpec,
         assumptions: list[str],
     ) -> EngineTraits:
+        from moeplan.engines.machines import lacks
         from moeplan.engines.traits import default_engine, find_engine
 
         if request.engine is not None:
@@ -212,6 +221,8 @@ class Session:
         discrete = bool(hardware.gpus) and hardware.gpus[0].vendor != "apple"
         engine = find_engine(default_engine(quant_kind) if discrete else "llama.cpp")
         where = f"default for {quant}" if discrete else "default without a discrete GPU"
+        if discrete and (why := lacks(engine, hardware)):
+            engine, where = find_engine("llama.cpp"), f"{engine.id}, the default for {quant}: {why}"
         assumptions.append(f"engine {engine.id}: {where}")
         return engine
 

@@ -41,7 +41,7 @@ class System:
     """Predicted log times of ``samples`` as a function of the logarithms of ``names``.
 
     The same formula as ``Op.seconds``, on arrays: moving and computing joined by a norm, computing and
-    drawing power joined before, waiting for launches after, operations summed.
+    drawing power joined before, waiting for launches after, unpacking joined to moving, operations summed.
     """
 
     def __init__(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
@@ -50,20 +50,22 @@ class System:
         self._index = {name: i for i, name in enumerate(names)}
         self._tuples: dict[Names, int] = {}
         self._slopes: list[Any] = []
-        rows, norms = [], []
-        logs: tuple[list[float], ...] = ([], [], [], [])
-        kinds: tuple[list[int], ...] = ([], [], [], [])
+        rows, norms, unpacking_norms = [], [], []
+        logs: tuple[list[float], ...] = ([], [], [], [], [])
+        kinds: tuple[list[int], ...] = ([], [], [], [], [])
         for row, sample in enumerate(samples):
             for op in sample.ops:
                 if op.moving_s <= 0 and op.computing_s <= 0:
                     continue
                 rows.append(row)
                 norms.append(op.norm)
+                unpacking_norms.append(op.unpacking_norm)
                 sides = (
                     (op.moving_s, op.moving),
                     (op.computing_s, op.computing),
                     (op.drawing_s, op.drawing),
                     (op.waiting_s, op.waiting),
+                    (op.unpacking_s, op.unpacking),
                 )
                 for side, (seconds, used) in enumerate(sides):
                     logs[side].append(math.log(seconds) if seconds > 0 else _NOTHING)
@@ -71,6 +73,7 @@ class System:
         self.n = len(samples)
         self.measured: Floats = np.log([s.measured_s for s in samples])
         self._rows, self._norms = np.array(rows), np.array(norms)
+        self._unpacking_norms = np.array(unpacking_norms)
         self._logs = [np.array(side) for side in logs]
         self._kinds = [np.array(side) for side in kinds]
         self._matrix = np.array(self._slopes)
@@ -103,9 +106,10 @@ class System:
         import numpy as np
 
         scales = self._matrix @ values
-        moving, computing, drawing, waiting = (
+        copying, computing, drawing, waiting, unpacking = (
             log + scales[kind] for log, kind in zip(self._logs, self._kinds, strict=True)
         )
+        moving = _join(copying, unpacking, self._unpacking_norms)
         limited = np.where(self._draws, _join(computing, drawing, OVERLAP), computing)
         working = _join(moving, limited, self._norms)
         total = np.where(self._waits, _join(working, waiting, OVERLAP), working)
@@ -117,12 +121,15 @@ class System:
         by_waiting = np.where(self._waits, share * np.exp((waiting - total) * OVERLAP), 0.0)
         share = share - by_waiting
         by_moving = share * np.exp((moving - working) * self._norms)
+        by_unpacking = by_moving * np.exp((unpacking - moving) * self._unpacking_norms)
+        by_copying = by_moving - by_unpacking
         by_limit = share * np.exp((limited - working) * self._norms)
         by_computing = by_limit * np.where(self._draws, np.exp((computing - limited) * OVERLAP), 1.0)
         by_drawing = np.where(self._draws, by_limit * np.exp((drawing - limited) * OVERLAP), 0.0)
         width = len(self._matrix)
         weights = np.zeros(self.n * width)
-        for kind, part in zip(self._kinds, (by_moving, by_computing, by_drawing, by_waiting), strict=True):
+        parts = by_copying, by_computing, by_drawing, by_waiting, by_unpacking
+        for kind, part in zip(self._kinds, parts, strict=True):
             weights += np.bincount(self._rows * width + kind, part, self.n * width)
         return np.log(sums), weights.reshape(self.n, width) @ self._matrix
 
@@ -137,6 +144,7 @@ def names_of(samples: Sequence[Sample]) -> dict[str, set[tuple[str, str, str]]]:
             used += op.computing if op.computing_s else ()
             used += op.drawing if op.drawing_s else ()
             used += op.waiting if op.waiting_s else ()
+            used += op.unpacking if op.unpacking_s else ()
             for name in used:
                 if name.startswith("host."):
                     continue  # of one machine, measured there

@@ -27,8 +27,6 @@ from moeplan.errors import NotModelled
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
-# llama.cpp runs up to 8 columns through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE).
-_VECTOR_TOKENS = 8
 
 
 def step_ops(
@@ -80,7 +78,7 @@ class _Clock:
         self.era = engine_era(workload.engine_date)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
-        self._rates: dict[str, Rates] = {}
+        self._rates: dict[tuple[str, bool], Rates] = {}
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -245,20 +243,27 @@ class _Clock:
         label: str = "",
         times: _Times = _ONCE,
     ) -> None:
-        rates = self._at(tier)
+        cache = what == "KV cache"
+        # Each sequence has a cache of its own: however many decode together, each is read for one row.
+        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
         computed, inputs = flop * times.computing, rates.inputs
         tiles = 2.0 * n_elements * times.moving * rows
         if rows > 1 and tiles > computed:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
-        moving, computing = (
-            rates.weights if what == "weights" else rates.experts if what == "experts" else rates.cache
-        )
-        norms = rates.norms
-        norm = norms.weights if what == "weights" else norms.experts if what == "experts" else norms.cache
+        moving, computing = rates.names(what)
+        norm = rates.norms.of(what)
+        # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
+        alone, unpacking_s = self._at(tier, 1), 0.0
+        if not cache and n_elements and alone.vector and not rates.vector:
+            elements = n_elements * times.moving * alone.widenings(flop / (2.0 * n_elements))
+            unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
-        watts = None if what == "KV cache" else rates.watts
+        if unpacking_s:
+            formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
+            inputs = {**alone.inputs, **inputs, "elements": elements}
+        watts = None if cache else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
         self.ops.append(
@@ -266,7 +271,7 @@ class _Clock:
                 f"{'CPU' if tier in _HOST_TIERS else tier} {label or what}",
                 n_bytes * times.moving / rates.bytes_per_s,
                 (*moving, *more) if more else moving,
-                computed / (rates.score_flop_per_s if what == "KV cache" else rates.flop_per_s),
+                computed / (rates.score_flop_per_s if cache else rates.flop_per_s),
                 computing,
                 flop * times.computing / watts if watts else 0.0,
                 rates.drawing,
@@ -275,6 +280,9 @@ class _Clock:
                 flop,
                 formula,
                 {**inputs, **times.inputs} if times.inputs else inputs,
+                unpacking_s=unpacking_s,
+                unpacking=alone.names(what)[1] if unpacking_s else (),
+                unpacking_norm=alone.norms.of(what),
             )
         )
 
@@ -365,8 +373,10 @@ class _Clock:
                formula=formula, inputs=inputs)
         )  # fmt: skip
 
-    def _at(self, tier: str) -> Rates:
-        rates = self._rates.get(tier)
+    def _at(self, tier: str, rows: float = math.inf) -> Rates:
+        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind."""
+        key = tier, rows <= 1
+        rates = self._rates.get(key)
         if rates is None:
             if tier in _HOST_TIERS:
                 decode = self.step.tokens_per_sequence <= 1
@@ -378,10 +388,10 @@ class _Clock:
                 # All wait for the slowest that has a shard.
                 gpus = self.hardware.gpus[first : first + shards]
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
-                vector = self.engine.family == "local" and self.step.n_tokens <= _VECTOR_TOKENS
+                vector = self.engine.family == "local" and rows <= 1
                 rates = gpu_rates(
                     gpu, self.engine, self.workload.engine_date, self.quant, shards,
                     vector=vector, fused=self.workload.flash_attention,
                 )  # fmt: skip
-            self._rates[tier] = rates
+            self._rates[key] = rates
         return rates

@@ -24,6 +24,7 @@ class Op(NamedTuple):
 
     ``moving``, ``computing`` and ``drawing`` name what ``*_s`` is divided by; so does ``waiting``, the time
     in which the host launches all this from Python: the device works meanwhile, and the longer one counts.
+    ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
     calibration, the others (of an architecture, an engine, a quantisation) count as one when they are not.
@@ -44,6 +45,9 @@ class Op(NamedTuple):
     inputs: Mapping[str, object] = {}
     waiting_s: float = 0.0
     waiting: Names = ()
+    unpacking_s: float = 0.0
+    unpacking: Names = ()
+    unpacking_norm: float = SUM
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
@@ -54,6 +58,8 @@ class Op(NamedTuple):
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
+        if self.unpacking_s:
+            moving = _join(moving, self.unpacking_s * scales.factor(self.unpacking), self.unpacking_norm)
         if not self.computing_s:
             return moving
         computing = self.computing_s * scales.factor(self.computing)
@@ -68,6 +74,7 @@ class Op(NamedTuple):
             computing_s=self.computing_s * n,
             drawing_s=self.drawing_s * n,
             waiting_s=self.waiting_s * n,
+            unpacking_s=self.unpacking_s * n,
             n_bytes=self.n_bytes * n,
             flop=self.flop * n,
         )

@@ -30,6 +30,12 @@ _TILE_ROWS = {"hopper": 64}
 # (arXiv 2402.13499, recalled 2026-11-30 and not re-read).
 _NARROW_ROWS = {"hopper": 26}
 
+# llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
+# their FP32 work is widening the weights, which rows share: with three tenths for each further row, ten
+# series of 1 to 8 rows on five GPUs are met to 9% relative to one row (docs/design/003). 16-bit types
+# share all of it. Tables in llama.cpp PRs 5351, 5434, 8215, 14262, 15131, 23227 and 28912, read
+# 2026-11-30; in no fit.
+_VECTOR_ROWS, _OWN_FRAC = 8.0, 0.3
 
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
 _METAL_CONCURRENT_SINCE = "2025-09"
@@ -49,6 +55,10 @@ class Norms(NamedTuple):
     weights: float
     experts: float
     cache: float
+
+    def of(self, what: str) -> float:
+        """The norm of weights, experts or a cache."""
+        return {"weights": self.weights, "experts": self.experts}.get(what, self.cache)
 
 
 _ALWAYS_OVERLAP, _NEVER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
@@ -78,8 +88,23 @@ class Rates(NamedTuple):
     unpack_per_s: float | None = None
     """Elements that the FP32 units would widen at one FLOP each, where they have to."""
     unpacking: Names = ()
+    vector: bool = False
+    """Whether these are kernels for one row, which unpack and multiply on the FP32 units."""
+    own_frac: float = 0.0
+    """Of one row's work on the FP32 units, what each further row adds."""
     tile_rows: int = 1
     """Rows that the matrix units work on at least: fewer take as long."""
+
+    def names(self, what: str) -> tuple[Names, Names]:
+        """Names for (moving, computing) of weights, experts or a cache."""
+        return {"weights": self.weights, "experts": self.experts}.get(what, self.cache)
+
+    def widenings(self, rows: float) -> float:
+        """Times one row's work on the FP32 units that a GPU kernel for ``rows`` of them does beside reading.
+
+        Kernels for more than 8 rows are chosen where they are no slower than those for 8: flat from there.
+        """
+        return 1.0 + self.own_frac * (min(max(rows, 1.0), _VECTOR_ROWS) - 1.0)
 
 
 def gpu_rates(
@@ -169,6 +194,8 @@ def gpu_rates(
         unpack_per_s=unpack * n_shards if unpack else None,
         tile_rows=_tile_rows(gpu, family, narrow=unpack is not None) if not vector else 1,
         unpacking=(f"{family}.unpack", f"{run}.unpack", f"{stored}.unpack"),
+        vector=vector,
+        own_frac=0.0 if quant_group(quant) == "plain" else _OWN_FRAC,
     )
 
 

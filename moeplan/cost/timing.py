@@ -76,6 +76,25 @@ def step_time(
     )
 
 
+def joined(times: Sequence[PhaseTime]) -> PhaseTime:
+    """One after the other; what is said of the longest of ``times`` is said of all."""
+    terms: dict[str, float] = {}
+    for time in times:
+        for term, seconds in time.terms:
+            terms[term] = terms.get(term, 0.0) + seconds
+    longest = max(times, key=lambda time: time.seconds)
+    return PhaseTime(
+        seconds=sum(time.seconds for time in times),
+        bound=max(terms, key=lambda term: terms[term]),
+        terms=tuple(terms.items()),
+        badge=longest.badge,
+        flop=sum(time.flop for time in times),
+        bytes_read=sum(time.bytes_read for time in times),
+        unseen=longest.unseen,
+        assumed_s=sum(time.assumed_s for time in times),
+    )
+
+
 def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scales: Scales) -> tuple[str, ...]:
     """Particular coefficients of terms above a tenth of the time that the calibration does not have."""
     missing: dict[str, None] = {}
@@ -115,7 +134,7 @@ def _kind(op: Op, hardware: HardwareSpec, scales: Scales) -> int:
     """Index in ``KINDS`` of where a term comes from; the same as that of ``_source``."""
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return _ASSUMED
-    kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting))
+    kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting, op.unpacking))
     return kind if kind >= 0 else _DATASHEET
 
 
@@ -127,7 +146,7 @@ def _source(op: Op, hardware: HardwareSpec, calibration: Calibration) -> Source:
     if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
         return Source("assumed", "RAM bandwidth of a typical machine of this class")
     coefficients = calibration.coefficients
-    names = (*op.moving, *op.computing, *op.waiting)
+    names = (*op.moving, *op.computing, *op.waiting, *op.unpacking)
     sources = [coefficients[n].source for n in names if n in coefficients]
     if not sources:
         return Source("datasheet", "rates of the hardware catalog")
@@ -157,6 +176,7 @@ def _explain(
             inputs.update(_used(op.computing, calibration) if op.computing_s else {})
             inputs.update(_used(op.drawing, calibration) if op.drawing_s else {})
             inputs.update(_used(op.waiting, calibration))
+            inputs.update(_used(op.unpacking, calibration))
         for count in _COUNTS & inputs.keys():
             values = [op.inputs.get(count) for op in mine]
             inputs[count] = sum(v for v in values if isinstance(v, int | float)) * n_steps

@@ -24,13 +24,14 @@ class Step(NamedTuple):
     """One pass of the engine: ``n_tokens`` rows over ``n_sequences`` sequences.
 
     ``first_depth`` is the cache length before the first token of each sequence; a decode step has one
-    token a sequence, a prefill chunk many. ``n_head_rows`` rows go through the output head.
+    token a sequence, a prefill chunk many. ``n_head_rows`` rows go through the output head. Counts of a
+    prefill are means over its steps and need not be whole.
     """
 
-    n_tokens: int
-    n_sequences: int
+    n_tokens: float
+    n_sequences: float
     first_depth: float
-    n_head_rows: int
+    n_head_rows: float
 
     @property
     def tokens_per_sequence(self) -> float:

@@ -87,6 +87,10 @@ class EngineTraits(Value):
     over and leaves it in 16 bit (transformers 5.24, integrations.bitsandbytes)."""
     mxfp4_tile: int = 1
     """Rows of 4-bit experts (not of their scales) are padded to multiples of this."""
+    makers: frozenset[str] | None = None
+    """Makers of GPUs that it has kernels for; None: any. "gaudi" is not one of Intel's GPUs here."""
+    least_capability: float = 0.0
+    """The oldest CUDA compute capability that it is built for."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
@@ -105,6 +109,14 @@ _GGUF_KV_TYPES = frozenset(
     {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"}
 )  # common/arg.cpp, kv_cache_types
 _SERVER_SPLITS: frozenset[PlacementKind] = frozenset({"gpu", "unified", "tensor-parallel"})
+
+# ggml's backends for GPUs: CUDA, HIP, SYCL, Metal, Vulkan (llama.cpp docs/build.md). Servers, libraries: what
+# their installation pages list, none of it Apple's GPUs (recalled 2026-11-30, not re-read).
+_NVIDIA = frozenset({"nvidia"})
+_GGML_MAKERS = frozenset({"nvidia", "amd", "intel", "apple"})
+_SERVER_MAKERS = frozenset({"nvidia", "amd", "intel", "gaudi", "google", "aws"})
+# vLLM and its kin are built for compute capability 7.0 and later (vLLM installation page, 2026).
+SERVER_COMPUTE_CAPABILITY = 7.0
 
 
 # Graphs that keep every row for a draft head (embeddings_nextn_masked in src/models/*.cpp, November 2026).
@@ -147,6 +159,7 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         chooses_attention=True,
         latent_modes=ik,
         kv_types=_GGUF_KV_TYPES,
+        makers=_GGML_MAKERS,
     )
 
 
@@ -158,6 +171,7 @@ def _server(
     hybrid: bool = False,
     expert_parallel: bool = True,
     mxfp4_tile: int = 1,
+    makers: frozenset[str] = _SERVER_MAKERS,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -178,6 +192,8 @@ def _server(
         mxfp4_tile=mxfp4_tile,
         shares_memory=True,
         kv_types=_SERVER_KV_TYPES,
+        makers=makers,
+        least_capability=SERVER_COMPUTE_CAPABILITY,
     )
 
 
@@ -193,6 +209,7 @@ def _library(
     chooses_attention: bool = False,
     shares_memory: bool = False,
     kv_types: frozenset[str] | None = None,
+    makers: frozenset[str] | None = None,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -216,6 +233,7 @@ def _library(
         chooses_attention=chooses_attention,
         shares_memory=shares_memory,
         kv_types=kv_types,
+        makers=makers,
     )
 
 
@@ -241,7 +259,7 @@ def _build() -> dict[str, EngineTraits]:
         # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
         _server("tgi", block=1, utilization=1.0, expert_parallel=False),
         # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
-        _server("tensorrt-llm", block=64, utilization=0.9),
+        _server("tensorrt-llm", block=64, utilization=0.9, makers=_NVIDIA),
         # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026); SGLang serves it.
         _library(
             "ktransformers",
@@ -250,6 +268,7 @@ def _build() -> dict[str, EngineTraits]:
             hosts_any_layer=False,
             shares_memory=True,
             kv_types=_SERVER_KV_TYPES,
+            makers=frozenset({"nvidia", "amd", "intel"}),
         ),
         # attn_implementation of from_pretrained
         _library(
@@ -263,9 +282,15 @@ def _build() -> dict[str, EngineTraits]:
             kv_types=frozenset({"f32", "f16", "bf16"}),
         ),
         # -nfa, --no_flash_attn (exllamav2/model_init.py)
-        _library("exllamav2", splits=gpu_only, stream=False, chooses_attention=True),
-        _library("exllamav3", splits=gpu_only, stream=False),
-        _library("mlx", splits=frozenset({"unified"}), stream=False),
+        _library(
+            "exllamav2",
+            splits=gpu_only,
+            stream=False,
+            chooses_attention=True,
+            makers=frozenset({"nvidia", "amd"}),
+        ),
+        _library("exllamav3", splits=gpu_only, stream=False, makers=_NVIDIA),
+        _library("mlx", splits=frozenset({"unified"}), stream=False, makers=frozenset({"apple"})),
     )
     return {engine.id: engine for engine in engines}
 

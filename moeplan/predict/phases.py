@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from moeplan.cost.timing import step_time
+from moeplan.cost.timing import joined, step_time
 from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
@@ -22,30 +20,42 @@ def decode_step(workload: Workload) -> Step:
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
 
 
-def prefill_step(workload: Workload) -> tuple[Step, int]:
-    """(one micro-batch of the prompt, how many of them): equal chunks at the mean depth.
+def prefill_steps(workload: Workload, engine: EngineTraits) -> tuple[tuple[Step, int], ...]:
+    """(step, how many of them): full micro-batches of the prompts, and what is left over as a last one.
 
-    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do.
+    Attention grows linearly with depth, so full ones at their mean depth cost what the real ones do.
     """
-    prompt = max(1, workload.prompt_tokens)
-    if prompt >= workload.ubatch_tokens:
-        chunks = math.ceil(prompt / workload.ubatch_tokens)
-        rows, sequences, n_steps = prompt / chunks, 1, chunks * workload.n_sequences
-    else:
-        sequences = min(workload.n_sequences, max(1, workload.ubatch_tokens // prompt))
-        rows, chunks, n_steps = float(prompt), 1, math.ceil(workload.n_sequences / sequences)
-    first = workload.depth_tokens + (prompt - rows) / 2
-    n_tokens = round(rows * sequences)
-    return Step(n_tokens=n_tokens, n_sequences=sequences, first_depth=first, n_head_rows=sequences), n_steps
+    prompt, n, depth = max(1, workload.prompt_tokens), workload.n_sequences, workload.depth_tokens
+    most = _micro_batch(workload, engine)
+    if prompt >= most:
+        full, rest = divmod(prompt, most)
+        steps = [(Step(most, 1, depth + (full - 1) * most / 2, 1), full * n)]
+        steps += [(Step(rest, 1, depth + full * most, 1), n)] if rest else []
+        return tuple(steps)
+    at_once = min(n, most // prompt)
+    full, rest = divmod(n, at_once)
+    steps = [(Step(prompt * at_once, at_once, depth, at_once), full)]
+    return (*steps, (Step(prompt * rest, rest, depth, rest), 1)) if rest else tuple(steps)
 
 
-def passes(n_steps: int, placement: Placement, engine: EngineTraits) -> float:
-    """Steps one after another that ``n_steps`` micro-batches take: GPUs that hold a share of the layers each
-    work on micro-batches in turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES)."""
+def _micro_batch(workload: Workload, engine: EngineTraits) -> int:
+    """Tokens that go through at once at most."""
+    whole = max(1, workload.prompt_tokens) * workload.n_sequences
+    return min(whole, workload.ubatch_tokens) if engine.chunks_prefill else whole
+
+
+def overlap_frac(workload: Workload, placement: Placement, engine: EngineTraits) -> float:
+    """Time over the sum of the steps: GPUs that hold a share of the layers each work on micro-batches in
+    turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES).
+
+    The last to leave waits behind a full micro-batch in each other stage, however little it holds itself.
+    """
     if placement.kind != "layer-split" or engine.pipeline_copies < 2:
-        return n_steps
+        return 1.0
     stages = min(len(set(placement.dense_tiers)), engine.pipeline_copies)
-    return (n_steps + stages - 1) / stages
+    steps = prefill_steps(workload, engine)
+    total = sum(step.n_tokens * n for step, n in steps)
+    return (total + (stages - 1) * steps[0][0].n_tokens) / (stages * total)
 
 
 def decode_time(
@@ -74,8 +84,18 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    step, n_steps = prefill_step(workload)
-    return step_time(
-        graph, hardware, workload, placement, engine, calibration, step, ledger,
-        name="prefill", n_steps=n_steps, n_passes=passes(n_steps, placement, engine),
-    )  # fmt: skip
+    share = overlap_frac(workload, placement, engine)
+    steps = prefill_steps(workload, engine)
+
+    def time(step: Step, n: int, name: str) -> PhaseTime:
+        return step_time(
+            graph, hardware, workload, placement, engine, calibration, step, ledger,
+            name=name, n_steps=n, n_passes=n * share,
+        )  # fmt: skip
+
+    if len(steps) == 1:
+        return time(*steps[0], "prefill")
+    ledger.open()
+    told = joined([time(*steps[0], "full micro-batches"), time(*steps[1], "the rest of the prompts")])
+    ledger.close("prefill", told.seconds, "s")
+    return told

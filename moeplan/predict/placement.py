@@ -202,7 +202,7 @@ def requested(
     n_layers, n_moe = graph.spec.n_layers, len(moe_layers(graph.spec))
     if kind is None and gpu_layers is None and cpu_moe is None:
         return None
-    needs_gpu = (kind or "gpu") not in ("cpu", "disk") and gpu_layers != 0
+    needs_gpu = (kind or "gpu") not in ("cpu", "disk") and (gpu_layers != 0 or kind is not None)
     if needs_gpu and not hardware.gpus:
         raise SpecError(f"placement {kind or 'on a GPU'!r} needs a GPU, and this machine has none")
     if kind is not None and kind not in engine.splits:
@@ -211,6 +211,7 @@ def requested(
             field="placement",
             hint=f"it has: {', '.join(sorted(engine.splits))}",
         )
+    _check_agreement(kind, gpu_layers, cpu_moe, n_layers)
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
@@ -230,15 +231,38 @@ def requested(
     return split(graph, hardware, engine, on_gpu, hosted)
 
 
+def _check_agreement(
+    kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None, n_layers: int
+) -> None:
+    """Raise where counts of layers contradict the kind of placement: one of them would be passed over."""
+    whole = gpu_layers in (None, "all") or (isinstance(gpu_layers, int) and gpu_layers > n_layers)
+    fine = {
+        None: True,
+        "cpu": gpu_layers in (None, 0) and cpu_moe in (None, 0, "all"),
+        "disk": gpu_layers in (None, 0) and cpu_moe in (None, 0, "all"),
+        "stream": gpu_layers in (None, 0) and cpu_moe in (None, 0),
+        "experts": whole and cpu_moe != 0,
+        "layers": cpu_moe in (None, 0) and (gpu_layers is None or (not whole and gpu_layers != 0)),
+        "mixed": (not whole or gpu_layers is None) and gpu_layers != 0 and cpu_moe != 0,
+    }
+    if not fine.get(kind, whole and cpu_moe in (None, 0)):
+        counts = (("--gpu-layers", gpu_layers), ("--cpu-moe", cpu_moe))
+        given = " ".join(f"{option} {count}" for option, count in counts if count is not None)
+        raise SpecError(f"--placement {kind} and {given} contradict each other", hint="leave one of them out")
+
+
 def usable_ram_bytes(hardware: HardwareSpec) -> int:
     """RAM that weights may take (capacity after the reserve of the running system)."""
     return ram_capacity_bytes(hardware)
 
 
 def _least(most: int, ok: Callable[[int], bool]) -> int | None:
-    """Smallest n in 0..most for which ``ok``, which turns from False to True once; None if never."""
+    """Smallest n in 0..most for which ``ok``; None if never.
+
+    ``ok`` turns from False to True once, unless RAM is too small for all of them: then it turns back.
+    """
     if not ok(most):
-        return None
+        return next((n for n in range(most) if ok(n)), None)
     low, high = 0, most
     while low < high:
         middle = (low + high) // 2

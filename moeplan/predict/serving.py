@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.domain.workload import Placement
-from moeplan.predict.phases import passes, prefill_step
+from moeplan.predict.phases import overlap_frac, prefill_steps
 from moeplan.predict.problem import Problem
 
 
@@ -24,9 +24,7 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
     if others < 1 or prompt_tokens < 1:
         return []
     alone = replace(work, n_sequences=1, prompt_tokens=prompt_tokens, depth_tokens=0)
-    step, n_steps = prefill_step(alone)
-    ops, _, _ = step_ops(graph, hardware, alone, placement, engine, step)
-    share = passes(n_steps, placement, engine) * others / max(1, work.output_tokens)
+    share = overlap_frac(alone, placement, engine) * others / max(1, work.output_tokens)
     family = engine.family
     names = (f"{family}.stall_time", f"{family}.engine.{engine.id}.stall_time")
     return [
@@ -36,6 +34,8 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
             computing=(*op.computing, *names) if op.computing else op.computing,
             drawing=(*op.drawing, *names) if op.drawing else op.drawing,
             waiting=(*op.waiting, *names) if op.waiting else op.waiting,
-        ).times(share)
-        for op in ops
+            unpacking=(*op.unpacking, *names) if op.unpacking else op.unpacking,
+        ).times(n * share)
+        for step, n in prefill_steps(alone, engine)
+        for op in step_ops(graph, hardware, alone, placement, engine, step)[0]
     ]

@@ -9,7 +9,7 @@ few GPUs need smaller buffers than many, each choice of GPUs is tried, alike one
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations, product
+from itertools import islice, product
 
 from moeplan.domain.hardware import GpuSpec
 from moeplan.search.layout import RAM, several_gpus
@@ -38,13 +38,20 @@ def chained(table: Table, aim: Aim, *, leaves: bool, hosts: bool) -> Iterator[tu
 def choices(gpus: Sequence[GpuSpec]) -> list[tuple[int, ...]]:
     """Indices of GPUs that may hold layers, most GPUs first; of choices with the same GPUs the first."""
     alike = [next(i for i, other in enumerate(gpus) if other == gpu) for gpu in gpus]
-    found: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for size in range(len(gpus), 0, -1):
-        for used in combinations(range(len(gpus)), size):
-            found.setdefault(tuple(alike[g] for g in used), used)
-            if len(found) == MOST_CHOICES:
-                return list(found.values())
-    return list(found.values())
+    every = (used for size in range(len(gpus), 0, -1) for used in _unlike(alike, size, 0))
+    return list(islice(every, MOST_CHOICES))
+
+
+def _unlike(alike: list[int], size: int, start: int) -> Iterator[tuple[int, ...]]:
+    """Choices of ``size`` GPUs from ``start`` on that differ in what they are, each by its first GPUs."""
+    if len(set(alike[start:])) == 1 or size == 0:  # racks of equal ones are not looked through one by one
+        yield tuple(range(start, start + size))
+        return
+    seen: set[int] = set()
+    for i in range(start, len(alike) - size + 1):
+        if alike[i] not in seen:
+            seen.add(alike[i])
+            yield from ((i, *rest) for rest in _unlike(alike, size - 1, i + 1))
 
 
 class _Chain:

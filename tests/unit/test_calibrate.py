@@ -61,6 +61,12 @@ def test_norms_add_or_overlap() -> None:
     launched = Op("t", 3.0, ("b",), 4.0, ("c",), waiting_s=7.0, waiting=("w",))
     assert launched.seconds(scales) == pytest.approx(7.0 * 2**0.25)
     assert launched.times(2).seconds(scales) == pytest.approx(14.0 * 2**0.25)
+    # 2 s of unpacking before or after the bytes, both beside the arithmetic: ((3 + 2)^4 + 4^4)^(1/4)
+    widened = Op("t", 3.0, ("b",), 4.0, ("c",), norm=OVERLAP, unpacking_s=2.0, unpacking=("w",))
+    assert widened.seconds(scales) == pytest.approx(881**0.25)
+    # half hidden behind the bytes: ((3^2 + 2^2)^2 + 4^4)^(1/4)
+    assert widened._replace(unpacking_norm=2.0).seconds(scales) == pytest.approx(425**0.25)
+    assert widened.times(2).seconds(scales) == pytest.approx(2 * widened.seconds(scales))
 
 
 def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
@@ -72,6 +78,18 @@ def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
         Op("b", 5.0, ("local.layer_s",)),
         Op("c", 2.0, names[:1], 3.0, names[1:2], norm=OVERLAP, waiting_s=4.0, waiting=("local.layer_s",)),
         Op("c", 0.5, ("local.bandwidth",), 0.7, ("local.compute",)),
+        Op(
+            "d",
+            2.0,
+            names[:1],
+            3.0,
+            names[1:2],
+            2.5,
+            names[2:3],
+            OVERLAP,
+            unpacking_s=1.5,
+            unpacking=names[1:2],
+        ),
     )
     system = System([_sample(0, *ops, seconds=1.0)], names)
     values = np.log([0.8, 0.5, 1.3, 0.1])

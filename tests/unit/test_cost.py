@@ -14,7 +14,7 @@ from moeplan.domain.model import Block, MlaAttention
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
-from moeplan.predict.phases import decode_step, decode_time, passes, prefill_step, prefill_time
+from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_steps, prefill_time
 from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, streamed
 from moeplan.provenance import Ledger
 from tests.support.problems import (
@@ -273,12 +273,47 @@ def test_layer_split_counts_layers_as_ngl_does() -> None:
     assert split(graph, hardware, LLAMA, 0, 0).kind == "cpu"
 
 
-def test_prefill_chunks_have_the_micro_batch_size_and_mean_depth() -> None:
-    step, n_steps = prefill_step(workload(prompt_tokens=1024, ubatch_tokens=512))
-    assert (step.n_tokens, n_steps, step.first_depth) == (512, 2, 256)
-    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512))
-    assert (step.n_tokens, step.n_sequences, n_steps) == (400, 4, 1)
+def test_prefill_goes_in_full_micro_batches_and_a_rest() -> None:
+    ((step, n),) = prefill_steps(workload(prompt_tokens=1024, ubatch_tokens=512), LLAMA)
+    assert (step.n_tokens, n, step.first_depth) == (512, 2, 256)
+    full, rest = prefill_steps(workload(prompt_tokens=1100, n_sequences=2, ubatch_tokens=512), LLAMA)
+    assert (full[0].n_tokens, full[1], full[0].first_depth) == (512, 4, 256)
+    assert (rest[0].n_tokens, rest[1], rest[0].first_depth) == (76, 2, 1024)
+    ((step, n),) = prefill_steps(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512), LLAMA)
+    assert (step.n_tokens, step.n_sequences, n) == (400, 4, 1)
     assert decode_step(workload(n_sequences=3)).n_tokens == 3
+
+
+def test_a_prefill_computes_no_more_prompts_than_there_are() -> None:
+    """Nine prompts, four at a time: two steps of four and one of one, not three of four."""
+    full, rest = prefill_steps(workload(prompt_tokens=100, n_sequences=9, ubatch_tokens=400), LLAMA)
+    assert (full[0].n_tokens, full[0].n_sequences, full[0].n_head_rows, full[1]) == (400, 4, 4, 2)
+    assert (rest[0].n_tokens, rest[0].n_sequences, rest[0].n_head_rows, rest[1]) == (100, 1, 1, 1)
+    # transformers has no micro-batch: all rows go through at once
+    eager = find_engine("transformers")
+    ((step, n),) = prefill_steps(workload(prompt_tokens=3000, n_sequences=2, ubatch_tokens=2048), eager)
+    assert (step.n_tokens, step.n_sequences, n) == (6000, 2, 1)
+
+
+def test_a_token_beyond_a_micro_batch_costs_one_step_of_one_token() -> None:
+    graph, hardware, ledger = graph_of(moe_spec()), machine((gpu(),)), Ledger()
+    placement = on_gpus(graph, hardware, LLAMA)
+
+    def told(prompt: int) -> PhaseTime:
+        args = (graph, hardware, workload(prompt_tokens=prompt), placement, LLAMA, calibration(), ledger)
+        return prefill_time(*args)
+
+    one, more = told(512), told(513)
+    alone = step_time(
+        graph, hardware, workload(), placement, LLAMA, calibration(), Step(1, 1, 512.0, 1)
+    )  # fmt: skip
+    assert more.seconds == pytest.approx(one.seconds + alone.seconds)
+    assert more.flop == pytest.approx(one.flop + alone.flop)
+    assert sum(seconds for _, seconds in more.terms) == pytest.approx(more.seconds)
+    parts = ledger.terms[1].children
+    assert ledger.terms[1].value == more.seconds and sum(p.value for p in parts) == pytest.approx(
+        more.seconds
+    )
 
 
 def test_chunked_prefill_computes_the_same_attention_as_one_chunk() -> None:
@@ -323,8 +358,11 @@ def test_micro_batches_of_a_layer_split_overlap_like_a_pipeline() -> None:
     split_over = on_gpus(graph, hardware, LLAMA)
     assert split_over.kind == "layer-split"
     # 4 chunks over 2 stages: 5 half-steps of time, and the work of 4 steps
-    assert passes(4, split_over, LLAMA) == 2.5
-    assert passes(4, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA) == 4
+    alone = on_gpus(graph, machine((gpu(),)), LLAMA)
+    assert overlap_frac(workload(prompt_tokens=2048), split_over, LLAMA) == 2.5 / 4
+    assert overlap_frac(workload(prompt_tokens=2048), alone, LLAMA) == 1
+    # one token more waits behind the 512 on the other GPU: (513 + 512) / 2 of 513
+    assert overlap_frac(workload(prompt_tokens=513), split_over, LLAMA) == pytest.approx(1025 / 1026)
     ledger = Ledger()
     work = workload(prompt_tokens=2048)
     piped = prefill_time(graph, hardware, work, split_over, LLAMA, calibration(), ledger)

@@ -21,6 +21,7 @@ from moeplan.predict.problem import Problem
 from moeplan.readers.engine_tables import EngineTables
 from moeplan.report import plan_words
 from moeplan.search.candidates import explore, shares_experts, undivided, whole_placements
+from moeplan.search.chain import MOST_CHOICES, choices
 from moeplan.search.commands import commands
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
 from moeplan.search.objective import broken, score
@@ -387,3 +388,10 @@ def test_experts_that_loading_makes_larger_are_part_of_the_need(n_gpus: int) -> 
         exact = {d.device: d.capacity_bytes - d.headroom_bytes for d in memory.devices}
         need = dict(zip(table.devices, table.need(layout), strict=True))
         assert need == pytest.approx(exact, abs=4)
+
+
+def test_a_rack_of_equal_gpus_is_not_tried_subset_by_subset() -> None:
+    """72 of them have 2^72 subsets and 72 different ones; the search never came back."""
+    assert choices([gpu()] * 72) == [tuple(range(size)) for size in range(72, 72 - MOST_CHOICES, -1)]
+    one, other = gpu(24), gpu(48)
+    assert choices([one, other, one]) == [(0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
-from moeplan.domain.result import Confidence, Estimate, MemoryReport, PhaseTime, Range
+from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import ENGINES
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
@@ -24,7 +24,7 @@ from moeplan.predict.explain import (
 )
 from moeplan.predict.interval import FEW_SETUPS, closest, ideal, stretch_of, time_range
 from moeplan.predict.phases import decode_time, prefill_time
-from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
+from moeplan.predict.placement import candidates, mapped, on_cpu, requested, unfit, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import MIB, fmt_bytes
@@ -35,7 +35,7 @@ def choose_placement(
 ) -> Placement:
     """The placement the options ask for, else the fastest to decode among those that fit.
 
-    When nothing fits, the one an engine would try first; the memory report then says what is missing.
+    When nothing fits, the one that is least short of memory; the memory report then says what is missing.
     """
     graph, hardware, _, engine, _ = problem
     room = _room_for_weights(problem)
@@ -48,7 +48,25 @@ def choose_placement(
     allowed = [p for p in found if kind is None or p.kind == kind]
     if allowed:
         return min(allowed, key=lambda p: _phase_seconds("decode", problem, p))
-    return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
+    return _nearest(problem, kind, room)
+
+
+def _nearest(problem: Problem, kind: str | None, room: int) -> Placement:
+    """Of the placements that do not fit the one that is least short, of ``kind`` where it is asked for.
+
+    The GPUs of a split are filled as far as they go, so that RAM is what is missing; an engine that maps its
+    file lacks no room for weights there. Of equals the first.
+    """
+    graph, hardware, workload, engine, _ = problem
+
+    def short_bytes(placement: Placement) -> int:
+        devices = memory_report(graph, hardware, workload, placement, engine).devices
+        return sum(max(0, -device.headroom_bytes) for device in devices)
+
+    tries = list(unfit(graph, hardware, engine, _fits(problem, but_for_ram=True)))
+    if kind in (None, "disk") and engine.mmap and "disk" in engine.splits:
+        tries = [mapped(graph, placement, room) for placement in tries]
+    return min([p for p in tries if p.kind == kind] or tries, key=short_bytes)
 
 
 def feasible(
@@ -216,9 +234,10 @@ def with_context(workload: Workload, context_tokens: int) -> Workload:
     )
 
 
-def _fits(problem: Problem) -> Callable[[Placement], bool]:
+def _fits(problem: Problem, *, but_for_ram: bool = False) -> Callable[[Placement], bool]:
+    """Whether a placement fits, or only its GPUs' part of it ``but_for_ram``."""
     graph, hardware, workload, engine, _ = problem
-    room = {"ram": usable_ram_bytes(hardware)}
+    room = {} if but_for_ram else {"ram": usable_ram_bytes(hardware)}
     room |= {f"gpu{i}": gpu_capacity_bytes(gpu, hardware, engine) for i, gpu in enumerate(hardware.gpus)}
 
     def fits(placement: Placement) -> bool:
@@ -226,7 +245,10 @@ def _fits(problem: Problem) -> Callable[[Placement], bool]:
         held = weights_by_tier(graph, placement)
         if any(n // placement.tensor_parallel > room[tier] for tier, n in held.items() if tier in room):
             return False
-        return memory_report(graph, hardware, workload, placement, engine).fits
+        report = memory_report(graph, hardware, workload, placement, engine)
+        if but_for_ram:
+            return all(d.headroom_bytes >= 0 for d in report.devices if d.device != "ram")
+        return report.fits
 
     return fits
 
@@ -251,9 +273,10 @@ def _room_for_weights(problem: Problem) -> int:
 
 def _fix(problem: Problem, memory: MemoryReport) -> str:
     """The smallest change that would make it fit, in words."""
-    short = min(memory.devices, key=lambda d: d.headroom_bytes)
+    lacking = [d for d in memory.devices if d.headroom_bytes < 0]
+    short = min(lacking, key=lambda d: d.headroom_bytes)
     missing = -short.headroom_bytes
-    changes = [f"{fmt_bytes(missing)} more on {short.device}"]
+    changes = [_more_memory(lacking)]
     work, with_margin = problem.workload, 1 + short.margin_bytes / max(1, short.resident_bytes)
     if (short.kv_bytes + short.compute_bytes) * with_margin > missing and work.context_tokens > 512:
         changes.append("a shorter context (--context max finds the longest that fits)")
@@ -264,6 +287,16 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")
     return ", or ".join(changes)
+
+
+def _more_memory(lacking: Sequence[DeviceMemory]) -> str:
+    """What each device lacks; several GPUs in one breath, by the one that lacks most."""
+    gpus = [d for d in lacking if d.device.startswith("gpu")]
+    groups = [(f"each of {len(gpus)} GPUs", gpus)] if len(gpus) > 1 else [(d.device, [d]) for d in gpus]
+    groups += [(d.device, [d]) for d in lacking if d not in gpus]
+    return " and ".join(
+        f"{fmt_bytes(max(-d.headroom_bytes for d in devices))} more on {where}" for where, devices in groups
+    )
 
 
 def _fits_in_llama(problem: Problem) -> bool:

@@ -133,7 +133,7 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
     graph, hardware, work, engine, _ = problem
     if phase == "decode":
         return _decode_ops(problem, placement), work.n_sequences
-    step, n_steps = prefill_step(work)
+    step, n_steps = prefill_step(work, engine)
     ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
     n_passes = passes(n_steps, placement, engine)
     prefill = [op.times(n_passes) for op in ops]

@@ -22,18 +22,21 @@ def decode_step(workload: Workload) -> Step:
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
 
 
-def prefill_step(workload: Workload) -> tuple[Step, int]:
+def prefill_step(workload: Workload, engine: EngineTraits) -> tuple[Step, int]:
     """(one micro-batch of the prompt, how many of them): equal chunks at the mean depth.
 
-    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do.
+    Attention grows linearly with depth, so equal chunks at the mean depth cost what the real ones do. An
+    engine that does not chunk takes the prompts of all sequences at once, as it holds them in memory.
     """
     prompt = max(1, workload.prompt_tokens)
-    if prompt >= workload.ubatch_tokens:
+    if not engine.chunks_prefill:
+        rows, sequences, n_steps = float(prompt), workload.n_sequences, 1
+    elif prompt >= workload.ubatch_tokens:
         chunks = math.ceil(prompt / workload.ubatch_tokens)
         rows, sequences, n_steps = prompt / chunks, 1, chunks * workload.n_sequences
     else:
         sequences = min(workload.n_sequences, max(1, workload.ubatch_tokens // prompt))
-        rows, chunks, n_steps = float(prompt), 1, math.ceil(workload.n_sequences / sequences)
+        rows, n_steps = float(prompt), math.ceil(workload.n_sequences / sequences)
     first = workload.depth_tokens + (prompt - rows) / 2
     n_tokens = round(rows * sequences)
     return Step(n_tokens=n_tokens, n_sequences=sequences, first_depth=first, n_head_rows=sequences), n_steps
@@ -74,7 +77,7 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    step, n_steps = prefill_step(workload)
+    step, n_steps = prefill_step(workload, engine)
     return step_time(
         graph, hardware, workload, placement, engine, calibration, step, ledger,
         name="prefill", n_steps=n_steps, n_passes=passes(n_steps, placement, engine),

@@ -24,7 +24,7 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
     if others < 1 or prompt_tokens < 1:
         return []
     alone = replace(work, n_sequences=1, prompt_tokens=prompt_tokens, depth_tokens=0)
-    step, n_steps = prefill_step(alone)
+    step, n_steps = prefill_step(alone, engine)
     ops, _, _ = step_ops(graph, hardware, alone, placement, engine, step)
     share = passes(n_steps, placement, engine) * others / max(1, work.output_tokens)
     family = engine.family

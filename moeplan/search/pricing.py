@@ -198,7 +198,7 @@ class Table:
         # GPUs that work on micro-batches in turn take fewer passes than one alone, for which the sums are.
         placement = self.placement(layout)
         decode_s, prefill_s = exact_seconds(self.problem, placement)
-        n_steps = prefill_step(self.problem.workload)[1]
+        n_steps = prefill_step(self.problem.workload, self.problem.engine)[1]
         share = passes(n_steps, placement, self.problem.engine) / n_steps
         for start, end, dense, experts in layout:
             option = self.sums(dense, experts)

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+import moeplan
 from moeplan.cost.coverage import busiest_rank, expected_experts, prompt_experts, tokens_for_coverage
 from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step, attention_work, layer_work
@@ -17,6 +18,7 @@ from moeplan.engines.traits import find_engine
 from moeplan.predict.phases import decode_step, decode_time, passes, prefill_step, prefill_time
 from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, streamed
 from moeplan.provenance import Ledger
+from moeplan.report.plan_words import micro_batch
 from tests.support.problems import (
     attention,
     calibration,
@@ -274,11 +276,33 @@ def test_layer_split_counts_layers_as_ngl_does() -> None:
 
 
 def test_prefill_chunks_have_the_micro_batch_size_and_mean_depth() -> None:
-    step, n_steps = prefill_step(workload(prompt_tokens=1024, ubatch_tokens=512))
+    step, n_steps = prefill_step(workload(prompt_tokens=1024, ubatch_tokens=512), LLAMA)
     assert (step.n_tokens, n_steps, step.first_depth) == (512, 2, 256)
-    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512))
+    step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512), LLAMA)
     assert (step.n_tokens, step.n_sequences, n_steps) == (400, 4, 1)
     assert decode_step(workload(n_sequences=3)).n_tokens == 3
+
+
+def test_an_engine_that_does_not_chunk_takes_all_prompts_in_one_pass() -> None:
+    eager = find_engine("transformers")
+    work = workload(prompt_tokens=5000, n_sequences=3, depth_tokens=7, ubatch_tokens=2048)
+    assert prefill_step(work, eager) == (Step(15000, 3, 7, 3), 1)
+    # weights are read once, not once for each 2,048 tokens
+    graph, hardware = graph_of(dense_spec()), machine((gpu(),))
+    args = (graph, hardware, work, on_gpus(graph, hardware, eager), eager, calibration())
+    held = sum(w.dense_bytes for w in graph.layers) + graph.head_bytes
+    # K and V of 2 heads of 64 in f16: 512 B a token and layer
+    assert prefill_time(*args).bytes_read == held + 3 * 5007 * 512 * 4
+
+
+def test_no_micro_batch_is_told_where_there_is_none() -> None:
+    for engine, told in (
+        ("transformers", "none: a prompt goes through in one pass"),
+        ("mlx", "2,048 tokens"),
+    ):
+        e = moeplan.estimate("llama-3.2-1b", gpu="apple-m4-max-40-core", engine=engine)
+        assert micro_batch(e.workload) == told
+        assert any("micro-batch" in note for note in e.assumptions) == (engine == "mlx")
 
 
 def test_chunked_prefill_computes_the_same_attention_as_one_chunk() -> None:

@@ -19,7 +19,7 @@ from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
-from moeplan.predict.phases import decode_step, passes, prefill_step
+from moeplan.predict.phases import decode_step, prefill_work
 from moeplan.predict.placement import experts_whole, on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.predict.serving import stall_ops
@@ -133,10 +133,7 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
     graph, hardware, work, engine, _ = problem
     if phase == "decode":
         return _decode_ops(problem, placement), work.n_sequences
-    step, n_steps = prefill_step(work, engine)
-    ops, _, _ = step_ops(graph, hardware, work, placement, engine, step)
-    n_passes = passes(n_steps, placement, engine)
-    prefill = [op.times(n_passes) for op in ops]
+    prefill = prefill_work(graph, hardware, work, placement, engine).in_time
     if phase == "prefill":
         return prefill, work.n_sequences * work.prompt_tokens
     decode = _decode_ops(problem, placement)
@@ -145,7 +142,7 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
 
 def _decode_ops(problem: Problem, placement: Placement) -> list[Op]:
     graph, hardware, work, engine, _ = problem
-    return step_ops(graph, hardware, work, placement, engine, decode_step(work))[0]
+    return step_ops(graph, hardware, work, placement, engine, decode_step(work, graph.spec))[0]
 
 
 def _cpu_of(row: SpeedRow, session: Session) -> str:

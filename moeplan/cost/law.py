@@ -62,6 +62,10 @@ class _Times(NamedTuple):
 _ONCE = _Times()
 
 
+def _moved(times: float) -> _Times:
+    return _Times(times, 1.0, {"times_bytes_are_moved": times}) if times != 1 else _ONCE
+
+
 class _Clock:
     """Collects the operations of one step."""
 
@@ -87,8 +91,8 @@ class _Clock:
     def add_layers(self, group: LayerGroup, work: LayerWork) -> None:
         """A group of identical layers: weights, experts, attention, and the hops between tiers."""
         n = group.n_layers
-        self.flop += n * (work.dense_flop + work.expert_flop + work.attention_flop)
-        self.bytes_read += n * (work.dense_bytes + work.expert_bytes + work.kv_bytes)
+        self.flop += n * (work.dense_flop + work.expert_flop + work.attention_flop + work.cross_flop)
+        self.bytes_read += n * (work.dense_bytes + work.expert_bytes + work.kv_bytes + work.cross_bytes)
         tier = self._runs_on(group.dense_tier, None, n * work.dense_bytes)
         elements = n * work.dense_flop / (2.0 * self.step.n_tokens)
         layer_at = len(self.ops)
@@ -98,21 +102,29 @@ class _Clock:
             elements = n * work.expert_elements
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
-            shard = kv_shard(group.block, self.placement.tensor_parallel)
-            # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
-            repeat = self.placement.tensor_parallel / shard
-            # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
-            home = group.dense_tier
-            if home in _HOST_TIERS and self.placement.streamed:
-                home = self._runs_on(home, None, n * work.kv_bytes)
-            if self.engine.eager:
-                host = home in _HOST_TIERS
-                repeat *= cache_passes(group.block, self.quant, self.workload.engine_date, host=host)
-            times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
-            self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
+            self._add_attention(group, work)
         self._add_fixed(tier, group, layer_at)
-        if self.placement.tensor_parallel > 1:
+        whole = group.block.mixer is not None or group.block.ffn is not None
+        if self.placement.tensor_parallel > 1 and whole:
             self._all_reduce(n)
+
+    def _add_attention(self, group: LayerGroup, work: LayerWork) -> None:
+        """Scores and values over the cache, and over what an encoder put out."""
+        n, block = group.n_layers, group.block
+        # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
+        repeat = self.placement.tensor_parallel / kv_shard(block, self.placement.tensor_parallel)
+        # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
+        home = group.dense_tier
+        if home in _HOST_TIERS and self.placement.streamed:
+            home = self._runs_on(home, None, n * work.kv_bytes)
+        own = repeat
+        if self.engine.eager and not block.encoder:  # which has no cache to copy
+            host = home in _HOST_TIERS
+            own *= cache_passes(block, self.quant, self.workload.engine_date, host=host)
+        self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=_moved(own))
+        if work.cross_flop:
+            crossed = n * work.cross_bytes, n * work.cross_flop
+            self._work(home, "KV cache", *crossed, times=_moved(repeat), label="cross-attention")
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
@@ -129,7 +141,9 @@ class _Clock:
             self._expert_hops(group.n_layers)
 
     def add_head(self) -> None:
-        """The output head, once a step."""
+        """The output head, once a step that puts out tokens."""
+        if not self.step.n_head_rows:
+            return
         flop = 2.0 * self.graph.head_elements * self.step.n_head_rows
         self.flop += flop
         self.bytes_read += self.graph.head_bytes

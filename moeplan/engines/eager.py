@@ -20,12 +20,13 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     one written; keys and values repeated for all heads of a group; then either read by a fused kernel, or
     scaled, multiplied and, in 16 bits, widened to 32. Which one runs was told from published rows, where the
     cost of a longer context agrees to 2% over five models each: unfused on GPUs, but for packed weights since
-    2025, which compute in float16.
+    2025, which compute in float16. Encoder-decoder models add position biases to the scores, which leaves
+    the unfused attention out (Switch has no other than transformers' own, which moves what a fused one does).
     """
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
     widens = not before(date, _WIDENS_SINCE)
-    if host or (widens and quant not in _IN_BFLOAT16):
+    if host or block.cross_attention is not None or (widens and quant not in _IN_BFLOAT16):
         return fused(groups)
     return unfused(groups, widened=widens)
 

@@ -323,8 +323,6 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     spec = problem.graph.spec
     notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
     notes += uncounted_notes(problem.graph, problem.engine)
-    if any(block.cross_attention for block in spec.blocks):
-        notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if not problem.workload.kv_offload and any(tier.startswith("gpu") for tier in placement.dense_tiers):

@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-from moeplan.cost.timing import step_time
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Op
+from moeplan.cost.timing import step_time, time_of
 from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import ModelSpec
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.provenance import NULL_LEDGER, Ledger
 
 
-def decode_step(workload: Workload) -> Step:
-    """One token for every sequence, at the mean depth of the answer."""
+def decode_step(workload: Workload, spec: ModelSpec) -> Step:
+    """One token for every sequence, at the mean depth of the answer.
+
+    A decoder beside an encoder has the start token before the answer instead of the prompt.
+    """
+    if spec.has_encoder:
+        return _decoder_step(workload, _START_TOKENS + workload.output_tokens / 2)
     depth = workload.depth_tokens + workload.prompt_tokens + workload.output_tokens / 2
     n = workload.n_sequences
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
+
+
+_START_TOKENS = 1
+
+
+def _decoder_step(workload: Workload, depth: float) -> Step:
+    """One token of every sequence through a decoder that attends to the encoded prompt."""
+    n = workload.n_sequences
+    return Step(
+        n_tokens=n, n_sequences=n, first_depth=workload.depth_tokens + depth, n_head_rows=n,
+        stack="decoder", encoded_tokens=workload.prompt_tokens,
+    )  # fmt: skip
+
+
+def _encoder_step(workload: Workload, engine: EngineTraits) -> tuple[Step, int]:
+    """(one pass of the encoder, how many): every prompt whole, as many as a micro-batch takes, or all."""
+    prompt, n = max(1, workload.prompt_tokens), workload.n_sequences
+    together = min(n, max(1, workload.ubatch_tokens // prompt)) if engine.chunks_prefill else n
+    step = Step(prompt * together, together, 0, 0, stack="encoder")
+    return step, math.ceil(n / together)
 
 
 def prefill_step(workload: Workload, engine: EngineTraits) -> tuple[Step, int]:
@@ -51,6 +80,52 @@ def passes(n_steps: int, placement: Placement, engine: EngineTraits) -> float:
     return (n_steps + stages - 1) / stages
 
 
+def overlap(graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits) -> float:
+    """Share of a prompt's steps that follow each other in time."""
+    if graph.spec.has_encoder:
+        return 1.0
+    n_steps = prefill_step(workload, engine)[1]
+    return passes(n_steps, placement, engine) / n_steps
+
+
+class PrefillWork(NamedTuple):
+    """The operations of a prompt: ``n_steps`` times, of which ``n_passes`` follow each other in time."""
+
+    ops: list[Op]
+    flop: float
+    bytes_read: float
+    n_steps: float
+    n_passes: float
+
+    @property
+    def in_time(self) -> list[Op]:
+        """All of it, one after the other."""
+        return [op.times(self.n_passes) for op in self.ops]
+
+
+def prefill_work(
+    graph: ModelGraph, hardware: HardwareSpec, workload: Workload, placement: Placement, engine: EngineTraits
+) -> PrefillWork:
+    """What the prompts of all sequences take until the first token of each is there.
+
+    In an encoder-decoder model that is the encoder over the prompts, keys and values of its output for the
+    decoder's cross-attention, and the decoder over one start token a sequence.
+    """
+    machine = (graph, hardware, workload, placement, engine)
+    if not graph.spec.has_encoder:
+        step, n_steps = prefill_step(workload, engine)
+        return PrefillWork(*step_ops(*machine, step), n_steps, passes(n_steps, placement, engine))
+    step, n_steps = _encoder_step(workload, engine)
+    encoder, start = step_ops(*machine, step), step_ops(*machine, _decoder_step(workload, 0))
+    return PrefillWork(
+        [*(op.times(n_steps) for op in encoder[0]), *start[0]],
+        encoder[1] * n_steps + start[1],
+        encoder[2] * n_steps + start[2],
+        1,
+        1,
+    )
+
+
 def decode_time(
     graph: ModelGraph,
     hardware: HardwareSpec,
@@ -61,7 +136,7 @@ def decode_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of one decode step."""
-    step = decode_step(workload)
+    step = decode_step(workload, graph.spec)
     return step_time(
         graph, hardware, workload, placement, engine, calibration, step, ledger, name="decode step"
     )
@@ -77,8 +152,8 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    step, n_steps = prefill_step(workload, engine)
-    return step_time(
-        graph, hardware, workload, placement, engine, calibration, step, ledger,
-        name="prefill", n_steps=n_steps, n_passes=passes(n_steps, placement, engine),
+    work = prefill_work(graph, hardware, workload, placement, engine)
+    return time_of(
+        work.ops, work.flop, work.bytes_read, hardware, calibration, ledger,
+        name="prefill", n_steps=work.n_steps, n_passes=work.n_passes,
     )  # fmt: skip

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.domain.workload import Placement
-from moeplan.predict.phases import passes, prefill_step
+from moeplan.predict.phases import prefill_work
 from moeplan.predict.problem import Problem
 
 
@@ -24,9 +23,8 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
     if others < 1 or prompt_tokens < 1:
         return []
     alone = replace(work, n_sequences=1, prompt_tokens=prompt_tokens, depth_tokens=0)
-    step, n_steps = prefill_step(alone, engine)
-    ops, _, _ = step_ops(graph, hardware, alone, placement, engine, step)
-    share = passes(n_steps, placement, engine) * others / max(1, work.output_tokens)
+    prompt = prefill_work(graph, hardware, alone, placement, engine)
+    share = prompt.n_passes * others / max(1, work.output_tokens)
     family = engine.family
     names = (f"{family}.stall_time", f"{family}.engine.{engine.id}.stall_time")
     return [
@@ -37,5 +35,5 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
             drawing=(*op.drawing, *names) if op.drawing else op.drawing,
             waiting=(*op.waiting, *names) if op.waiting else op.waiting,
         ).times(share)
-        for op in ops
+        for op in prompt.ops
     ]

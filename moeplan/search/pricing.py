@@ -15,7 +15,7 @@ from moeplan.domain.graph import EXPERT_ROLES, LayerWeights, ModelGraph, Tensor
 from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.memory.report import memory_report
-from moeplan.predict.phases import decode_time, passes, prefill_step, prefill_time
+from moeplan.predict.phases import decode_time, overlap, prefill_time
 from moeplan.predict.problem import Problem
 from moeplan.search.layout import RAM, Layout, to_placement
 
@@ -198,8 +198,7 @@ class Table:
         # GPUs that work on micro-batches in turn take fewer passes than one alone, for which the sums are.
         placement = self.placement(layout)
         decode_s, prefill_s = exact_seconds(self.problem, placement)
-        n_steps = prefill_step(self.problem.workload, self.problem.engine)[1]
-        share = passes(n_steps, placement, self.problem.engine) / n_steps
+        share = overlap(self.problem.graph, self.problem.workload, placement, self.problem.engine)
         for start, end, dense, experts in layout:
             option = self.sums(dense, experts)
             decode_s -= option.decode_s[end] - option.decode_s[start]

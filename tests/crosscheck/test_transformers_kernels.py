@@ -81,6 +81,34 @@ def test_passes_over_the_cache(groups: int, dtype: str, attention: str, expected
     assert (long - short) / (512 * token) == pytest.approx(expected(groups), rel=0.09)
 
 
+def crossed_step(context: int, n_layers: int, count: type) -> Any:
+    """One decode step of T5 behind a prompt of ``context`` tokens, under ``count``."""
+    config = transformers.T5Config(
+        d_model=4 * HEAD_DIM, d_kv=HEAD_DIM, d_ff=64, num_layers=1, num_decoder_layers=n_layers, num_heads=4,
+        vocab_size=64,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).to(torch.bfloat16).eval()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        encoded = (model.get_encoder()(torch.ones(1, context, dtype=torch.long))[0],)
+        cache = None
+        for _ in range(2):
+            with count() as counted:
+                out = model(encoder_outputs=encoded, decoder_input_ids=token, past_key_values=cache)
+            cache = out.past_key_values
+    return counted
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_cross_attention_reads_its_cache_once_and_has_no_kernels_beyond_a_layer() -> None:
+    short, long = (crossed_step(n, 1, Traffic).n_bytes for n in (512, 1024))
+    # keys and values of 4 heads in bfloat16; scores are a row beside them
+    assert (long - short) / (512 * 2 * 4 * HEAD_DIM * 2) == pytest.approx(1, rel=0.05)
+    # Attention, cross-attention and FFN of T5 start as many as attention and FFN do elsewhere.
+    one, three = (crossed_step(8, n, Kernels).n for n in (1, 3))
+    assert (three - one) / 2 == pytest.approx(2 * HALF_LAYER_KERNELS, rel=0.12)
+
+
 class Kernels(TorchDispatchMode):  # type: ignore[misc]
     """How many operations are started."""
 

@@ -280,7 +280,7 @@ def test_prefill_chunks_have_the_micro_batch_size_and_mean_depth() -> None:
     assert (step.n_tokens, n_steps, step.first_depth) == (512, 2, 256)
     step, n_steps = prefill_step(workload(prompt_tokens=100, n_sequences=4, ubatch_tokens=512), LLAMA)
     assert (step.n_tokens, step.n_sequences, n_steps) == (400, 4, 1)
-    assert decode_step(workload(n_sequences=3)).n_tokens == 3
+    assert decode_step(workload(n_sequences=3), dense_spec()).n_tokens == 3
 
 
 def test_an_engine_that_does_not_chunk_takes_all_prompts_in_one_pass() -> None:
@@ -330,7 +330,7 @@ def test_terms_sum_to_the_step_and_the_ledger_changes_nothing() -> None:
     hardware = machine((gpu(),))
     placement: Placement = split(graph, hardware, LLAMA, 4, 2)
     ledger = Ledger()
-    step = decode_step(workload())
+    step = decode_step(workload(), graph.spec)
     plain = step_time(graph, hardware, workload(), placement, LLAMA, calibration(), step)
     told = step_time(graph, hardware, workload(), placement, LLAMA, calibration(), step, ledger)
     assert plain == told

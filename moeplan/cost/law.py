@@ -8,19 +8,17 @@ two. On a CPU they do not: time is their sum (measured on a 2-core AVX-512 machi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
 
+from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.ops import Names, Op
+from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.eager import HALF_LAYER_KERNELS, cache_passes, ffn_kernels
-from moeplan.engines.kv import kv_shard
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -49,21 +47,6 @@ def step_ops(
     clock.add_disk()
     clock.add_step()
     return clock.ops, clock.flop, clock.bytes_read
-
-
-class _Times(NamedTuple):
-    """How often bytes are moved and FLOPs computed: more than once where one device waits for another."""
-
-    moving: float = 1.0
-    computing: float = 1.0
-    inputs: Mapping[str, float] = {}
-
-
-_ONCE = _Times()
-
-
-def _moved(times: float) -> _Times:
-    return _Times(times, 1.0, {"times_bytes_are_moved": times}) if times != 1 else _ONCE
 
 
 class _Clock:
@@ -110,30 +93,22 @@ class _Clock:
 
     def _add_attention(self, group: LayerGroup, work: LayerWork) -> None:
         """Scores and values over the cache, and over what an encoder put out."""
-        n, block = group.n_layers, group.block
-        # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
-        repeat = self.placement.tensor_parallel / kv_shard(block, self.placement.tensor_parallel)
         # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
         home = group.dense_tier
         if home in _HOST_TIERS and self.placement.streamed:
-            home = self._runs_on(home, None, n * work.kv_bytes)
-        own = repeat
-        if self.engine.eager and not block.encoder:  # which has no cache to copy
-            host = home in _HOST_TIERS
-            own *= cache_passes(block, self.quant, self.workload.engine_date, host=host)
-        self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=_moved(own))
-        if work.cross_flop:
-            crossed = n * work.cross_bytes, n * work.cross_flop
-            self._work(home, "KV cache", *crossed, times=_moved(repeat), label="cross-attention")
+            home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
+        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
+        for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
+            self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
-        ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, _ONCE
+        ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
             most = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
             inputs = {"times_mean_bytes_of_busiest_gpu": most[0], "times_mean_rows": most[1]}
-            times = _Times(*most, inputs)
+            times = Times(*most, inputs)
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
@@ -257,7 +232,7 @@ class _Clock:
         *,
         more: Names = (),
         label: str = "",
-        times: _Times = _ONCE,
+        times: Times = ONCE,
     ) -> None:
         rates = self._at(tier)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).

@@ -240,6 +240,16 @@ def cross_work(block: Block, step: Step, workload: Workload) -> tuple[float, flo
     return n_bytes * step.encoded_tokens * step.n_sequences, flop * step.encoded_tokens * step.n_tokens
 
 
+def unfused_scores(block: Block, step: Step) -> tuple[float, float]:
+    """(scores of one layer in ``step``, times the FLOPs of fused attention) where they are computed apart:
+    for all heads and rows over the whole cache, masked ones too."""
+    n_heads = getattr(block.mixer, "n_heads", 0) if any(kv_elements(block)) else 0
+    rows = step.tokens_per_sequence
+    last = step.first_depth + rows
+    cells = visible_tokens(block, last) if rows <= 1 else last
+    return n_heads * step.n_tokens * cells, cells / _mean_visible(block, step.first_depth, rows)
+
+
 def score_flop(block: Block, *, decode: bool) -> float:
     """FLOPs per new token and visible cached token of one layer, all heads together."""
     mixer = block.mixer

@@ -10,6 +10,10 @@ _WIDENS_SINCE = "2024-11"
 _SKIPS_SINCE, _GROUPS_SINCE = "2025-07", "2025-12"
 HALF_LAYER_KERNELS = 20.0
 """Of the mixer, or of a dense FFN."""
+SCORE_BYTES = 32.0
+"""Moved for a score of a head where attention is not fused (attn_implementation "eager"): written by the
+product, scaled, masked, brought to 32 bits, normalised, brought back and multiplied. Counted on transformers
+5.24, the same in 16 and in 32 bits."""
 _IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, fused, unfused
+from moeplan.engines.eager import HALF_LAYER_KERNELS, SCORE_BYTES, ffn_kernels, fused, unfused
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,6 +79,28 @@ def test_passes_over_the_cache(groups: int, dtype: str, attention: str, expected
     token = 2 * KV_HEADS * HEAD_DIM * torch.tensor([], dtype=kind).element_size()
     # scores and the mask are not counted by the formulas: a row of the context beside 64 of keys and values
     assert (long - short) / (512 * token) == pytest.approx(expected(groups), rel=0.09)
+
+
+def prompt_bytes(groups: int, rows: int, dtype: Any) -> int:
+    """Traffic of a prompt of ``rows`` tokens with attention that is not fused."""
+    config = transformers.LlamaConfig(
+        hidden_size=groups * KV_HEADS * HEAD_DIM, intermediate_size=64, num_hidden_layers=1, vocab_size=64,
+        num_attention_heads=groups * KV_HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD_DIM,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+    with torch.no_grad(), Traffic() as traffic:
+        model(torch.zeros(1, rows, dtype=torch.long), use_cache=True, logits_to_keep=1)
+    return traffic.n_bytes
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bytes_of_a_score(dtype: str) -> None:
+    # What grows with the square of the prompt; the mask is one more row for all 16 heads.
+    few, some, many = (prompt_bytes(8, rows, getattr(torch, dtype)) for rows in (256, 512, 768))
+    scores = 8 * KV_HEADS * 256**2
+    assert (many - 2 * some + few) / (2 * scores) == pytest.approx(SCORE_BYTES, rel=0.03)
 
 
 def crossed_step(context: int, n_layers: int, count: type) -> Any:

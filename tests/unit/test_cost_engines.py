@@ -168,8 +168,14 @@ def test_an_apple_chip_that_the_id_does_not_name_has_no_size(id: str) -> None:
     assert not any(name.split(".")[-2] in ("base", "pro", "max", "ultra") for name in rates.weights[0])
 
 
-def test_a_bare_year_is_its_middle() -> None:
-    assert not before("2025", "2025-06") and before("2025", "2025-08")
+def test_a_change_within_a_bare_year_or_a_span_is_not_certain() -> None:
+    for month in ("2025-01", "2025-06", "2025-12"):
+        assert before("2025", month)
+    assert not before("2025", "2024-12")
+    assert before("2025-08-15..2025-10-02", "2025-09") and not before("2025-08-15..2025-10-02", "2025-08")
+    # attention of llama.cpp changed in September, experts of transformers in July and in December
+    assert not flash_by_default(LLAMA, "2025") and flash_by_default(LLAMA, "2026")
+    assert ffn_kernels(64, 8.0, "2025") == ffn_kernels(64, 8.0, "2025-06") > ffn_kernels(64, 8.0, "2026")
 
 
 def test_a_plan_keeps_the_backend_that_was_asked_for() -> None:

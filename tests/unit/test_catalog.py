@@ -82,7 +82,7 @@ def test_the_names_people_use_are_found(shipped: Catalog, id_: str, name: str) -
     [
         "Qwen/Qwen2.5-VL-7B-Instruct", "codellama/CodeLlama-34b-hf", "Llama-2-34B", "google/gemma-7b",
         "meta-llama/Llama-3.2-11B-Vision-Instruct", "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-        "tiiuae/Falcon3-7B-Base", "LiquidAI/LFM2.5-8B-A1B", "Qwen/Qwen3.5-9B", "google/gemma-3n-E4B-it",
+        "tiiuae/Falcon3-10B-Base", "LiquidAI/LFM2.5-8B-A1B", "Qwen/Qwen3.5-4B", "google/gemma-3n-E4B-it",
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "Qwen/Qwen3-VL-8B-Instruct",
         "THUDM/GLM-Z1-Rumination-32B-0414", "mixtral", "llama-3", "Instruct", "GGUF", "-", "/",
         "../../etc/passwd", "x" * 10_000, "",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.traits import ENGINES
+from moeplan.engines.traits import ENGINES, EngineTraits
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
 from moeplan.memory.notes import counted_notes, uncounted_notes
 from moeplan.memory.report import memory_report, weights_by_tier
@@ -110,22 +111,17 @@ def estimate(
 
     ``advise`` looks for a fix where it does not fit, which costs more than the rest.
     """
-    graph, hardware, workload, engine, calibration = problem
+    graph, hardware, workload, engine, _ = problem
     explain_model(graph, ledger)
     explain_machine(problem, ledger)
     explain_request(problem, placement, ledger)
     memory = memory_report(graph, hardware, workload, placement, engine, ledger)
     explain_room(problem, memory, ledger)
-    decode = decode_time(graph, hardware, workload, placement, engine, calibration, ledger)
-    prefill = prefill_time(graph, hardware, workload, placement, engine, calibration, ledger)
-    decode_regime = residual_regime("decode", problem, placement)
-    decode_step_s, decode_spread = _span(decode, decode_regime, problem, placement, level)
-    prefill_regime = residual_regime("prefill", problem, placement)
-    prefill_s, prefill_spread = _span(prefill, prefill_regime, problem, placement, level)
-    few = decode_spread.stand_in or decode_spread.residuals.n_setups < FEW_SETUPS
+    decode = _phase("decode", problem, placement, level, ledger)
+    prefill = _phase("prefill", problem, placement, level, ledger)
     load_s = graph.file_bytes / hardware.host.storage.read_bytes_per_s
-    explain_speed(problem, "decode", decode, decode_step_s, decode_spread, ledger)
-    explain_speed(problem, "prefill", prefill, prefill_s, prefill_spread, ledger)
+    for phase in (decode, prefill):
+        explain_speed(problem, phase.name, phase.time, phase.span, phase.spread, ledger)
     explain_load(graph, hardware, load_s, ledger)
     return Estimate(
         model=graph.spec,
@@ -139,26 +135,54 @@ def estimate(
         fits=memory.fits,
         fix="" if memory.fits or not advise else _fix(problem, memory),
         level=level,
-        decode=decode,
-        decode_step_s=decode_step_s,
-        prefill=prefill,
-        prefill_s=prefill_s,
+        decode=decode.time,
+        decode_step_s=decode.span,
+        prefill=prefill.time,
+        prefill_s=prefill.span,
         load_s=load_s,
-        flop_prefill=prefill.flop,
-        flop_decode_per_token=decode.flop / workload.n_sequences,
+        flop_prefill=prefill.time.flop,
+        flop_decode_per_token=decode.time.flop / workload.n_sequences,
         experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
-        confidence=Confidence(
-            badge="assumed" if few else decode.badge,
-            regime=decode_regime,
-            n_reference_setups=0 if decode_spread.stand_in else decode_spread.residuals.n_setups,
-            extrapolated=few,
-            engine_status=engine.status,
+        confidence=_confidence(decode, engine),
+        not_modelled=(
+            *not_modelled,
+            *_not_modelled(problem, placement),
+            *_tight(memory, hardware.reserve_vram_bytes),
         ),
-        not_modelled=not_modelled
-        + _not_modelled(problem, placement)
-        + _tight(memory, problem.hardware.reserve_vram_bytes),
         assumptions=assumptions + counted_notes(graph, workload, placement, engine),
         explain=ledger.terms,
+    )
+
+
+class _Phase(NamedTuple):
+    """Decode or prefill: its time, and the range around it."""
+
+    name: Literal["decode", "prefill"]
+    regime: str
+    time: PhaseTime
+    span: Range
+    spread: Spread
+
+
+def _phase(
+    name: Literal["decode", "prefill"], problem: Problem, placement: Placement, level: float, ledger: Ledger
+) -> _Phase:
+    """A phase by the law, with the range of its regime."""
+    time = _phase_time(name, problem, placement, ledger)
+    regime = residual_regime(name, problem, placement)
+    return _Phase(name, regime, time, *_span(time, regime, problem, placement, level))
+
+
+def _confidence(decode: _Phase, engine: EngineTraits) -> Confidence:
+    """How sure, by the setups behind the range of decode."""
+    stand_in, n_setups = decode.spread.stand_in, decode.spread.residuals.n_setups
+    few = stand_in or n_setups < FEW_SETUPS
+    return Confidence(
+        badge="assumed" if few else decode.time.badge,
+        regime=decode.regime,
+        n_reference_setups=0 if stand_in else n_setups,
+        extrapolated=few,
+        engine_status=engine.status,
     )
 
 
@@ -254,9 +278,13 @@ def _fits(problem: Problem, *, but_for_ram: bool = False) -> Callable[[Placement
 
 
 def _phase_seconds(phase: str, problem: Problem, placement: Placement) -> float:
+    return _phase_time(phase, problem, placement, NULL_LEDGER).seconds
+
+
+def _phase_time(phase: str, problem: Problem, placement: Placement, ledger: Ledger) -> PhaseTime:
     graph, hardware, workload, engine, calibration = problem
     timer = decode_time if phase == "decode" else prefill_time
-    return timer(graph, hardware, workload, placement, engine, calibration).seconds
+    return timer(graph, hardware, workload, placement, engine, calibration, ledger)
 
 
 def _room_for_weights(problem: Problem) -> int:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from moeplan._version import __version__
 
 if TYPE_CHECKING:
-    from moeplan.api import estimate
     from moeplan.api.compare import compare
+    from moeplan.api.estimate import estimate
     from moeplan.api.plan import plan
     from moeplan.api.textbook import textbook
     from moeplan.domain.comparison import Comparison
@@ -36,7 +36,7 @@ __all__ = [
 _HOMES = {
     "compare": "moeplan.api.compare",
     "Comparison": "moeplan.domain.comparison",
-    "estimate": "moeplan.api",
+    "estimate": "moeplan.api.estimate",
     "Estimate": "moeplan.domain.result",
     "MoeplanError": "moeplan.errors",
     "plan": "moeplan.api.plan",

@@ -59,7 +59,7 @@ class Sizer:
 
     def size(self, request: EstimateRequest, static_frac: float | None = None) -> Sized:
         """The estimate that ``request`` asks for."""
-        from moeplan.api import solve
+        from moeplan.api.estimate import solve
 
         if request not in self._sized:
             assumptions: list[str] = []

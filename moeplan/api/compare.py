@@ -46,7 +46,7 @@ def compare(
 
     >>> moeplan.compare(["llama-2-70b", "mixtral-8x7b"], hardware="h200-sxm")  # doctest: +SKIP
     """
-    from moeplan.api import _request
+    from moeplan.api.options import request_of
     from moeplan.readers.catalog import Catalog
 
     for name in ("batch", "placement", "gpu_layers", "cpu_moe"):
@@ -54,7 +54,7 @@ def compare(
             raise SpecError(f"compare has no option {name!r}: it chooses for each model and batch")
     request = CompareRequest(
         models=(models,) if isinstance(models, str) else tuple(models),
-        base=_request("", hardware, options),
+        base=request_of("", hardware, options),
         twin=twin,
         lora_rank=lora_rank,
         mfu_frac=mfu,

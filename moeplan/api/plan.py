@@ -54,7 +54,7 @@ def plan(
 
     >>> moeplan.plan("gpt-oss-120b", gpu="rtx-3090", ram_gib=128, context=32768)  # doctest: +SKIP
     """
-    from moeplan.api import _request
+    from moeplan.api.options import request_of
     from moeplan.readers.catalog import Catalog
     from moeplan.units import parse_bytes
 
@@ -66,7 +66,7 @@ def plan(
             raise SpecError(f"plan has no option {name!r}: its commands would not say it; estimate has it")
     machines = (hardware,) if isinstance(hardware, str) else tuple(hardware or ())
     request = PlanRequest(
-        base=_request(model, machines[0] if len(machines) == 1 else None, options),
+        base=request_of(model, machines[0] if len(machines) == 1 else None, options),
         objective=objective,
         limits=Limits(
             max_vram_bytes=None if max_vram_gib is None else parse_bytes(max_vram_gib, "gib", "max_vram_gib"),

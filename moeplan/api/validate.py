@@ -133,10 +133,10 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
     graph, hardware, work, engine, _ = problem
     if phase == "decode":
         return _decode_ops(problem, placement), work.n_sequences
-    share = overlap_frac(work, placement, engine)
+    share = overlap_frac(graph.spec, work, placement, engine)
     prefill = [
         op.times(n * share)
-        for step, n in prefill_steps(work, engine)
+        for step, n in prefill_steps(graph.spec, work, engine)
         for op in step_ops(graph, hardware, work, placement, engine, step)[0]
     ]
     if phase == "prefill":
@@ -147,7 +147,7 @@ def phase_ops(phase: str, problem: Problem, placement: Placement) -> tuple[list[
 
 def _decode_ops(problem: Problem, placement: Placement) -> list[Op]:
     graph, hardware, work, engine, _ = problem
-    return step_ops(graph, hardware, work, placement, engine, decode_step(work))[0]
+    return step_ops(graph, hardware, work, placement, engine, decode_step(work, graph.spec))[0]
 
 
 def _cpu_of(row: SpeedRow, session: Session) -> str:

@@ -54,7 +54,11 @@ def build_workload(
     if request.threads is not None and request.threads > MOST_THREADS:
         raise SpecError(f"--threads must be at most {MOST_THREADS:,}, got {request.threads:,}")
     type_k, type_v = _kv_types(request.kv_type)
-    ubatch = count(request.ubatch, engine.ubatch_tokens, "--ubatch", "micro-batch")
+    ubatch = (
+        engine.ubatch_tokens
+    )  # of no effect on speed where a prompt is not chunked, and no default to tell
+    if engine.chunks_prefill or request.ubatch is not None:
+        ubatch = count(request.ubatch, ubatch, "--ubatch", "micro-batch")
     n_sequences = 1 if request.batch in (None, "max") else count(int(request.batch), 1, "--batch", "")
     if defaults:
         assumptions.append(f"{', '.join(defaults)} tokens: defaults")

@@ -101,7 +101,7 @@ def _gpu() -> dict[str, Any]:
 
 def _self_test(catalog: Catalog) -> dict[str, Any]:
     """One estimate, of a model whose parameters are known to the last one."""
-    from moeplan.api import run_estimate
+    from moeplan.api.estimate import run_estimate
     from moeplan.domain.request import EstimateRequest
     from moeplan.errors import MoeplanError
 

@@ -88,7 +88,7 @@ def estimate(
         from moeplan.report import picture
 
         picture.check_name(plot)
-    from moeplan.api import run_estimate
+    from moeplan.api.estimate import run_estimate
     from moeplan.provenance import NULL_LEDGER, Ledger
 
     ledger = Ledger() if explain else NULL_LEDGER

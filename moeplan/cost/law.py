@@ -8,19 +8,17 @@ two. On a CPU they do not: time is their sum (measured on a 2-core AVX-512 machi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
 
+from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.ops import Names, Op
+from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.eager import HALF_LAYER_KERNELS, cache_passes, ffn_kernels
-from moeplan.engines.kv import kv_shard
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -49,17 +47,6 @@ def step_ops(
     return clock.ops, clock.flop, clock.bytes_read
 
 
-class _Times(NamedTuple):
-    """How often bytes are moved and FLOPs computed: more than once where one device waits for another."""
-
-    moving: float = 1.0
-    computing: float = 1.0
-    inputs: Mapping[str, float] = {}
-
-
-_ONCE = _Times()
-
-
 class _Clock:
     """Collects the operations of one step."""
 
@@ -85,8 +72,8 @@ class _Clock:
     def add_layers(self, group: LayerGroup, work: LayerWork) -> None:
         """A group of identical layers: weights, experts, attention, and the hops between tiers."""
         n = group.n_layers
-        self.flop += n * (work.dense_flop + work.expert_flop + work.attention_flop)
-        self.bytes_read += n * (work.dense_bytes + work.expert_bytes + work.kv_bytes)
+        self.flop += n * (work.dense_flop + work.expert_flop + work.attention_flop + work.cross_flop)
+        self.bytes_read += n * (work.dense_bytes + work.expert_bytes + work.kv_bytes + work.cross_bytes)
         tier = self._runs_on(group.dense_tier, None, n * work.dense_bytes)
         elements = n * work.dense_flop / (2.0 * self.step.n_tokens)
         layer_at = len(self.ops)
@@ -96,30 +83,30 @@ class _Clock:
             elements = n * work.expert_elements
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
-            shard = kv_shard(group.block, self.placement.tensor_parallel)
-            # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
-            repeat = self.placement.tensor_parallel / shard
-            # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
-            home = group.dense_tier
-            if home in _HOST_TIERS and self.placement.streamed:
-                home = self._runs_on(home, None, n * work.kv_bytes)
-            if self.engine.eager:
-                host = home in _HOST_TIERS
-                repeat *= cache_passes(group.block, self.quant, self.workload.engine_date, host=host)
-            times = _Times(repeat, 1.0, {"times_bytes_are_moved": repeat} if repeat != 1 else {})
-            self._work(home, "KV cache", n * work.kv_bytes, n * work.attention_flop, times=times)
+            self._add_attention(group, work)
         self._add_fixed(tier, group, layer_at)
-        if self.placement.tensor_parallel > 1:
+        whole = group.block.mixer is not None or group.block.ffn is not None
+        if self.placement.tensor_parallel > 1 and whole:
             self._all_reduce(n)
+
+    def _add_attention(self, group: LayerGroup, work: LayerWork) -> None:
+        """Scores and values over the cache, and over what an encoder put out."""
+        # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
+        home = group.dense_tier
+        if home in _HOST_TIERS and self.placement.streamed:
+            home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
+        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
+        for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
+            self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
-        ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, _ONCE
+        ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
             most = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
             inputs = {"times_mean_bytes_of_busiest_gpu": most[0], "times_mean_rows": most[1]}
-            times = _Times(*most, inputs)
+            times = Times(*most, inputs)
         more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
@@ -127,7 +114,9 @@ class _Clock:
             self._expert_hops(group.n_layers)
 
     def add_head(self) -> None:
-        """The output head, once a step."""
+        """The output head, once a step that puts out tokens."""
+        if not self.step.n_head_rows:
+            return
         flop = 2.0 * self.graph.head_elements * self.step.n_head_rows
         self.flop += flop
         self.bytes_read += self.graph.head_bytes
@@ -241,7 +230,7 @@ class _Clock:
         *,
         more: Names = (),
         label: str = "",
-        times: _Times = _ONCE,
+        times: Times = ONCE,
     ) -> None:
         cache = what == "KV cache"
         # Each sequence has a cache of its own: however many decode together, each is read for one row.

@@ -80,6 +80,17 @@ class Op(NamedTuple):
         )
 
 
+class Times(NamedTuple):
+    """How often bytes are moved and FLOPs computed: more than once where one device waits for another."""
+
+    moving: float = 1.0
+    computing: float = 1.0
+    inputs: Mapping[str, float] = {}
+
+
+ONCE = Times()
+
+
 def _join(one: float, other: float, norm: float) -> float:
     """(one^norm + other^norm)^(1/norm), without overflow."""
     low, high = (one, other) if one < other else (other, one)

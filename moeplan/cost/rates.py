@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
-from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec
+from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -122,81 +122,106 @@ def gpu_rates(
     ``date``: of the engine's build, YYYY-MM or longer, "" for now. ``vector``: matrix-vector kernels, which
     unpack and multiply on the FP32 units while they read. ``fused``: attention keeps its scores in a kernel.
     """
-    family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date)
-    place = f"{family}.{kind}"
-    architecture = f"{place}.{_generation(gpu)}"
-    run = f"{family}.engine.{engine.id}"
-    dated = f"{run}{era}"
-    stored = f"{family}.quant.{quant}"
-    moving: Names = (
-        f"{family}.bandwidth",
-        f"{place}.bandwidth",
-        f"{architecture}.bandwidth",
-        f"{run}.bandwidth",
-    )
-    if kind == "apple" and (chip := _apple_chip(gpu)):
-        moving += (f"{place}.{chip[1]}.bandwidth",)
+    at = _Labels.of(gpu, engine, date)
     unit, peak = _unit(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
-    core = _CORES.get((gpu.architecture, gpu.compute_capability)) if vector else None
-    computing: Names = (
-        f"{family}.{unit}",
-        f"{place}.{unit}",
-        f"{place}.{core}.{unit}" if core else f"{architecture}.{unit}",
-        f"{run}.{unit}",
-    )
-    if era:
-        moving, computing = (*moving, f"{dated}.bandwidth"), (*computing, f"{dated}.{unit}")
-    moving += (f"{family}.shards.bandwidth",) * _doublings(n_shards)
-    sort = unpacking_group(quant) if vector else quant_group(quant)
-    group = f"{family}.quants.{sort}"
-    by_sort = (f"{architecture}.{sort}.{unit}",) if vector and kind != "gpu" else ()
+    moving, unpack = _moving(at, gpu, n_shards), _unpack_per_s(gpu, engine, quant)
     weights = (
-        (*moving, f"{stored}.bandwidth"),
-        (*computing, f"{group}.{unit}", f"{stored}.{unit}", *by_sort),
+        (*moving, f"{at.family}.quant.{quant}.bandwidth"),
+        _computing(at, gpu, unit, quant),
     )
-    experts = (f"{family}.experts.{unit}", f"{place}.experts.{unit}", f"{run}.experts.{unit}")
-    scores = "vector" if vector else "compute"
-    unpack = _unpack_per_s(gpu, engine, quant)
-    attention: Names = (
-        f"{family}.attention.{scores}",
-        f"{place}.attention.{scores}",
-        f"{architecture}.attention.{scores}",
-    )
-    if not fused and family == "local" and not engine.eager:
-        attention = (*attention, f"{family}.unfused.{scores}")
+    experts = tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
     return Rates(
         bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
-        drawing=(
-            f"{family}.flop_per_joule",
-            f"{architecture}.flop_per_joule",
-            f"{family}.{unit}.flop_per_joule",
-        ),
-        norms=_VECTOR_NORMS[kind] if vector else _ALWAYS_OVERLAP,
+        drawing=tuple(f"{n}.flop_per_joule" for n in (at.family, at.architecture, f"{at.family}.{unit}")),
+        norms=_VECTOR_NORMS[at.kind] if vector else _ALWAYS_OVERLAP,
         weights=weights,
-        experts=((*weights[0], f"{family}.experts.bandwidth"), (*weights[1], *experts)),
+        experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
         cache=(
-            (*moving, f"{family}.cache.bandwidth", f"{place}.cache.bandwidth", f"{run}.cache.bandwidth"),
-            (*attention, f"{run}.attention.{scores}"),
+            (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
+            _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
         ),
-        fixed=(f"{family}.layer_s", f"{place}.layer_time", f"{architecture}.layer_time", f"{run}.layer_time")
-        + ((f"{dated}.layer_time",) if era else ())
-        + ((f"{place}.serial.layer_time",) if kind == "apple" and _runs_serially(engine, date) else ())
-        + ((f"{run}.quants.{quant}.layer_time",) if engine.eager else ()),
+        fixed=_fixed(at, engine, date, quant),
         inputs={
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
         unpack_per_s=unpack * n_shards if unpack else None,
-        tile_rows=_tile_rows(gpu, family, narrow=unpack is not None) if not vector else 1,
-        unpacking=(f"{family}.unpack", f"{run}.unpack", f"{stored}.unpack"),
+        tile_rows=_tile_rows(gpu, at.family, narrow=unpack is not None) if not vector else 1,
+        unpacking=tuple(f"{n}.unpack" for n in (at.family, at.run, f"{at.family}.quant.{quant}")),
         vector=vector,
         own_frac=0.0 if quant_group(quant) == "plain" else _OWN_FRAC,
     )
+
+
+class _Labels(NamedTuple):
+    """What the names of a GPU's coefficients begin with, from the general to the particular."""
+
+    family: str
+    kind: str
+    """Class of device."""
+    place: str
+    architecture: str
+    run: str
+    """The engine."""
+    dated: str
+    """The engine in a year that has coefficients of its own, else ""."""
+
+    @classmethod
+    def of(cls, gpu: GpuSpec, engine: EngineTraits, date: str) -> _Labels:
+        family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date)
+        place, run = f"{family}.{kind}", f"{family}.engine.{engine.id}"
+        return cls(family, kind, place, f"{place}.{_generation(gpu)}", run, f"{run}{era}" if era else "")
+
+    @property
+    def general(self) -> Names:
+        """Without the year."""
+        return (self.family, self.place, self.architecture, self.run)
+
+
+def _moving(at: _Labels, gpu: GpuSpec, n_shards: int) -> Names:
+    """Names of the bandwidth, whatever is read."""
+    names = tuple(f"{name}.bandwidth" for name in at.general)
+    if at.kind == "apple" and (chip := _apple_chip(gpu)):
+        names += (f"{at.place}.{chip[1]}.bandwidth",)
+    if at.dated:
+        names += (f"{at.dated}.bandwidth",)
+    return names + (f"{at.family}.shards.bandwidth",) * _doublings(n_shards)
+
+
+def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
+    """Names of the rate of ``unit`` on weights of type ``quant``; FP32 units unpack them on the way."""
+    vector = unit == "vector"
+    core = _CORES.get((gpu.architecture, gpu.compute_capability)) if vector else None
+    cores = f"{at.place}.{core}" if core else at.architecture
+    names: Names = tuple(f"{name}.{unit}" for name in (at.family, at.place, cores, at.run))
+    if at.dated:
+        names += (f"{at.dated}.{unit}",)
+    sort = unpacking_group(quant) if vector else quant_group(quant)
+    names += (f"{at.family}.quants.{sort}.{unit}", f"{at.family}.quant.{quant}.{unit}")
+    return (*names, f"{at.architecture}.{sort}.{unit}") if vector and at.kind != "gpu" else names
+
+
+def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
+    """Names of the rate of attention, on the units that compute ``scores``."""
+    names = tuple(f"{name}.attention.{scores}" for name in (at.family, at.place, at.architecture))
+    if unfused and at.family == "local":
+        names += (f"{at.family}.unfused.{scores}",)
+    return (*names, f"{at.run}.attention.{scores}")
+
+
+def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str) -> Names:
+    """Names of the fixed time of a layer."""
+    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in at.general[1:]))
+    if at.dated:
+        names += (f"{at.dated}.layer_time",)
+    if at.kind == "apple" and _runs_serially(engine, date):
+        names += (f"{at.place}.serial.layer_time",)
+    return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
 
 
 def _tile_rows(gpu: GpuSpec, family: str, *, narrow: bool) -> int:
@@ -257,37 +282,25 @@ def host_rates(
     hardware: HardwareSpec, threads: int | None, engine: EngineTraits, era: str, quant: str, *, decode: bool
 ) -> Rates:
     """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
-    host = hardware.host
-    run, stored = f"local.engine.{engine.id}", f"local.quant.{quant}"
-    group = f"local.quants.{dot_group(quant)}"
+    host, run = hardware.host, f"local.engine.{engine.id}"
     # What was measured is what programs get, on as many sockets as they are spread over.
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
-    loss: Names = ("local.ram.sockets.bandwidth",) if host.ram_basis != "measured" else ()
-    sockets = loss * _doublings(n_sockets)
-    moving = (
-        "local.ram.bandwidth",
-        f"local.ram.{host.ram_basis}.bandwidth",
-        f"local.ram.{host.cpu.segment}.bandwidth",
-        f"{run}.ram_bandwidth",
-        *sockets,
-    )
-    cores = min(threads, host.cpu.cores) if threads else host.cpu.cores
+    moving = _host_moving(host, run, n_sockets)
+    cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
     per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
-    speed = clock_frac(host.cpu)
-    launches: Names = ("local.cpu.layer_s", f"{run}.cpu_layer_time")
-    if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
-        launches = ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
-    phase = ("local.cpu.decode.compute", "host.decode.compute") if decode else ("host.prefill.compute",)
-    dated = (f"{run}{era}.cpu_compute",) if era else ()
     computing = (
         per_core,
-        f"{run}.cpu_compute",
-        f"{group}.cpu_compute",
-        f"{stored}.cpu_compute",
-        *phase,
-        *dated,
+        *(f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")),
+        *(("local.cpu.decode.compute",) if decode else ()),
+        f"host.{step}.compute",
+        *((f"{run}{era}.cpu_compute",) if era else ()),
+    )
+    attending = (
+        "local.cpu.attention.compute",
+        f"{run}.cpu_attention_compute",
+        f"host.attention.{step}.compute",
     )
     return Rates(
         bytes_per_s=host.ram_bytes_per_s * n_sockets / host.cpu.sockets,
@@ -298,16 +311,8 @@ def host_rates(
         norms=_NEVER,
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=(
-            (*moving, "local.ram.cache.bandwidth"),
-            (
-                per_core,
-                "local.cpu.attention.compute",
-                f"{run}.cpu_attention_compute",
-                f"host.attention.{step}.compute",
-            ),
-        ),
-        fixed=launches,
+        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
+        fixed=_host_fixed(engine, run, quant),
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
             "sockets_used": n_sockets,
@@ -315,6 +320,25 @@ def host_rates(
             "clock_hz": host.cpu.base_hz or _USUAL_HZ,
         },
     )
+
+
+def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:
+    """Names of the bandwidth of RAM; a measured one holds for all sockets."""
+    loss = 0 if host.ram_basis == "measured" else _doublings(n_sockets)
+    return (
+        "local.ram.bandwidth",
+        f"local.ram.{host.ram_basis}.bandwidth",
+        f"local.ram.{host.cpu.segment}.bandwidth",
+        f"{run}.ram_bandwidth",
+        *("local.ram.sockets.bandwidth",) * loss,
+    )
+
+
+def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
+    """Names of the fixed time of a layer on a CPU."""
+    if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
+        return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
+    return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
 
 
 def clock_frac(cpu: CpuSpec) -> float:

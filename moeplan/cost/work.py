@@ -6,7 +6,7 @@ model of 61 layers is usually two or three groups, however it is split.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
@@ -14,7 +14,7 @@ from moeplan.cost.coverage import expected_experts, prompt_experts
 from moeplan.domain.graph import LayerWeights, ModelGraph
 from moeplan.domain.model import Block, GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import kv_elements, kv_token_bytes, visible_tokens
+from moeplan.engines.kv import cross_token_bytes, kv_elements, kv_token_bytes, visible_tokens
 from moeplan.graph.state import state_elements, state_flop_per_token
 
 _STATE_BYTES = 4
@@ -26,12 +26,16 @@ class Step(NamedTuple):
     ``first_depth`` is the cache length before the first token of each sequence; a decode step has one
     token a sequence, a prefill chunk many. ``n_head_rows`` rows go through the output head. Counts of a
     prefill are means over its steps and need not be whole.
+    Of an encoder-decoder model a step runs one ``stack``; each sequence of the decoder's attends to
+    ``encoded_tokens`` of the encoder's output.
     """
 
     n_tokens: float
     n_sequences: float
     first_depth: float
     n_head_rows: float
+    stack: Literal["whole", "encoder", "decoder"] = "whole"
+    encoded_tokens: int = 0
 
     @property
     def tokens_per_sequence(self) -> float:
@@ -60,6 +64,9 @@ class LayerWork(NamedTuple):
     attention_flop: float
     expert_elements: float = 0.0
     """Of the experts read."""
+    cross_bytes: float = 0.0
+    cross_flop: float = 0.0
+    """Of attention to the encoder's output."""
 
 
 class _Kinds(NamedTuple):
@@ -72,19 +79,52 @@ class _Kinds(NamedTuple):
 
 
 def running(graph: ModelGraph, placement: Placement, step: Step) -> tuple[ModelGraph, Placement]:
-    """The layers that ``step`` goes through: an encoder's run over the prompt alone."""
-    blocks = graph.spec.blocks
-    if step.tokens_per_sequence > 1 or not any(block.encoder for block in blocks):
+    """The layers that ``step`` goes through: of an encoder-decoder model those of its stack.
+
+    The encoder's pass ends with the keys and values that its output has in the decoder's cross-attention:
+    layers of these two matrices alone, which the decoder then finds in its cache.
+    """
+    spec = graph.spec
+    if step.stack == "whole":
         return graph, placement
-    kept = [i for i, weights in enumerate(graph.layers) if not blocks[weights.block].encoder]
+    layers, kept = [], []
+    for i, weights in enumerate(graph.layers):
+        block = spec.blocks[weights.block]
+        runs, crossed = weights, _crossed(block, weights, spec.hidden_size, len(spec.blocks))
+        if step.stack == "decoder" and crossed is not None:
+            runs = replace(
+                weights,
+                dense_bytes=weights.dense_bytes - crossed.dense_bytes,
+                dense_elements=weights.dense_elements - crossed.dense_elements,
+            )
+        elif step.stack == "encoder" and crossed is not None:
+            runs = crossed
+        elif block.encoder != (step.stack == "encoder"):
+            continue
+        layers.append(runs)
+        kept.append(i)
     return (
-        replace(graph, layers=tuple(graph.layers[i] for i in kept)),
+        replace(graph, layers=tuple(layers), spec=replace(spec, blocks=(*spec.blocks, _CROSSED))),
         replace(
             placement,
             dense_tiers=tuple(placement.dense_tiers[i] for i in kept),
             expert_tiers=tuple(placement.expert_tiers[i] for i in kept),
         ),
     )
+
+
+_CROSSED = Block(name="keys and values of cross-attention", mixer=None, ffn=None, n_norms=0)
+
+
+def _crossed(block: Block, weights: LayerWeights, hidden_size: int, index: int) -> LayerWeights | None:
+    """The two matrices of a decoder layer that the encoder's output goes through, as a layer of block
+    ``index``; their bytes are the layer's, in proportion."""
+    cross = block.cross_attention
+    if cross is None:
+        return None
+    n = hidden_size * cross.n_kv_heads * (cross.head_dim + cross.v_head_dim)
+    n_bytes = round(weights.dense_bytes * n / max(1, weights.dense_elements))
+    return LayerWeights(block=index, dense_bytes=n_bytes, expert_bytes=0, dense_elements=n, expert_elements=0)
 
 
 def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, ...]:
@@ -145,6 +185,7 @@ def layer_work(
         expert_elements = weights.expert_elements * touched / ffn.n_experts
         expert_flop = 2.0 * weights.expert_elements * ffn.n_active / ffn.n_experts * step.n_tokens
     kv_bytes, attention_flop = attention_work(block, step, workload)
+    cross_bytes, cross_flop = cross_work(block, step, workload)
     return LayerWork(
         dense_bytes=float(weights.dense_bytes),
         dense_flop=2.0 * weights.dense_elements * step.n_tokens,
@@ -153,6 +194,8 @@ def layer_work(
         kv_bytes=kv_bytes,
         attention_flop=attention_flop,
         expert_elements=expert_elements,
+        cross_bytes=cross_bytes,
+        cross_flop=cross_flop,
     )
 
 
@@ -166,8 +209,9 @@ def _touched(ffn: MoeFfn, step: Step, architecture: str) -> float:
 def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float, float]:
     """(cache and state bytes read, FLOPs of scores and values) of one layer in ``step``.
 
-    FLOPs: 2 x heads x (d_qk + d_v) x sum over new tokens of the context each sees (causal). MLA counts
-    the absorbed form in decode (latent + rope keys, latent values) and the expanded form in prefill.
+    FLOPs: 2 x heads x (d_qk + d_v) x sum over new tokens of the context each sees (causal; in an encoder
+    all of it). MLA counts the absorbed form in decode (latent + rope keys, latent values) and the expanded
+    form in prefill.
     """
     mixer = block.mixer
     if mixer is None:
@@ -175,12 +219,36 @@ def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float,
     rows = step.tokens_per_sequence
     state_bytes = 2.0 * state_elements(mixer) * _STATE_BYTES * step.n_sequences
     flop = float(state_flop_per_token(mixer)) * step.n_tokens
+    if block.encoder:
+        seen = rows * step.n_tokens
+        own = kv_token_bytes(replace(block, encoder=False), workload.kv_type_k, workload.kv_type_v)
+        return state_bytes + own * step.n_tokens, flop + score_flop(block, decode=False) * seen
     if not any(kv_elements(block)):
         return state_bytes, flop
     last = step.first_depth + rows
     read = visible_tokens(block, last) * kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
     seen = _mean_visible(block, step.first_depth, rows) * step.n_tokens
     return state_bytes + read * step.n_sequences, flop + score_flop(block, decode=rows <= 1) * seen
+
+
+def cross_work(block: Block, step: Step, workload: Workload) -> tuple[float, float]:
+    """(cached bytes read, FLOPs) of attention to the encoder's output, all of which every row sees."""
+    cross = block.cross_attention
+    if cross is None or not step.encoded_tokens:
+        return 0.0, 0.0
+    n_bytes = cross_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+    flop = 2.0 * cross.n_heads * (cross.head_dim + cross.v_head_dim)
+    return n_bytes * step.encoded_tokens * step.n_sequences, flop * step.encoded_tokens * step.n_tokens
+
+
+def unfused_scores(block: Block, step: Step) -> tuple[float, float]:
+    """(scores of one layer in ``step``, times the FLOPs of fused attention) where they are computed apart:
+    for all heads and rows over the whole cache, masked ones too."""
+    n_heads = getattr(block.mixer, "n_heads", 0) if any(kv_elements(block)) else 0
+    rows = step.tokens_per_sequence
+    last = step.first_depth + rows
+    cells = visible_tokens(block, last) if rows <= 1 else last
+    return n_heads * step.n_tokens * cells, cells / _mean_visible(block, step.first_depth, rows)
 
 
 def score_flop(block: Block, *, decode: bool) -> float:

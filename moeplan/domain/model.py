@@ -296,6 +296,11 @@ class ModelSpec(Value):
         """Whether any layer routes tokens to experts."""
         return any(isinstance(self.blocks[i].ffn, MoeFfn) for i in set(self.layout))
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the prompt is read by an encoder, whose output the decoder attends to."""
+        return any(block.encoder for block in self.blocks)
+
     def layer_blocks(self) -> tuple[Block, ...]:
         """The block of every layer, in order."""
         return tuple(self.blocks[i] for i in self.layout)

@@ -33,7 +33,8 @@ class Workload(Value):
     depth_tokens: int = 0
     """Tokens already in the cache before the prompt."""
     engine_date: str = ""
-    """When the engine was built, as YYYY or YYYY-MM; empty for a current build."""
+    """When the engine was built, as YYYY or YYYY-MM; empty for a current build. Of a bare year only what came
+    before it counts (engines/builds.py)."""
     output_rows: int | None = None
     """Rows of a micro-batch whose logits are reserved; None: all of them. llama-server reserves one a
     sequence, other programs one a token."""

@@ -10,6 +10,10 @@ _WIDENS_SINCE = "2024-11"
 _SKIPS_SINCE, _GROUPS_SINCE = "2025-07", "2025-12"
 HALF_LAYER_KERNELS = 20.0
 """Of the mixer, or of a dense FFN."""
+SCORE_BYTES = 32.0
+"""Moved for a score of a head where attention is not fused (attn_implementation "eager"): written by the
+product, scaled, masked, brought to 32 bits, normalised, brought back and multiplied. Counted on transformers
+5.24, the same in 16 and in 32 bits."""
 _IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 
 
@@ -20,12 +24,13 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     one written; keys and values repeated for all heads of a group; then either read by a fused kernel, or
     scaled, multiplied and, in 16 bits, widened to 32. Which one runs was told from published rows, where the
     cost of a longer context agrees to 2% over five models each: unfused on GPUs, but for packed weights since
-    2025, which compute in float16.
+    2025, which compute in float16. Encoder-decoder models add position biases to the scores, which leaves
+    the unfused attention out (Switch has no other than transformers' own, which moves what a fused one does).
     """
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
     widens = not before(date, _WIDENS_SINCE)
-    if host or (widens and quant not in _IN_BFLOAT16):
+    if host or block.cross_attention is not None or (widens and quant not in _IN_BFLOAT16):
         return fused(groups)
     return unfused(groups, widened=widens)
 

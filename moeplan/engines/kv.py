@@ -66,6 +66,15 @@ def kv_token_bytes(block: Block, type_k: str, type_v: str) -> float:
     return (k_elements * KV_BITS[type_k] + v_elements * KV_BITS[type_v]) / 8
 
 
+def cross_token_bytes(block: Block, type_k: str, type_v: str) -> float:
+    """Bytes of cache that a token of the encoder's output takes in this block's cross-attention."""
+    cross = block.cross_attention
+    if cross is None:
+        return 0.0
+    k_elements, v_elements = cross.n_kv_heads * cross.head_dim, cross.n_kv_heads * cross.v_head_dim
+    return (k_elements * KV_BITS[type_k] + v_elements * KV_BITS[type_v]) / 8
+
+
 def window_of(block: Block) -> int | None:
     """The sliding window of this block's attention in tokens, None when it sees the whole context."""
     mixer = block.mixer

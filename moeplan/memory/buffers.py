@@ -136,6 +136,8 @@ def _reasoned_bytes(
     rows = workload.batch_tokens
     if not engine.chunks_prefill:
         rows = max(rows, workload.prompt_tokens * workload.n_sequences)
+    elif graph.spec.has_encoder:  # which sees a prompt whole
+        rows = max(rows, workload.prompt_tokens)
     widest = max(
         (max(ffn_row_elements(b, hidden), attention_row_elements(b, hidden)) for b in blocks), default=0
     )

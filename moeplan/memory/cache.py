@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 from moeplan.domain.model import Block, ModelSpec
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
+from moeplan.engines.kv import (
+    cache_layout,
+    cross_token_bytes,
+    group_padding,
+    kv_shard,
+    kv_token_bytes,
+    window_of,
+)
 from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.graph.state import state_elements
@@ -16,11 +23,16 @@ STATE_BYTES_PER_ELEMENT = 4
 
 
 def layer_kv_bytes(block: Block, workload: Workload, engine: EngineTraits, tensor_parallel: int = 1) -> float:
-    """Bytes of KV cache one layer needs on one device for all sequences of the workload."""
+    """Bytes of KV cache one layer needs on one device for all sequences of the workload.
+
+    Cross-attention keeps keys and values of the encoder's output too, which may be as long as the context.
+    """
     cells, streams = cache_layout(block, workload, engine)
     token_bytes = kv_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
     token_bytes += transposed_latent_bytes(block, workload, engine)
-    return cells * streams * token_bytes / kv_shard(block, tensor_parallel)
+    crossed = cross_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+    crossed *= workload.context_tokens * workload.n_reserved
+    return (cells * streams * token_bytes + crossed) / kv_shard(block, tensor_parallel)
 
 
 def layer_state_bytes(block: Block, n_sequences: int) -> int:

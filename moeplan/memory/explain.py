@@ -5,7 +5,14 @@ from __future__ import annotations
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.result import DeviceMemory
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.kv import cache_layout, group_padding, kv_shard, kv_token_bytes, window_of
+from moeplan.engines.kv import (
+    cache_layout,
+    cross_token_bytes,
+    group_padding,
+    kv_shard,
+    kv_token_bytes,
+    window_of,
+)
 from moeplan.engines.latent import transposed_latent_bytes
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.buffers import batch_of
@@ -80,6 +87,11 @@ def _cache_inputs(
             if (factor := padding.get(window_of(block) is not None, 1)) != 1:
                 counts["padding of groups"] = factor
             cached.append((block.name, counts))
+        crossed = cross_token_bytes(block, workload.kv_type_k, workload.kv_type_v)
+        if crossed and device.kv_bytes:
+            counts = {"layers": layers, "cells": workload.context_tokens, "sequences": workload.n_reserved}
+            counts |= {"B per token": crossed, "shards": kv_shard(block, placement.tensor_parallel)}
+            cached.append((f"{block.name}, cross-attention", counts))
         elements = layer_state_bytes(block, 1) // STATE_BYTES_PER_ELEMENT
         if elements and device.state_bytes:
             counts = {"layers": layers, "elements": elements, "sequences": workload.n_reserved}

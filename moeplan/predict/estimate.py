@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
-from moeplan.domain.result import Confidence, Estimate, MemoryReport, PhaseTime, Range
+from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.traits import ENGINES
+from moeplan.engines.traits import ENGINES, EngineTraits
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
 from moeplan.memory.notes import counted_notes, uncounted_notes
 from moeplan.memory.report import memory_report, weights_by_tier
@@ -24,7 +25,7 @@ from moeplan.predict.explain import (
 )
 from moeplan.predict.interval import FEW_SETUPS, closest, ideal, stretch_of, time_range
 from moeplan.predict.phases import decode_time, prefill_time
-from moeplan.predict.placement import candidates, mapped, on_cpu, on_gpus, requested, usable_ram_bytes
+from moeplan.predict.placement import candidates, mapped, on_cpu, requested, unfit, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import MIB, fmt_bytes
@@ -35,7 +36,7 @@ def choose_placement(
 ) -> Placement:
     """The placement the options ask for, else the fastest to decode among those that fit.
 
-    When nothing fits, the one an engine would try first; the memory report then says what is missing.
+    When nothing fits, the one that is least short of memory; the memory report then says what is missing.
     """
     graph, hardware, _, engine, _ = problem
     room = _room_for_weights(problem)
@@ -48,7 +49,25 @@ def choose_placement(
     allowed = [p for p in found if kind is None or p.kind == kind]
     if allowed:
         return min(allowed, key=lambda p: _phase_seconds("decode", problem, p))
-    return on_gpus(graph, hardware, engine) if hardware.gpus else on_cpu(graph)
+    return _nearest(problem, kind, room)
+
+
+def _nearest(problem: Problem, kind: str | None, room: int) -> Placement:
+    """Of the placements that do not fit the one that is least short, of ``kind`` where it is asked for.
+
+    The GPUs of a split are filled as far as they go, so that RAM is what is missing; an engine that maps its
+    file lacks no room for weights there. Of equals the first.
+    """
+    graph, hardware, workload, engine, _ = problem
+
+    def short_bytes(placement: Placement) -> int:
+        devices = memory_report(graph, hardware, workload, placement, engine).devices
+        return sum(max(0, -device.headroom_bytes) for device in devices)
+
+    tries = list(unfit(graph, hardware, engine, _fits(problem, but_for_ram=True)))
+    if kind in (None, "disk") and engine.mmap and "disk" in engine.splits:
+        tries = [mapped(graph, placement, room) for placement in tries]
+    return min([p for p in tries if p.kind == kind] or tries, key=short_bytes)
 
 
 def feasible(
@@ -92,22 +111,17 @@ def estimate(
 
     ``advise`` looks for a fix where it does not fit, which costs more than the rest.
     """
-    graph, hardware, workload, engine, calibration = problem
+    graph, hardware, workload, engine, _ = problem
     explain_model(graph, ledger)
     explain_machine(problem, ledger)
     explain_request(problem, placement, ledger)
     memory = memory_report(graph, hardware, workload, placement, engine, ledger)
     explain_room(problem, memory, ledger)
-    decode = decode_time(graph, hardware, workload, placement, engine, calibration, ledger)
-    prefill = prefill_time(graph, hardware, workload, placement, engine, calibration, ledger)
-    decode_regime = residual_regime("decode", problem, placement)
-    decode_step_s, decode_spread = _span(decode, decode_regime, problem, placement, level)
-    prefill_regime = residual_regime("prefill", problem, placement)
-    prefill_s, prefill_spread = _span(prefill, prefill_regime, problem, placement, level)
-    few = decode_spread.stand_in or decode_spread.residuals.n_setups < FEW_SETUPS
+    decode = _phase("decode", problem, placement, level, ledger)
+    prefill = _phase("prefill", problem, placement, level, ledger)
     load_s = graph.file_bytes / hardware.host.storage.read_bytes_per_s
-    explain_speed(problem, "decode", decode, decode_step_s, decode_spread, ledger)
-    explain_speed(problem, "prefill", prefill, prefill_s, prefill_spread, ledger)
+    for phase in (decode, prefill):
+        explain_speed(problem, phase.name, phase.time, phase.span, phase.spread, ledger)
     explain_load(graph, hardware, load_s, ledger)
     return Estimate(
         model=graph.spec,
@@ -121,26 +135,54 @@ def estimate(
         fits=memory.fits,
         fix="" if memory.fits or not advise else _fix(problem, memory),
         level=level,
-        decode=decode,
-        decode_step_s=decode_step_s,
-        prefill=prefill,
-        prefill_s=prefill_s,
+        decode=decode.time,
+        decode_step_s=decode.span,
+        prefill=prefill.time,
+        prefill_s=prefill.span,
         load_s=load_s,
-        flop_prefill=prefill.flop,
-        flop_decode_per_token=decode.flop / workload.n_sequences,
+        flop_prefill=prefill.time.flop,
+        flop_decode_per_token=decode.time.flop / workload.n_sequences,
         experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
-        confidence=Confidence(
-            badge="assumed" if few else decode.badge,
-            regime=decode_regime,
-            n_reference_setups=0 if decode_spread.stand_in else decode_spread.residuals.n_setups,
-            extrapolated=few,
-            engine_status=engine.status,
+        confidence=_confidence(decode, engine),
+        not_modelled=(
+            *not_modelled,
+            *_not_modelled(problem, placement),
+            *_tight(memory, hardware.reserve_vram_bytes),
         ),
-        not_modelled=not_modelled
-        + _not_modelled(problem, placement)
-        + _tight(memory, problem.hardware.reserve_vram_bytes),
         assumptions=assumptions + counted_notes(graph, workload, placement, engine),
         explain=ledger.terms,
+    )
+
+
+class _Phase(NamedTuple):
+    """Decode or prefill: its time, and the range around it."""
+
+    name: Literal["decode", "prefill"]
+    regime: str
+    time: PhaseTime
+    span: Range
+    spread: Spread
+
+
+def _phase(
+    name: Literal["decode", "prefill"], problem: Problem, placement: Placement, level: float, ledger: Ledger
+) -> _Phase:
+    """A phase by the law, with the range of its regime."""
+    time = _phase_time(name, problem, placement, ledger)
+    regime = residual_regime(name, problem, placement)
+    return _Phase(name, regime, time, *_span(time, regime, problem, placement, level))
+
+
+def _confidence(decode: _Phase, engine: EngineTraits) -> Confidence:
+    """How sure, by the setups behind the range of decode."""
+    stand_in, n_setups = decode.spread.stand_in, decode.spread.residuals.n_setups
+    few = stand_in or n_setups < FEW_SETUPS
+    return Confidence(
+        badge="assumed" if few else decode.time.badge,
+        regime=decode.regime,
+        n_reference_setups=0 if stand_in else n_setups,
+        extrapolated=few,
+        engine_status=engine.status,
     )
 
 
@@ -216,9 +258,10 @@ def with_context(workload: Workload, context_tokens: int) -> Workload:
     )
 
 
-def _fits(problem: Problem) -> Callable[[Placement], bool]:
+def _fits(problem: Problem, *, but_for_ram: bool = False) -> Callable[[Placement], bool]:
+    """Whether a placement fits, or only its GPUs' part of it ``but_for_ram``."""
     graph, hardware, workload, engine, _ = problem
-    room = {"ram": usable_ram_bytes(hardware)}
+    room = {} if but_for_ram else {"ram": usable_ram_bytes(hardware)}
     room |= {f"gpu{i}": gpu_capacity_bytes(gpu, hardware, engine) for i, gpu in enumerate(hardware.gpus)}
 
     def fits(placement: Placement) -> bool:
@@ -226,15 +269,22 @@ def _fits(problem: Problem) -> Callable[[Placement], bool]:
         held = weights_by_tier(graph, placement)
         if any(n // placement.tensor_parallel > room[tier] for tier, n in held.items() if tier in room):
             return False
-        return memory_report(graph, hardware, workload, placement, engine).fits
+        report = memory_report(graph, hardware, workload, placement, engine)
+        if but_for_ram:
+            return all(d.headroom_bytes >= 0 for d in report.devices if d.device != "ram")
+        return report.fits
 
     return fits
 
 
 def _phase_seconds(phase: str, problem: Problem, placement: Placement) -> float:
+    return _phase_time(phase, problem, placement, NULL_LEDGER).seconds
+
+
+def _phase_time(phase: str, problem: Problem, placement: Placement, ledger: Ledger) -> PhaseTime:
     graph, hardware, workload, engine, calibration = problem
     timer = decode_time if phase == "decode" else prefill_time
-    return timer(graph, hardware, workload, placement, engine, calibration).seconds
+    return timer(graph, hardware, workload, placement, engine, calibration, ledger)
 
 
 def _room_for_weights(problem: Problem) -> int:
@@ -251,9 +301,10 @@ def _room_for_weights(problem: Problem) -> int:
 
 def _fix(problem: Problem, memory: MemoryReport) -> str:
     """The smallest change that would make it fit, in words."""
-    short = min(memory.devices, key=lambda d: d.headroom_bytes)
+    lacking = [d for d in memory.devices if d.headroom_bytes < 0]
+    short = min(lacking, key=lambda d: d.headroom_bytes)
     missing = -short.headroom_bytes
-    changes = [f"{fmt_bytes(missing)} more on {short.device}"]
+    changes = [_more_memory(lacking)]
     work, with_margin = problem.workload, 1 + short.margin_bytes / max(1, short.resident_bytes)
     if (short.kv_bytes + short.compute_bytes) * with_margin > missing and work.context_tokens > 512:
         changes.append("a shorter context (--context max finds the longest that fits)")
@@ -264,6 +315,16 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")
     return ", or ".join(changes)
+
+
+def _more_memory(lacking: Sequence[DeviceMemory]) -> str:
+    """What each device lacks; several GPUs in one breath, by the one that lacks most."""
+    gpus = [d for d in lacking if d.device.startswith("gpu")]
+    groups = [(f"each of {len(gpus)} GPUs", gpus)] if len(gpus) > 1 else [(d.device, [d]) for d in gpus]
+    groups += [(d.device, [d]) for d in lacking if d not in gpus]
+    return " and ".join(
+        f"{fmt_bytes(max(-d.headroom_bytes for d in devices))} more on {where}" for where, devices in groups
+    )
 
 
 def _fits_in_llama(problem: Problem) -> bool:
@@ -290,8 +351,6 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
     spec = problem.graph.spec
     notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
     notes += uncounted_notes(problem.graph, problem.engine)
-    if any(block.cross_attention for block in spec.blocks):
-        notes.append("the cache of cross-attention over the encoder's output")
     if spec.is_moe and problem.workload.n_sequences > 1:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if not problem.workload.kv_offload and any(tier.startswith("gpu") for tier in placement.dense_tiers):

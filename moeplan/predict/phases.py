@@ -7,24 +7,54 @@ from moeplan.cost.work import Step
 from moeplan.domain.calibration import Calibration
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.model import ModelSpec
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.traits import EngineTraits
 from moeplan.provenance import NULL_LEDGER, Ledger
 
+_START_TOKENS = 1
 
-def decode_step(workload: Workload) -> Step:
-    """One token for every sequence, at the mean depth of the answer."""
+
+def decode_step(workload: Workload, spec: ModelSpec) -> Step:
+    """One token for every sequence, at the mean depth of the answer.
+
+    A decoder beside an encoder has the start token before the answer instead of the prompt.
+    """
+    if spec.has_encoder:
+        return _decoder_step(workload, _START_TOKENS + workload.output_tokens / 2)
     depth = workload.depth_tokens + workload.prompt_tokens + workload.output_tokens / 2
     n = workload.n_sequences
     return Step(n_tokens=n, n_sequences=n, first_depth=depth, n_head_rows=n)
 
 
-def prefill_steps(workload: Workload, engine: EngineTraits) -> tuple[tuple[Step, int], ...]:
+def _decoder_step(workload: Workload, depth: float) -> Step:
+    """One token of every sequence through a decoder that attends to the encoded prompt."""
+    n = workload.n_sequences
+    return Step(
+        n_tokens=n, n_sequences=n, first_depth=workload.depth_tokens + depth, n_head_rows=n,
+        stack="decoder", encoded_tokens=workload.prompt_tokens,
+    )  # fmt: skip
+
+
+def _encoder_steps(workload: Workload, engine: EngineTraits) -> list[tuple[Step, int]]:
+    """Every prompt whole, as many as a micro-batch takes, or all."""
+    prompt, n = max(1, workload.prompt_tokens), workload.n_sequences
+    together = min(n, max(1, workload.ubatch_tokens // prompt)) if engine.chunks_prefill else n
+    full, rest = divmod(n, together)
+    steps = [(Step(prompt * together, together, 0, 0, stack="encoder"), full)]
+    return [*steps, (Step(prompt * rest, rest, 0, 0, stack="encoder"), 1)] if rest else steps
+
+
+def prefill_steps(spec: ModelSpec, workload: Workload, engine: EngineTraits) -> tuple[tuple[Step, int], ...]:
     """(step, how many of them): full micro-batches of the prompts, and what is left over as a last one.
 
-    Attention grows linearly with depth, so full ones at their mean depth cost what the real ones do.
+    Attention grows linearly with depth, so full ones at their mean depth cost what the real ones do. In an
+    encoder-decoder model the encoder runs over the prompts, makes keys and values of its output for the
+    decoder's cross-attention, and the decoder runs over one start token a sequence.
     """
+    if spec.has_encoder:
+        return (*_encoder_steps(workload, engine), (_decoder_step(workload, 0), 1))
     prompt, n, depth = max(1, workload.prompt_tokens), workload.n_sequences, workload.depth_tokens
     most = _micro_batch(workload, engine)
     if prompt >= most:
@@ -44,18 +74,25 @@ def _micro_batch(workload: Workload, engine: EngineTraits) -> int:
     return min(whole, workload.ubatch_tokens) if engine.chunks_prefill else whole
 
 
-def overlap_frac(workload: Workload, placement: Placement, engine: EngineTraits) -> float:
+def overlap_frac(spec: ModelSpec, workload: Workload, placement: Placement, engine: EngineTraits) -> float:
     """Time over the sum of the steps: GPUs that hold a share of the layers each work on micro-batches in
     turn, like a pipeline of as many stages (llama.cpp, GGML_SCHED_MAX_COPIES).
 
     The last to leave waits behind a full micro-batch in each other stage, however little it holds itself.
     """
-    if placement.kind != "layer-split" or engine.pipeline_copies < 2:
+    if placement.kind != "layer-split" or engine.pipeline_copies < 2 or spec.has_encoder:
         return 1.0
     stages = min(len(set(placement.dense_tiers)), engine.pipeline_copies)
-    steps = prefill_steps(workload, engine)
+    steps = prefill_steps(spec, workload, engine)
     total = sum(step.n_tokens * n for step, n in steps)
     return (total + (stages - 1) * steps[0][0].n_tokens) / (stages * total)
+
+
+def _part(step: Step, *, first: bool) -> str:
+    """What one of several kinds of steps of a prompt is called."""
+    if step.stack != "whole":
+        return f"the {step.stack}"
+    return "full micro-batches" if first else "the rest of the prompts"
 
 
 def decode_time(
@@ -68,7 +105,7 @@ def decode_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of one decode step."""
-    step = decode_step(workload)
+    step = decode_step(workload, graph.spec)
     return step_time(
         graph, hardware, workload, placement, engine, calibration, step, ledger, name="decode step"
     )
@@ -84,8 +121,8 @@ def prefill_time(
     ledger: Ledger = NULL_LEDGER,
 ) -> PhaseTime:
     """Expected time of the whole prompt of every sequence."""
-    share = overlap_frac(workload, placement, engine)
-    steps = prefill_steps(workload, engine)
+    share = overlap_frac(graph.spec, workload, placement, engine)
+    steps = prefill_steps(graph.spec, workload, engine)
 
     def time(step: Step, n: int, name: str) -> PhaseTime:
         return step_time(
@@ -96,6 +133,6 @@ def prefill_time(
     if len(steps) == 1:
         return time(*steps[0], "prefill")
     ledger.open()
-    told = joined([time(*steps[0], "full micro-batches"), time(*steps[1], "the rest of the prompts")])
+    told = joined([time(step, n, _part(step, first=step is steps[0][0])) for step, n in steps])
     ledger.close("prefill", told.seconds, "s")
     return told

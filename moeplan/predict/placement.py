@@ -147,6 +147,24 @@ def candidates(
         yield from _mapped(graph, hardware, engine, fits, ram_for_weights_bytes)
 
 
+def unfit(
+    graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpus_fit: Callable[[Placement], bool]
+) -> Iterator[Placement]:
+    """Placements that RAM or a GPU may be too small for: what an engine would try first, then every kind of
+    split with as little in RAM as the GPUs allow, and the one with all experts there."""
+    if not hardware.gpus:
+        yield on_cpu(graph)
+        return
+    yield on_gpus(graph, hardware, engine)
+    if hardware.unified:
+        return
+    yield from _hybrids(graph, hardware, engine, gpus_fit)
+    if n_moe := len(moe_layers(graph.spec)) if "experts" in engine.splits else 0:
+        yield split(graph, hardware, engine, graph.spec.n_layers + 1, n_moe)
+    if "cpu" in engine.splits:
+        yield on_cpu(graph)
+
+
 def _mapped(
     graph: ModelGraph,
     hardware: HardwareSpec,

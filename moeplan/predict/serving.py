@@ -24,7 +24,7 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
     if others < 1 or prompt_tokens < 1:
         return []
     alone = replace(work, n_sequences=1, prompt_tokens=prompt_tokens, depth_tokens=0)
-    share = overlap_frac(alone, placement, engine) * others / max(1, work.output_tokens)
+    share = overlap_frac(graph.spec, alone, placement, engine) * others / max(1, work.output_tokens)
     family = engine.family
     names = (f"{family}.stall_time", f"{family}.engine.{engine.id}.stall_time")
     return [
@@ -36,6 +36,6 @@ def stall_ops(problem: Problem, placement: Placement, prompt_tokens: int) -> lis
             waiting=(*op.waiting, *names) if op.waiting else op.waiting,
             unpacking=(*op.unpacking, *names) if op.unpacking else op.unpacking,
         ).times(n * share)
-        for step, n in prefill_steps(alone, engine)
+        for step, n in prefill_steps(graph.spec, alone, engine)
         for op in step_ops(graph, hardware, alone, placement, engine, step)[0]
     ]

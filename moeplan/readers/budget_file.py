@@ -19,7 +19,8 @@ from moeplan.readers.budget_wire import (
     ModelChoice,
     WorkloadWire,
 )
-from moeplan.readers.yaml_doc import Document, KeyPath, convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import Document, KeyPath, load_document
 
 MAX_CASES = 5000
 HELP = "moeplan schema budget"

@@ -11,7 +11,8 @@ from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import SpecError
 from moeplan.provenance import KINDS, Source
 from moeplan.readers.paths import shipped_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 SHIPPED = "published-speeds"
 

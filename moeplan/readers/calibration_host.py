@@ -21,7 +21,8 @@ from moeplan.domain.profile import (
 )
 from moeplan.errors import SpecError
 from moeplan.readers.paths import user_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 FILE_NAME = "this-machine.yaml"
 # Some thousand samples of 300 bytes; more is not a calibration.

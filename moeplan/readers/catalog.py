@@ -193,10 +193,11 @@ def generated(root: Path) -> dict[Path, str]:
     """The generated files of a catalog and what they should hold: names, and the YAML parsed."""
     import json
 
-    from moeplan.readers import parsed
+    from moeplan.readers.parsed import FILE_NAME
+    from moeplan.readers.parsed_write import parsed_text
 
     index = json.dumps(build_index(root), indent=1, ensure_ascii=False) + "\n"
-    return {root / "index.json": index, root / parsed.FILE_NAME: parsed.build(root)}
+    return {root / "index.json": index, root / FILE_NAME: parsed_text(root)}
 
 
 def _main() -> int:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import msgspec
 
 from moeplan.readers.paths import shipped_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 
 class SourceWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -11,7 +11,8 @@ from msgspec import Meta
 from moeplan.domain.deployment import EngineOption, EngineTable, OptionKind
 from moeplan.provenance import Source, SourceKind
 from moeplan.readers.paths import shipped_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 TABLES = ("vllm", "sglang", "tgi", "llama.cpp", "ollama")
 

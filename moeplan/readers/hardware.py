@@ -97,7 +97,8 @@ def _nearest(catalog: Catalog, name: str) -> tuple[str, ...]:
 def _take_file(draft: Draft, path: Path) -> None:
     """A machine's YAML file, or a single GPU's or CPU's."""
     from moeplan.readers.hardware_node import take_node
-    from moeplan.readers.yaml_doc import convert, load_document
+    from moeplan.readers.yaml_convert import convert
+    from moeplan.readers.yaml_doc import load_document
 
     document = load_document(path)
     keys = document.data if isinstance(document.data, dict) else {}

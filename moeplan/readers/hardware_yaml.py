@@ -18,7 +18,8 @@ from moeplan.readers.hardware_wire import (
     StorageWire,
     TypicalHostsWire,
 )
-from moeplan.readers.yaml_doc import Document, convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import Document, load_document
 from moeplan.units import GB, GIB
 
 _MEGA = 10**6

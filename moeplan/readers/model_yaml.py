@@ -17,7 +17,8 @@ from moeplan.errors import SpecError, nearest
 from moeplan.provenance import Source
 from moeplan.readers import model_wire as wire
 from moeplan.readers.layout import LayoutError, format_layout, is_block_name, parse_layout
-from moeplan.readers.yaml_doc import Document, KeyPath, convert, load_document, parse_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import Document, KeyPath, load_document, parse_document
 
 HELP = "moeplan schema model"
 

@@ -2,7 +2,7 @@
 
 ``configs/parsed.json`` maps each file to a checksum of its text and to what the YAML reader made of it, a
 line for each. A file whose text has another checksum is parsed: the YAML is always what counts.
-``python -m moeplan.readers.catalog --write`` renews it.
+``moeplan/readers/parsed_write.py`` makes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from moeplan.readers.paths import read_text, shipped_configs
+from moeplan.readers.paths import shipped_configs
 
 FILE_NAME = "parsed.json"
 
@@ -28,24 +28,9 @@ def shipped_data(path: Path, text: str) -> Any:
     if root not in _cache:
         _cache[root] = _read(root)
     entry = _cache[root].get(path.relative_to(root).as_posix())
-    if entry is None or entry[0] != _checksum(text):
+    if entry is None or entry[0] != checksum(text):
         return None
     return msgspec.json.decode(entry[1])
-
-
-def build(root: Path) -> str:
-    """The text of ``parsed.json`` for the YAML files under ``root``."""
-    from moeplan.readers.yaml_doc import parse_document
-
-    lines = []
-    for path in sorted(root.rglob("*.yaml")):
-        name = path.relative_to(root).as_posix()
-        if name == "quants.yaml":  # has a copy of its own, already in its final form
-            continue
-        text = read_text(path)
-        data = msgspec.json.encode(parse_document(text, path).data).decode()
-        lines.append(f"{msgspec.json.encode(name).decode()}:[{_checksum(text)},{data}]")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _read(root: Path) -> _Entries:
@@ -55,7 +40,8 @@ def _read(root: Path) -> _Entries:
         return {}  # a checkout without it: the files themselves are read
 
 
-def _checksum(text: str) -> int:
+def checksum(text: str) -> int:
+    """What tells whether ``text`` is still what was parsed."""
     from zlib import crc32
 
     return crc32(text.encode())

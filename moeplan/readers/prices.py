@@ -11,7 +11,8 @@ from msgspec import Meta
 from moeplan.domain.prices import Offer
 from moeplan.provenance import Source, SourceKind
 from moeplan.readers.paths import shipped_configs
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 
 class SourceWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

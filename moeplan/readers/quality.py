@@ -12,7 +12,8 @@ from msgspec import Meta
 from moeplan.domain.comparison import Score
 from moeplan.provenance import Source, SourceKind
 from moeplan.readers.paths import shipped_configs, user_configs
-from moeplan.readers.yaml_doc import Document, convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import Document, load_document
 
 FILE_NAME = "quality.yaml"
 

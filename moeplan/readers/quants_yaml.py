@@ -11,7 +11,8 @@ import msgspec
 from moeplan.domain.quant import QuantFamily, QuantScheme, QuantTable, Storage, TypeLayout, fold
 from moeplan.errors import NotModelled, UnknownName
 from moeplan.provenance import Source, SourceKind
-from moeplan.readers.yaml_doc import convert, load_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document
 
 Positive = Annotated[int, msgspec.Meta(gt=0, le=2**20)]
 Bits = Annotated[float, msgspec.Meta(ge=0, le=64)]

@@ -9,11 +9,9 @@ text, NaN and infinity, more than one document, nesting deeper than 40.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from moeplan.errors import SpecError
 from moeplan.readers.parsed import shipped_data
@@ -23,7 +21,6 @@ MAX_DEPTH = 40
 MAX_SNIPPET_CHARS = 160
 
 KeyPath = tuple[str | int, ...]
-WireT = TypeVar("WireT")
 
 _NOT_FINITE = frozenset({".nan", ".inf", "+.inf", "-.inf"})
 _CONSTANTS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
@@ -99,26 +96,6 @@ def load_document(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Document:
 def parse_document(text: str, path: Path | str) -> Document:
     """Parse YAML ``text``; ``path`` names it in errors."""
     return Document(text, Path(path))
-
-
-def convert(
-    document: Document,
-    wire: type[WireT],
-    *,
-    synonyms: Mapping[str, str] | None = None,
-    help: str | None = None,
-) -> WireT:
-    """``document`` as the msgspec Struct ``wire``; every mismatch is a SpecError with its place.
-
-    ``synonyms`` maps foreign key names to ours, for better hints; ``help`` goes into the error.
-    """
-    try:
-        return msgspec.convert(document.data, wire, strict=True)
-    except msgspec.ValidationError as error:
-        # Explaining needs type introspection, which costs more than reading: only now.
-        from moeplan.readers.yaml_errors import explain
-
-        raise explain(document, wire, error, synonyms or {}, help) from None
 
 
 _Place = tuple[int, int, int, int]  # line and column of the key, line and column of the value

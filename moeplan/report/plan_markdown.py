@@ -35,7 +35,7 @@ def _best(plan: Plan) -> str:
         ("speed", pw.speed(plan.best)),
         ("memory", pw.memory(plan.best)),
         ("workload", words.workload_facts(plan.best.estimate)),
-        ("micro-batch", f"{plan.best.estimate.workload.ubatch_tokens:,} tokens"),
+        ("micro-batch", pw.micro_batch(plan.best.estimate.workload)),
         ("confidence", words.confidence_words(plan.best.estimate.confidence)),
     ]
     return md_table(("", ""), "ll", rows)

@@ -46,7 +46,7 @@ def _head(plan: Plan, width: int) -> list[Line]:
         *fact("speed", pw.speed(best), width, "title"),
         *fact("memory", pw.memory(best), width),
         *fact("workload", words.workload_facts(e), width),
-        *fact("micro-batch", f"{e.workload.ubatch_tokens:,} tokens", width),
+        *fact("micro-batch", pw.micro_batch(e.workload), width),
         *fact("binds", f"decode: {e.decode.bound}; prefill: {e.prefill.bound}", width),
         *fact("confidence", words.confidence_words(e.confidence), width),
     ]

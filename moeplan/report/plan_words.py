@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeplan.domain.plan import Change, Choice, Curve, CurvePoint, MachineOffer, Plan, Rejected
+from moeplan.domain.workload import Workload
+from moeplan.engines.traits import find_engine
 from moeplan.predict.estimate import TIGHT_BYTES
 from moeplan.report import words
 from moeplan.units import GIB, fmt_bytes, fmt_number, fmt_seconds
@@ -47,6 +49,13 @@ def headline(choice: Choice) -> str:
         f"{e.quant} ({choice.bits_per_weight:.1f} bits per weight) with {e.workload.engine}, "
         f"{words.placement_words(e.placement)}"
     )
+
+
+def micro_batch(work: Workload) -> str:
+    """How many tokens of a prompt go through at a time."""
+    if not find_engine(work.engine).chunks_prefill:
+        return "none: a prompt goes through in one pass"
+    return f"{work.ubatch_tokens:,} tokens"
 
 
 def short(choice: Choice) -> str:

@@ -198,7 +198,7 @@ class Table:
         # GPUs that work on micro-batches in turn take fewer passes than one alone, for which the sums are.
         placement = self.placement(layout)
         decode_s, prefill_s = exact_seconds(self.problem, placement)
-        share = overlap_frac(self.problem.workload, placement, self.problem.engine)
+        share = overlap_frac(self.problem.graph.spec, self.problem.workload, placement, self.problem.engine)
         for start, end, dense, experts in layout:
             option = self.sums(dense, experts)
             decode_s -= option.decode_s[end] - option.decode_s[start]

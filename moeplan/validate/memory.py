@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.result import DeviceMemory
+from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 from moeplan.readers.corpus_memory import MemoryRow
 from moeplan.units import GIB, MIB
@@ -72,9 +73,9 @@ def aged(engine: EngineTraits, row: MemoryRow) -> EngineTraits:
     """``engine`` as it was when the log was written."""
     from msgspec.structs import replace
 
-    if row.date and row.date < _F16_MASK_SINCE:
+    if before(row.date, _F16_MASK_SINCE):
         engine = replace(engine, casts_mask=True, reserves_embeddings=False)
-    if row.date and row.date < _ROTATES_SINCE:
+    if before(row.date, _ROTATES_SINCE):
         engine = replace(engine, rotates_quantised_cache=False, crops_late=frozenset())
     return engine
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from moeplan import api
+from moeplan.api import estimate as api
 from moeplan.cli import docs, failure
 from moeplan.cli.tree import app
 from moeplan.errors import SpecError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, fused, unfused
+from moeplan.engines.eager import HALF_LAYER_KERNELS, SCORE_BYTES, ffn_kernels, fused, unfused
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,6 +79,56 @@ def test_passes_over_the_cache(groups: int, dtype: str, attention: str, expected
     token = 2 * KV_HEADS * HEAD_DIM * torch.tensor([], dtype=kind).element_size()
     # scores and the mask are not counted by the formulas: a row of the context beside 64 of keys and values
     assert (long - short) / (512 * token) == pytest.approx(expected(groups), rel=0.09)
+
+
+def prompt_bytes(groups: int, rows: int, dtype: Any) -> int:
+    """Traffic of a prompt of ``rows`` tokens with attention that is not fused."""
+    config = transformers.LlamaConfig(
+        hidden_size=groups * KV_HEADS * HEAD_DIM, intermediate_size=64, num_hidden_layers=1, vocab_size=64,
+        num_attention_heads=groups * KV_HEADS, num_key_value_heads=KV_HEADS, head_dim=HEAD_DIM,
+        attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+    with torch.no_grad(), Traffic() as traffic:
+        model(torch.zeros(1, rows, dtype=torch.long), use_cache=True, logits_to_keep=1)
+    return traffic.n_bytes
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bytes_of_a_score(dtype: str) -> None:
+    # What grows with the square of the prompt; the mask is one more row for all 16 heads.
+    few, some, many = (prompt_bytes(8, rows, getattr(torch, dtype)) for rows in (256, 512, 768))
+    scores = 8 * KV_HEADS * 256**2
+    assert (many - 2 * some + few) / (2 * scores) == pytest.approx(SCORE_BYTES, rel=0.03)
+
+
+def crossed_step(context: int, n_layers: int, count: type) -> Any:
+    """One decode step of T5 behind a prompt of ``context`` tokens, under ``count``."""
+    config = transformers.T5Config(
+        d_model=4 * HEAD_DIM, d_kv=HEAD_DIM, d_ff=64, num_layers=1, num_decoder_layers=n_layers, num_heads=4,
+        vocab_size=64,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).to(torch.bfloat16).eval()
+    token = torch.zeros(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        encoded = (model.get_encoder()(torch.ones(1, context, dtype=torch.long))[0],)
+        cache = None
+        for _ in range(2):
+            with count() as counted:
+                out = model(encoder_outputs=encoded, decoder_input_ids=token, past_key_values=cache)
+            cache = out.past_key_values
+    return counted
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_cross_attention_reads_its_cache_once_and_has_no_kernels_beyond_a_layer() -> None:
+    short, long = (crossed_step(n, 1, Traffic).n_bytes for n in (512, 1024))
+    # keys and values of 4 heads in bfloat16; scores are a row beside them
+    assert (long - short) / (512 * 2 * 4 * HEAD_DIM * 2) == pytest.approx(1, rel=0.05)
+    # Attention, cross-attention and FFN of T5 start as many as attention and FFN do elsewhere.
+    one, three = (crossed_step(8, n, Kernels).n for n in (1, 3))
+    assert (three - one) / 2 == pytest.approx(2 * HALF_LAYER_KERNELS, rel=0.12)
 
 
 class Kernels(TorchDispatchMode):  # type: ignore[misc]

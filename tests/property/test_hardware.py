@@ -18,7 +18,8 @@ from moeplan.readers.hardware_dump import dump_hardware_yaml
 from moeplan.readers.hardware_node import take_wire
 from moeplan.readers.hardware_parts import Parts
 from moeplan.readers.hardware_wire import NodeWire
-from moeplan.readers.yaml_doc import convert, parse_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import parse_document
 
 GIB = 1024**3
 PARTS = Parts(Catalog(user=Path("/nonexistent")))

@@ -9,13 +9,15 @@ from moeplan import estimate, plan
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates, host_rates
-from moeplan.cost.work import Step
+from moeplan.cost.work import Step, unfused_scores
 from moeplan.domain.hardware import GpuSpec
+from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
 from moeplan.engines.eager import cache_passes, ffn_kernels
 from moeplan.engines.traits import find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
+    attention,
     dense_spec,
     gpu,
     graph_of,
@@ -166,8 +168,14 @@ def test_an_apple_chip_that_the_id_does_not_name_has_no_size(id: str) -> None:
     assert not any(name.split(".")[-2] in ("base", "pro", "max", "ultra") for name in rates.weights[0])
 
 
-def test_a_bare_year_is_its_middle() -> None:
-    assert not before("2025", "2025-06") and before("2025", "2025-08")
+def test_a_change_within_a_bare_year_or_a_span_is_not_certain() -> None:
+    for month in ("2025-01", "2025-06", "2025-12"):
+        assert before("2025", month)
+    assert not before("2025", "2024-12")
+    assert before("2025-08-15..2025-10-02", "2025-09") and not before("2025-08-15..2025-10-02", "2025-08")
+    # attention of llama.cpp changed in September, experts of transformers in July and in December
+    assert not flash_by_default(LLAMA, "2025") and flash_by_default(LLAMA, "2026")
+    assert ffn_kernels(64, 8.0, "2025") == ffn_kernels(64, 8.0, "2025-06") > ffn_kernels(64, 8.0, "2026")
 
 
 def test_a_plan_keeps_the_backend_that_was_asked_for() -> None:
@@ -310,3 +318,39 @@ def test_a_cache_is_read_for_one_row_however_many_sequences_decode() -> None:
         return dict(answer.decode.terms)["gpu0 KV cache"]
 
     assert cache_s(9) == pytest.approx(9 * cache_s(1))
+
+
+def test_attention_of_transformers_that_is_not_fused_moves_every_score() -> None:
+    graph, box = graph_of(dense_spec(n_layers=3)), machine((gpu(),))
+    eager = find_engine("transformers")
+    placement = on_gpus(graph, box, eager)
+
+    def ops_of(step: Step, *, flash: bool) -> dict[str, Op]:
+        work = workload(flash_attention=flash)
+        return {op.term: op for op in step_ops(graph, box, work, placement, eager, step)[0]}
+
+    # 2 prompts of 100 tokens behind 50: 3 layers, 8 heads, 200 rows over 150 tokens, 32 B each at 500 GB/s
+    prompt = Step(200, 2, 50, 2)
+    apart, fused = (ops_of(prompt, flash=flash) for flash in (False, True))
+    assert apart["gpu0 attention scores"].n_bytes == 3 * 8 * 200 * 150 * 32
+    assert apart["gpu0 attention scores"].moving_s == pytest.approx(3 * 8 * 200 * 150 * 32 / 500e9)
+    # masked ones are computed too: 150 for each row, not the 50 + 101 / 2 that it sees
+    computed = fused["gpu0 KV cache"].computing_s * 150 / 100.5
+    assert apart["gpu0 KV cache"].computing_s == pytest.approx(computed)
+    assert apart["gpu0 KV cache"].flop == fused["gpu0 KV cache"].flop
+    assert apart["gpu0 KV cache"].moving_s == fused["gpu0 KV cache"].moving_s
+    assert "gpu0 attention scores" not in fused
+    # a decode step over 50 tokens and its own
+    assert ops_of(Step(1, 1, 50, 1), flash=False)["gpu0 attention scores"].n_bytes == 3 * 8 * 51 * 32
+    # and only from Python is it a term of its own
+    llama = step_ops(graph, box, workload(flash_attention=False), placement, LLAMA, prompt)[0]
+    assert not any("scores" in op.term for op in llama)
+
+
+def test_a_window_has_the_scores_of_its_cache_in_decode_and_of_the_prompt_before() -> None:
+    block = Block(name="window", mixer=attention(window=64), ffn=DenseFfn(intermediate=1024))
+    assert unfused_scores(block, Step(1, 1, 200, 1)) == (8 * 64, 1)
+    # the 100 rows see 64 at most: 1 to 64, and 36 times 64
+    seen = (64 * 65 / 2 + 36 * 64) / 100
+    assert unfused_scores(block, Step(100, 1, 0, 1)) == (8 * 100 * 100, pytest.approx(100 / seen, rel=0.01))
+    assert unfused_scores(Block(name="ffn", mixer=None, ffn=None), Step(1, 1, 200, 1))[0] == 0

@@ -23,6 +23,7 @@ SETUPS = [
         "engine": "ik_llama.cpp", "mla": 1, "flash_attention": False,
     },
     {"model": "mixtral-8x7b", "hardware": "h200", "engine": "transformers", "quant": "bnb-nf4"},
+    {"model": "switch-base-8", "hardware": "rtx-4090", "engine": "transformers", "batch": 2},
 ]  # fmt: skip
 
 

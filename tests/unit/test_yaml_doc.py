@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from moeplan.errors import SpecError
-from moeplan.readers.yaml_doc import convert, load_document, parse_document
+from moeplan.readers.yaml_convert import convert
+from moeplan.readers.yaml_doc import load_document, parse_document
 
 
 def fault(text: str) -> SpecError:

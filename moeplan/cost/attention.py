@@ -1,0 +1,56 @@
+"""Attention of a group of layers in parts: over the cache, over an encoder's output, scores of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from moeplan.cost.ops import ONCE, Times
+from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
+from moeplan.domain.workload import Workload
+from moeplan.engines.eager import SCORE_BYTES, cache_passes
+from moeplan.engines.kv import kv_shard
+from moeplan.engines.traits import EngineTraits
+
+
+class Ways(NamedTuple):
+    """How attention is computed. ``quant``: the type of most weights."""
+
+    engine: EngineTraits
+    workload: Workload
+    quant: str
+    tensor_parallel: int
+
+
+class AttentionPart(NamedTuple):
+    """Bytes and FLOPs of all layers of the group."""
+
+    label: str
+    n_bytes: float
+    flop: float
+    times: Times
+
+
+def attention_parts(
+    group: LayerGroup, work: LayerWork, step: Step, ways: Ways, *, host: bool
+) -> Iterator[AttentionPart]:
+    """What attention moves and computes, on a GPU or on the ``host``."""
+    engine, workload, quant, shards = ways
+    n, block = group.n_layers, group.block
+    # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
+    repeat = shards / kv_shard(block, shards)
+    own, computing = repeat, 1.0
+    if engine.eager and not block.encoder:  # which has no cache to copy
+        own *= cache_passes(block, quant, workload.engine_date, host=host)
+    if engine.eager and not workload.flash_attention:
+        scores, computing = unfused_scores(block, step)
+        if scores:
+            yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
+    times = _moved(own)._replace(computing=computing)
+    yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
+    if work.cross_flop:
+        yield AttentionPart("cross-attention", n * work.cross_bytes, n * work.cross_flop, _moved(repeat))
+
+
+def _moved(times: float) -> Times:
+    return Times(times, 1.0, {"times_bytes_are_moved": times}) if times != 1 else ONCE

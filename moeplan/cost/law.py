@@ -246,7 +246,8 @@ class _Clock:
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0
         if not cache and n_elements and alone.vector and not rates.vector:
-            elements = n_elements * times.moving * alone.widenings(flop / (2.0 * n_elements))
+            widened = alone.widenings(flop / (2.0 * n_elements), self.step.n_tokens)
+            elements = n_elements * times.moving * widened
             unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         if unpacking_s:

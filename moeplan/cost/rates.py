@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
+from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
@@ -36,6 +37,8 @@ _NARROW_ROWS = {"hopper": 26}
 # share all of it. Tables in llama.cpp PRs 5351, 5434, 8215, 14262, 15131, 23227 and 28912, read
 # 2026-11-30; in no fit.
 _VECTOR_ROWS, _OWN_FRAC = 8.0, 0.3
+# A full micro-batch has so much to multiply that widening hides behind it.
+_HIDING_ROWS = 512.0
 
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
 _METAL_CONCURRENT_SINCE = "2025-09"
@@ -99,12 +102,15 @@ class Rates(NamedTuple):
         """Names for (moving, computing) of weights, experts or a cache."""
         return {"weights": self.weights, "experts": self.experts}.get(what, self.cache)
 
-    def widenings(self, rows: float) -> float:
+    def widenings(self, rows: float, step_rows: float) -> float:
         """Times one row's work on the FP32 units that a GPU kernel for ``rows`` of them does beside reading.
 
-        Kernels for more than 8 rows are chosen where they are no slower than those for 8: flat from there.
+        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows a
+        step has, the more of it hides behind their arithmetic.
         """
-        return 1.0 + self.own_frac * (min(max(rows, 1.0), _VECTOR_ROWS) - 1.0)
+        hidden = (step_rows - _VECTOR_ROWS) / (_HIDING_ROWS - _VECTOR_ROWS)
+        at_once = min(max(rows, 1.0), _VECTOR_ROWS)
+        return (1.0 + self.own_frac * (at_once - 1.0)) * (1.0 - min(max(hidden, 0.0), 1.0))
 
 
 def gpu_rates(
@@ -354,38 +360,6 @@ def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
 def best_isa(cpu: CpuSpec) -> str:
     """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
     return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
-
-
-def quant_group(quant: str) -> str:
-    """Types that are unpacked alike: plain, block scales, super-blocks, look-up tables, other 4-bit."""
-    if quant in ("f16", "bf16", "f32"):
-        return "plain"
-    if quant.startswith("iq"):
-        return "table"
-    if quant.endswith("_k"):
-        return "super-block"
-    if quant[:1] == "q" and quant[1:2].isdigit():
-        return "block"
-    return "other"
-
-
-def unpacking_group(quant: str) -> str:
-    """Types that a GPU unpacks alike: nibbles and bytes whatever their scales, the others by their blocks."""
-    group = quant_group(quant)
-    if group in ("block", "super-block"):
-        return {"4": "nibble", "8": "byte"}.get(quant[1], group)
-    return group
-
-
-# llama.cpp stores eight rows of these interleaved on x86 (ggml-cpu/repack.cpp of ggml 0.26, read 2026-11-30).
-_INTERLEAVED = frozenset({"q4_0", "q4_k", "q2_k", "iq4_nl"})
-
-
-def dot_group(quant: str) -> str:
-    """Types whose dot products a CPU computes alike: rows interleaved, or else by their blocks."""
-    if quant in _INTERLEAVED:
-        return "interleaved"
-    return "block" if quant == "mxfp4" else quant_group(quant)  # 32 weights with one scale, as q8_0
 
 
 def engine_era(date: str) -> str:

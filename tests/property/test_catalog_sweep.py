@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from moeplan.api import solve
+from moeplan.api.estimate import solve
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.domain.result import Estimate

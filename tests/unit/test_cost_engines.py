@@ -253,9 +253,12 @@ def test_vulkan_does_not_reach_the_matrix_units_of_intels_gpus() -> None:
 def test_a_row_more_shares_the_widening_of_quantised_weights() -> None:
     quantised = gpu_rates(gpu(), LLAMA, "", "q4_k", vector=True)
     # three tenths of one row's work for each further one, up to 8 rows
-    times = [quantised.widenings(n) for n in (0.5, 1, 2, 8, 9, 512)]
+    times = [quantised.widenings(n, 8) for n in (0.5, 1, 2, 8, 9, 512)]
     assert times == pytest.approx([1.0, 1.0, 1.3, 3.1, 3.1, 3.1])
-    assert gpu_rates(gpu(), LLAMA, "", "bf16", vector=True).widenings(8) == 1.0
+    assert gpu_rates(gpu(), LLAMA, "", "bf16", vector=True).widenings(8, 8) == 1.0
+    # the rest of a micro-batch hides ever more of it, a full one all
+    hidden = [quantised.widenings(8, n) for n in (8, 9, 260, 512, 2048)]
+    assert hidden == pytest.approx([3.1, 3.1 * 503 / 504, 3.1 / 2, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(

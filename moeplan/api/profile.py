@@ -15,6 +15,7 @@ from moeplan.domain.profile import HostCalibration, Sample
 from moeplan.errors import MeasurementError, MoeplanError, SpecError
 
 if TYPE_CHECKING:
+    from moeplan.api.profile_engine import Rounds
     from moeplan.domain.profile import HostFacts
     from moeplan.measure.canary import Watch
     from moeplan.measure.device import Device
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
-_ENGINE_SHARE = 0.6
+_ENGINE_SHARE = 0.7
+# That a part gets however late it is.
+_LEAST_S = 0.5
 
 
 def run_profile(
@@ -49,8 +52,11 @@ def run_profile(
     started = time.perf_counter()
     facts = local_facts()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
+        # what the engine needs is made ready while torch is imported
+        engine = _engine(request, catalog, Path(folder), stack)
         device = _device(request)
-        parts = list(_parts(request, catalog, device, Path(folder), stack))
+        parts = list(_parts(request, catalog, device, engine))
+        engine.get_ready()
         watch = _watch(device)
         whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started)
         samples, notes = _measured(parts, whole_s, progress, watch)
@@ -83,10 +89,12 @@ def _measured(
     spans: list[tuple[float, float]] = []
     notes: list[str] = []
     throttled = throttle_events()
-    for part, shown in zip(parts, _shown(parts, progress), strict=True):
-        outcome = run_jobs(
-            part.jobs, max(1.0, part.share * whole_s), shown, patience=part.patience, watch=watch
-        )
+    started = time.perf_counter()
+    for i, (part, shown) in enumerate(zip(parts, _shown(parts, progress), strict=True)):
+        # what took longer than its share leaves less for the others
+        left_s = whole_s - (time.perf_counter() - started)
+        budget_s = left_s * part.share / (sum(later.share for later in parts[i:]) or 1.0)
+        outcome = run_jobs(part.jobs, max(_LEAST_S, budget_s), shown, patience=part.patience, watch=watch)
         samples += outcome.samples
         spans += outcome.spans
         notes += outcome.notes
@@ -152,19 +160,25 @@ class _Part(NamedTuple):
     share: float = 1.0
 
 
+def _engine(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Rounds:
+    """The runs of an engine that the request asks for; none for a server."""
+    from moeplan.api.profile_engine import Rounds, engine_rounds
+
+    if request.endpoint is not None:
+        return Rounds([], [])
+    return engine_rounds(request, catalog, folder, stack)
+
+
 def _parts(
-    request: ProfileRequest, catalog: Catalog, device: Device | None, folder: Path, stack: ExitStack
+    request: ProfileRequest, catalog: Catalog, device: Device | None, engine: Rounds
 ) -> Iterator[_Part]:
     """What the request asks for, in parts that share the time: the machine, and an engine in between."""
     if device is None:
         yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
-    # everything that can be wrong with the request is found before anything is measured
-    from moeplan.api.profile_engine import engine_rounds
-
-    engine = engine_rounds(request, catalog, folder, stack)
     # a file that was named takes what it takes; the small random ones run within the time that was promised
     share = _ENGINE_SHARE if engine.first and request.model is None else 0.0
+    # everything that can be wrong with the request is found before anything is measured
     first = list(_micro_jobs(request, device))
     rest = list(_device_jobs(request, catalog, device))
     mine = _weight(first) / (_weight(first) + _weight(rest))

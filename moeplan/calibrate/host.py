@@ -50,7 +50,7 @@ def derive(samples: Sequence[Sample], kernels: Iterable[Kernels] = ()) -> dict[s
         threads = sample.setup.get("threads", 0)
         where = f"t{threads}" if threads else str(sample.setup.get("device", ""))
         if sample.name == "read bandwidth":  # measured twice: other programs may have used the memory
-            pages = f"{sample.setup['pages']}-pages." if "pages" in sample.setup else ""
+            pages = "large-pages." if sample.setup.get("pages") == "large" else ""
             mine, name = _coefficient(sample), f"read.{where}.{pages}bytes_per_s"
             found[name] = max(mine, found.get(name, mine), key=lambda c: c.value)
         elif sample.name == "node read bandwidth":

@@ -41,7 +41,7 @@ def _kind(name: str, help: str, metavar: str) -> object:
 @app.callback(epilog=EXAMPLES)
 def profile(
     ctx: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="About 20 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About 16 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="About five minutes.")] = False,
     gpu: Annotated[
         bool,

@@ -13,7 +13,7 @@ from typing import Any
 from moeplan.domain.profile import Sample
 from moeplan.measure.device import Device
 from moeplan.measure.linear import linear_kernel
-from moeplan.measure.pages import large_pages, scattered_pages
+from moeplan.measure.pages import large_pages
 from moeplan.measure.timing import Span, rate_sample, repeat, time_sample
 from moeplan.units import GIB, MIB
 
@@ -45,8 +45,8 @@ def thread_counts(n: int) -> tuple[int, ...]:
 def jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterator[tuple[str, float, Job]]:
     """(what, weight in time, job) of the micro-benchmarks that predictions need."""
     counts = _counts(device, n_threads)
-    # other pages tell what the memory itself gives; predictions take what an engine was seen to read
-    yield "read bandwidth", float(len(counts)), _reading(device, counts, every_page=not quick)
+    # large pages tell what the memory itself gives; predictions take what an engine was seen to read
+    yield "read bandwidth", float(len(counts)), _reading(device, counts, large=not quick)
     for threads in sorted({counts[0], counts[-1]}):
         work = partial(gemm, sizes=_SIZES[:2]) if device.is_cpu and quick else gemm
         yield f"matrix products{_of(threads)}", 1.0 if quick else 1.5, _bound(work, device, threads)
@@ -61,7 +61,7 @@ def more_jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterato
     counts = _counts(device, n_threads)
     ends = sorted({counts[0], counts[-1]})
     # once more: memory that others kept busy the first time may be free now, and other pages are
-    yield "read bandwidth again", 0.5 * len(ends), _reading(device, ends, every_page=True)
+    yield "read bandwidth again", 0.5 * len(ends), _reading(device, ends, large=True)
     for threads in ends:
         yield f"matrix times one row{_of(threads)}", 0.8, _bound(gemv, device, threads)
     yield "experts", 0.6, _bound(experts, device, counts[-1])
@@ -69,8 +69,8 @@ def more_jobs(device: Device, n_threads: int, *, quick: bool = False) -> Iterato
     yield "copies", 0.4, _bound(copies, device, counts[-1])
 
 
-def _reading(device: Device, counts: Sequence[int], *, every_page: bool) -> Job:
-    return lambda budget_s: read_bandwidth(device, counts, budget_s, every_page=every_page)
+def _reading(device: Device, counts: Sequence[int], *, large: bool) -> Job:
+    return lambda budget_s: read_bandwidth(device, counts, budget_s, large=large)
 
 
 def _counts(device: Device, n_threads: int) -> tuple[int, ...]:
@@ -109,16 +109,16 @@ def _setup(device: Device, threads: int, **more: str | int | float) -> dict[str,
 
 
 def read_bandwidth(
-    device: Device, counts: Sequence[int], budget_s: float, *, every_page: bool = True
+    device: Device, counts: Sequence[int], budget_s: float, *, large: bool = True
 ) -> list[Sample]:
     """Bytes per second of summing a buffer past the caches from one end to the other, as STREAM reads.
 
-    On a CPU with each of ``counts`` threads, on pages as an allocation gets them and, with ``every_page``,
-    on scattered and large ones (``measure.pages``). On an accelerator the quicker of two reductions counts.
+    On a CPU with each of ``counts`` threads, on pages as an allocation gets them and, if asked, on ``large``
+    ones (see ``large_pages``). On an accelerator the quicker of two reductions counts.
     """
     torch, n_bytes = device.torch, read_bytes(device)
     if device.is_cpu:
-        return _read_ram(device, counts, n_bytes, budget_s, every_page=every_page)
+        return _read_ram(device, counts, n_bytes, budget_s, large=large)
     words = torch.ones(n_bytes // 8, dtype=torch.int64, device=device.name)
     kernels = {"sum of int64": words.sum, "max of fp32": words.view(torch.float32).amax}
     setup = _setup(device, 0, bytes=n_bytes)
@@ -136,10 +136,10 @@ def read_bytes(device: Device) -> int:
 
 
 def _read_ram(
-    device: Device, counts: Sequence[int], n_bytes: int, budget_s: float, *, every_page: bool
+    device: Device, counts: Sequence[int], n_bytes: int, budget_s: float, *, large: bool
 ) -> list[Sample]:
     torch, found = device.torch, list[Sample]()
-    each_s = budget_s / ((3 if every_page else 1) * len(counts))
+    each_s = budget_s / ((1 + large) * len(counts))
 
     def read(words: Any, more: dict[str, str]) -> None:
         for threads in counts:
@@ -149,10 +149,9 @@ def _read_ram(
             found.append(rate_sample("read bandwidth", setup, "B/s", n_bytes, span))
 
     read(torch.ones(n_bytes // 8, dtype=torch.int64), {})
-    for pages, make in {"scattered": scattered_pages, "large": large_pages}.items() if every_page else ():
-        buffer = make(n_bytes)
-        if buffer is not None:
-            read(torch.frombuffer(buffer, dtype=torch.int64), {"pages": pages})
+    buffer = large_pages(n_bytes) if large else None
+    if buffer is not None:
+        read(torch.frombuffer(buffer, dtype=torch.int64), {"pages": "large"})
     return found
 
 

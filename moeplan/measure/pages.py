@@ -1,15 +1,16 @@
-"""Memory on pages of a known kind: what a core reads of it does not depend on which happened to be free.
+"""Memory on large pages: what a core reads of it does not depend on which pages happened to be free.
 
 Fresh memory of 4 KiB pages reads as fast as its pages lie one behind the other in the machine: on one core
 of an EPYC 9004 16.6 GB/s where none did, 19.7 where 44% did, 24.8 at 78%, 27.5 at 92% and 29 at 99% (five
 allocations of 512 MiB in one process, 2026-11-30). A file that is mapped lies in order, and so does a large
-model; the first allocation on a busy machine does not.
+model; the first allocation on a busy machine does not. What loads it counts too: 256-bit
+loads, torch's, read the same small pages 7 to 13% faster than 512-bit ones, large pages 6%
+(tests/benchmarks/read_kernels.py).
 """
 
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 from pathlib import Path
 
 # Less than this share on large pages is not memory on large pages.
@@ -24,7 +25,7 @@ def large_pages(n_bytes: int) -> mmap.mmap | None:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
     before = _on_large_pages()
-    held = _anonymous(n_bytes)
+    held = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         held.madvise(mmap.MADV_HUGEPAGE)
     except OSError:  # a kernel without them
@@ -33,27 +34,6 @@ def large_pages(n_bytes: int) -> mmap.mmap | None:
     for at in range(0, n_bytes, mmap.PAGESIZE):
         held[at] = 1
     return held if _on_large_pages() - before >= _ENOUGH * n_bytes else None
-
-
-def scattered_pages(n_bytes: int) -> mmap.mmap:
-    """``n_bytes`` of memory, filled, none of whose small pages follows the one before: they alternate with
-    those of a second buffer, which is given back."""
-    held, other = _anonymous(n_bytes), _anonymous(n_bytes)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        for buffer in (held, other):
-            with suppress(OSError):  # a kernel without large pages has no other
-                buffer.madvise(mmap.MADV_NOHUGEPAGE)
-    for at in range(0, n_bytes, mmap.PAGESIZE):
-        held[at] = other[at] = 1
-    other.close()
-    return held
-
-
-def _anonymous(n_bytes: int) -> mmap.mmap:
-    """Memory of this process alone (a plain ``mmap`` is shared memory, which has rules of its own)."""
-    if hasattr(mmap, "MAP_ANONYMOUS"):
-        return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, n_bytes)
 
 
 def _on_large_pages() -> int:

@@ -161,12 +161,12 @@ def stream(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for threads in thread_counts(usable_threads()):
         for round_ in range(arguments.rounds):
             before, before_large = (_program(arguments.program, threads, env) for env in ({}, _LARGE))
-            for read in read_bandwidth(device, (threads,), arguments.seconds):
-                # the program's own pages are scattered, or large where the allocator asks for them
-                large = read.setup.get("pages") == "large"
-                first, env = (before_large, _LARGE) if large else (before, {})
-                name = f"read {read.setup.get('pages', 'as they come')} t{threads} #{round_}"
-                rows.append(_beside(name, read, first, arguments.program, threads, env))
+            read, *large = read_bandwidth(device, (threads,), arguments.seconds)
+            rows.append(_beside(f"read t{threads} #{round_}", read, before, arguments.program, threads))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+            for sample in large:
+                name = f"read large pages t{threads} #{round_}"
+                rows.append(_beside(name, sample, before_large, arguments.program, threads, _LARGE))
                 print(json.dumps(rows[-1]), file=sys.stderr)
             for spec in specs:
                 model = ref.Reference(spec, device, threads)

@@ -93,29 +93,13 @@ def test_nodes_enter_the_calibration_by_reader_and_memory() -> None:
     assert derive([sample])["read.node0.memory1.bytes_per_s"].value == 5e10
 
 
-def test_pages_of_every_kind_have_a_coefficient_of_their_own() -> None:
+def test_large_pages_have_a_coefficient_of_their_own() -> None:
     setup = {"device": "cpu", "threads": 1}
     small = sample_of("read bandwidth", setup, "B/s", [17e9] * 5)
     large = sample_of("read bandwidth", setup | {"pages": "large"}, "B/s", [29e9] * 5)
-    scattered = sample_of("read bandwidth", setup | {"pages": "scattered"}, "B/s", [15e9] * 5)
-    found = derive([small, scattered, large])
-    assert found["read.t1.scattered-pages.bytes_per_s"].value == 15e9
+    found = derive([small, large])
     assert found["read.t1.bytes_per_s"].value == 17e9
     assert found["read.t1.large-pages.bytes_per_s"].value == 29e9
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux only")
-def test_scattered_pages_are_filled_small_ones() -> None:
-    from moeplan.measure import pages
-
-    before = pages._on_large_pages()
-    held = pages.scattered_pages(8 << 20)
-    assert [held[at] for at in range(0, len(held), pages.mmap.PAGESIZE)] == [1] * (
-        len(held) // pages.mmap.PAGESIZE
-    )
-    assert held[1] == 0
-    assert pages._on_large_pages() == before or pages._on_large_pages() - before < 8 << 20
-    held.close()
 
 
 def test_a_kernel_without_large_pages_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

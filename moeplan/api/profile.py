@@ -89,12 +89,13 @@ def _measured(
     spans: list[tuple[float, float]] = []
     notes: list[str] = []
     throttled = throttle_events()
-    started = time.perf_counter()
+    spent_s = 0.0
     for i, (part, shown) in enumerate(zip(parts, _shown(parts, progress), strict=True)):
-        # what took longer than its share leaves less for the others
-        left_s = whole_s - (time.perf_counter() - started)
-        budget_s = left_s * part.share / (sum(later.share for later in parts[i:]) or 1.0)
-        outcome = run_jobs(part.jobs, max(_LEAST_S, budget_s), shown, patience=part.patience, watch=watch)
+        at = time.perf_counter()
+        budget_s = _budget_s(parts[i:], whole_s, spent_s)
+        outcome = run_jobs(part.jobs, budget_s, shown, patience=part.patience, watch=watch)
+        if part.promised:
+            spent_s += time.perf_counter() - at
         samples += outcome.samples
         spans += outcome.spans
         notes += outcome.notes
@@ -109,6 +110,14 @@ def _measured(
         return tuple(samples), notes
     watch.look()
     return marked(samples, spans, watch.looks), notes
+
+
+def _budget_s(left: list[_Part], whole_s: float, spent_s: float) -> float:
+    """Of the first of the parts that are ``left``: what took longer than its share leaves less for others."""
+    if not left[0].promised:
+        return whole_s
+    shares = sum(part.share for part in left if part.promised) or 1.0
+    return max(_LEAST_S, (whole_s - spent_s) * left[0].share / shares)
 
 
 def _device(request: ProfileRequest) -> Device | None:
@@ -158,6 +167,8 @@ class _Part(NamedTuple):
     jobs: list[tuple[str, float, Job]]
     patience: float
     share: float = 1.0
+    promised: bool = True
+    """Whether it runs within the time that was promised; a file that was named takes what it takes."""
 
 
 def _engine(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Rounds:
@@ -176,8 +187,8 @@ def _parts(
     if device is None:
         yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
-    # a file that was named takes what it takes; the small random ones run within the time that was promised
-    share = _ENGINE_SHARE if engine.first and request.model is None else 0.0
+    promised = request.model is None
+    share = _ENGINE_SHARE if engine.first and promised else 0.0
     # everything that can be wrong with the request is found before anything is measured
     first = list(_micro_jobs(request, device))
     rest = list(_device_jobs(request, catalog, device))
@@ -186,7 +197,7 @@ def _parts(
     yield _Part(first, 1.3, (1.0 - share) * mine)
     if engine.first:
         both = _weight(engine.first) + _weight(engine.second)
-        yield _Part(engine.first, 3.0, (share or 1.0) * _weight(engine.first) / both)
+        yield _Part(engine.first, 3.0, (share or 1.0) * _weight(engine.first) / both, promised)
     yield _Part(rest, 1.5, (1.0 - share) * (1.0 - mine))
     if engine.second:
         yield _Part(engine.second, 3.0, share * _weight(engine.second) / both)

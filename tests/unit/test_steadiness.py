@@ -43,6 +43,8 @@ def test_a_quiet_run_says_nothing() -> None:
     assert slow_spells(QUIET, virtual=True) == ""
     # one hiccup is not a spell: 1 of 11
     assert slow_spells([*QUIET, SPELL[0]], virtual=True) == ""
+    assert slow_spells([*QUIET[:2], SPELL[0]], virtual=True) == "", "nor is one of three"
+    assert slow_spells([*QUIET, *SPELL[:2]], virtual=True) == "", "2 of 12: less than a quarter"
 
 
 def test_a_slow_spell_that_nothing_here_explains_is_the_hosts() -> None:
@@ -76,6 +78,16 @@ def test_only_what_was_measured_beside_a_slow_look_is_marked() -> None:
     assert not other.stable and "slow meanwhile (55% of its usual speed)" in other.remedy
     # 108.7 GFLOP/s on both cores is slow, and a look says of one core what it says of all or of one: too
     assert not third.stable
+
+
+def test_the_looks_just_before_and_just_after_count() -> None:
+    work = rate("attention", 1.0, "B/s", threads=2)
+    slow_first = [SPELL[0]._replace(at_s=-2.0, until_s=-1.0), *QUIET]
+    slow_last = [*QUIET, SPELL[0]]  # the last good one ends at 6.8 s, the slow one begins at 14.4
+    assert not marked([work], [(-0.5, -0.1)], slow_first)[0].stable
+    assert marked([work], [(0.1, 0.7)], slow_first)[0].stable
+    assert not marked([work], [(7.0, 14.0)], slow_last)[0].stable
+    assert marked([work], [(6.1, 6.7)], slow_last)[0].stable
 
 
 def test_work_on_all_threads_is_not_judged_by_one() -> None:

@@ -70,6 +70,7 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.engine_work import attention_of, passed_frac
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
+    from moeplan.calibrate.steadiness import unsteady_log
     from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates
     from moeplan.cost.work import main_type as law_type
 
@@ -94,4 +95,8 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
         clock_frac=clock_frac(cpu),
     )
     assumptions.append(f"rates measured on this machine by moeplan profile, {host.date}")
+    if unsteady_log(host.samples, target.threads):
+        assumptions.append(
+            "ranges widened: the machine's own speed moved while moeplan profile ran; run it again"
+        )
     return problem._replace(hardware=hardware, calibration=overlay(problem.calibration, host, target))

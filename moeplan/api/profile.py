@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moeplan.api.profile_request import BUDGET_S, Mode, ProfileRequest
 from moeplan.domain.profile import HostCalibration, Sample
-from moeplan.errors import MeasurementError, SpecError
+from moeplan.errors import MeasurementError, MoeplanError, SpecError
 
 if TYPE_CHECKING:
+    from moeplan.api.profile_engine import Rounds
+    from moeplan.domain.profile import HostFacts
+    from moeplan.measure.canary import Watch
     from moeplan.measure.device import Device
     from moeplan.measure.run import Job, Progress
     from moeplan.readers.catalog import Catalog
@@ -22,39 +26,43 @@ if TYPE_CHECKING:
 _STORAGE_BYTES: dict[Mode, int] = {"quick": 128 << 20, "default": 512 << 20, "full": 2 << 30}
 _STORAGE_WEIGHT = 0.8
 # Of the time, where an engine is run on small random files.
-_ENGINE_SHARE = 0.6
+_ENGINE_SHARE = 0.7
+# That a part gets however late it is.
+_LEAST_S = 0.5
 
 
 def run_profile(
-    request: ProfileRequest, catalog: Catalog, progress: Progress = lambda what, share: None
+    request: ProfileRequest,
+    catalog: Catalog,
+    progress: Progress = lambda what, share: None,
+    earlier: HostCalibration | None = None,
 ) -> HostCalibration:
-    """Measure this machine. Ctrl-C ends early with what there is; raises a MoeplanError when nothing is."""
+    """Measure this machine. Ctrl-C ends early with what there is; raises a MoeplanError when nothing is.
+
+    ``earlier``: a calibration of the same machine, beside which this one should not look slow.
+    """
     from datetime import UTC, datetime
 
     from moeplan._version import __version__
     from moeplan.calibrate.host import Kernels, derive
     from moeplan.hw.facts import local_facts
-    from moeplan.measure.run import run_jobs
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
     # importing torch and looking at the machine are part of the time that was promised
     started = time.perf_counter()
     facts = local_facts()
-    samples: tuple[Sample, ...] = ()
-    gaps: tuple[str, ...] = ()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
-        parts = list(_parts(request, catalog, Path(folder), stack))
+        # what the engine needs is made ready while torch is imported
+        engine = _engine(request, catalog, Path(folder), stack)
+        device = _device(request)
+        parts = list(_parts(request, catalog, device, engine))
+        engine.get_ready()
+        watch = _watch(device)
         whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started)
-        for part, shown in zip(parts, _shown(parts, progress), strict=True):
-            outcome = run_jobs(part.jobs, max(1.0, part.share * whole_s), shown, patience=part.patience)
-            samples, gaps = samples + outcome.samples, gaps + outcome.notes
-            if outcome.interrupted:
-                break
-        else:
-            progress("done", 1.0)
+        samples, notes = _measured(parts, whole_s, progress, watch)
     if not samples:
-        raise MeasurementError("nothing could be measured: " + "; ".join(gaps))
-    notes = [*gaps, *_remarks(samples)]
+        raise MeasurementError("nothing could be measured: " + "; ".join(notes))
+    notes += _remarks(samples, watch, facts, earlier)
     if not request.gpu and request.endpoint is None:
         notes.append("experts or layers in RAM beside an accelerator are measured with --gpu only")
     kernels = [Kernels(**row) for row in read_cpu_kernels(facts.isa)]  # type: ignore[arg-type] # checked by the reader
@@ -63,21 +71,91 @@ def run_profile(
         version=__version__,
         mode=request.mode,
         host=facts,
-        samples=samples,
+        samples=(*samples, *(watch.samples() if watch else ())),
         coefficients=derive(samples, kernels),
         notes=tuple(notes),
     )
 
 
-def _remarks(samples: tuple[Sample, ...]) -> list[str]:
+def _measured(
+    parts: list[_Part], whole_s: float, progress: Progress, watch: Watch | None
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """What all parts measured within ``whole_s``, and what was left out; slow moments are marked."""
+    from moeplan.calibrate.steadiness import marked
+    from moeplan.hw.pressure import throttle_events
+    from moeplan.measure.run import run_jobs
+
+    samples: list[Sample] = []
+    spans: list[tuple[float, float]] = []
+    notes: list[str] = []
+    throttled = throttle_events()
+    spent_s = 0.0
+    for i, (part, shown) in enumerate(zip(parts, _shown(parts, progress), strict=True)):
+        at = time.perf_counter()
+        budget_s = _budget_s(parts[i:], whole_s, spent_s)
+        outcome = run_jobs(part.jobs, budget_s, shown, patience=part.patience, watch=watch)
+        if part.promised:
+            spent_s += time.perf_counter() - at
+        samples += outcome.samples
+        spans += outcome.spans
+        notes += outcome.notes
+        if outcome.interrupted:
+            break
+    else:
+        progress("done", 1.0)
+    throttled = throttle_events() - throttled
+    if throttled > 0:
+        notes.append(f"the CPU lowered its clock for heat {throttled} times meanwhile")
+    if watch is None:
+        return tuple(samples), notes
+    watch.look()
+    return marked(samples, spans, watch.looks), notes
+
+
+def _budget_s(left: list[_Part], whole_s: float, spent_s: float) -> float:
+    """Of the first of the parts that are ``left``: what took longer than its share leaves less for others."""
+    if not left[0].promised:
+        return whole_s
+    shares = sum(part.share for part in left if part.promised) or 1.0
+    return max(_LEAST_S, (whole_s - spent_s) * left[0].share / shares)
+
+
+def _device(request: ProfileRequest) -> Device | None:
+    """What is measured; a server elsewhere is none."""
+    from moeplan.measure.device import cpu_device, gpu_device
+
+    if request.endpoint is not None:
+        return None
+    return gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
+
+
+def _watch(device: Device | None) -> Watch | None:
+    """What tells slow moments of ``device`` from good ones."""
+    if device is None:
+        return None
+    from moeplan.measure.canary import Watch, torch_canary
+    from moeplan.measure.micro import thread_counts, usable_threads
+
+    return Watch(torch_canary(device, thread_counts(usable_threads()) if device.is_cpu else (0,)))
+
+
+def _remarks(
+    samples: tuple[Sample, ...], watch: Watch | None, facts: HostFacts, earlier: HostCalibration | None
+) -> list[str]:
+    """Whether the machine was itself: by its clocks, the canary, the samples and the calibration before."""
+    from moeplan.calibrate.steadiness import slow_spells, slower_than
     from moeplan.hw.facts import throttle_notes
+    from moeplan.measure.timing import BUSY_CORES, MIN_REPEATS
 
     notes = throttle_notes()
-    unsteady = [s for s in samples if not s.stable]
+    notes.append(slow_spells(watch.looks, virtual=facts.virtual) if watch else "")
+    notes.append(slower_than(earlier, samples) if earlier else "")
+    # a few repeats of something steady are no reason to run it again
+    unsteady = [s for s in samples if not s.stable and (s.n >= MIN_REPEATS or s.load > BUSY_CORES)]
     if unsteady:
         worst = max(unsteady, key=lambda s: s.load)
         notes.append(f"{len(unsteady)} of {len(samples)} samples are not steady: {worst.remedy}")
-    return notes
+    return [note for note in notes if note]
 
 
 Planned = Iterator[tuple[str, float, "Job"]]
@@ -89,21 +167,29 @@ class _Part(NamedTuple):
     jobs: list[tuple[str, float, Job]]
     patience: float
     share: float = 1.0
+    promised: bool = True
+    """Whether it runs within the time that was promised; a file that was named takes what it takes."""
 
 
-def _parts(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Iterator[_Part]:
-    """What the request asks for, in parts that share the time: the machine, and an engine in between."""
+def _engine(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Rounds:
+    """The runs of an engine that the request asks for; none for a server."""
+    from moeplan.api.profile_engine import Rounds, engine_rounds
+
     if request.endpoint is not None:
+        return Rounds([], [])
+    return engine_rounds(request, catalog, folder, stack)
+
+
+def _parts(
+    request: ProfileRequest, catalog: Catalog, device: Device | None, engine: Rounds
+) -> Iterator[_Part]:
+    """What the request asks for, in parts that share the time: the machine, and an engine in between."""
+    if device is None:
         yield _Part(list(_endpoint_jobs(request)), 1.5)
         return
+    promised = request.model is None
+    share = _ENGINE_SHARE if engine.first and promised else 0.0
     # everything that can be wrong with the request is found before anything is measured
-    from moeplan.api.profile_engine import engine_rounds
-    from moeplan.measure.device import cpu_device, gpu_device
-
-    engine = engine_rounds(request, catalog, folder, stack)
-    device = gpu_device(request.memory_share) if request.gpu else cpu_device(request.memory_share)
-    # a file that was named takes what it takes; the small random ones run within the time that was promised
-    share = _ENGINE_SHARE if engine.first and request.model is None else 0.0
     first = list(_micro_jobs(request, device))
     rest = list(_device_jobs(request, catalog, device))
     mine = _weight(first) / (_weight(first) + _weight(rest))
@@ -111,7 +197,7 @@ def _parts(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitS
     yield _Part(first, 1.3, (1.0 - share) * mine)
     if engine.first:
         both = _weight(engine.first) + _weight(engine.second)
-        yield _Part(engine.first, 3.0, (share or 1.0) * _weight(engine.first) / both)
+        yield _Part(engine.first, 3.0, (share or 1.0) * _weight(engine.first) / both, promised)
     yield _Part(rest, 1.5, (1.0 - share) * (1.0 - mine))
     if engine.second:
         yield _Part(engine.second, 3.0, share * _weight(engine.second) / both)
@@ -178,11 +264,32 @@ def _endpoint_jobs(request: ProfileRequest) -> Planned:
         yield f"{endpoint.host}, {n} at once", 1.0, job
 
 
+def earlier_calibration(output: str | None) -> HostCalibration | None:
+    """Of this machine: the file that will be replaced, else the one that other commands use."""
+    from moeplan.hw.facts import local_facts
+    from moeplan.readers.calibration_host import default_path, read_host_calibration, require_same_host
+
+    for path in (Path(output) if output is not None else default_path(), default_path()):
+        try:
+            found = read_host_calibration(path)
+            require_same_host(found, local_facts(), str(path))
+        except MoeplanError:
+            continue
+        return found
+    return None
+
+
 def save(result: HostCalibration, output: str | None) -> Path:
-    """Write the calibration to ``output`` or to where other commands look for it; the path."""
-    from moeplan.readers.calibration_host import default_path, write_host_calibration
+    """Write the calibration to ``output`` or to where other commands look for it; the path.
+
+    What lay there stays beside it, so that `profile diff` has something to compare with.
+    """
+    from moeplan.readers.calibration_host import before_path, default_path, write_host_calibration
 
     path = Path(output) if output is not None else default_path()
+    if output is None and path.is_file():
+        with suppress(OSError):  # writing the new one will say why
+            shutil.copyfile(path, before_path())
     write_host_calibration(result, path)
     return path
 

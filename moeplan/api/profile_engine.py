@@ -1,15 +1,19 @@
 """Which engine `moeplan profile` runs, on which files, how often and in which order.
 
 On shared machines all cores together are slow for seconds at a time, with no program to blame, while one
-alone is not. Runs on all cores are therefore made at two moments, seconds apart; those that still look slow
-are made again while time is left, and so are those on one core that all together outdo. Of the same run the
-quickest counts.
+alone is not. Runs on all cores are therefore made again, seconds later, while time is left: first those that
+look slow, then the others, then those that still look slow, and so are those on one core that all together
+outdo. Of the same run the quickest counts.
+
+Files are written, and the processes that will run them started, while the profile still gets ready.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,12 +34,16 @@ NO_ENGINE = "none"
 # slow ones; in two quiet seconds the same run differed by up to 3% (EPYC 9004, two of its cores, 2026-11-30).
 # More than their number times one core all cores cannot do, but for that much noise.
 _LEAST_SCALING, _MOST_SCALING, _MOST_APART = 0.9, 1.02, 1.1
-# Of the mode's whole time, at least, for what was slow: a second or two later it often is not.
-_LEAST_AGAIN = 0.2
+# Of the mode's whole time, at least, for runs that are made again.
+_LEAST_AGAIN = 0.05
+_TWICE = 2
 # Times its bytes that a file takes in memory while it is loaded: mapped, and once more in the order that its
 # kernels read.
 _LOADED = 2
 _AGAIN_WEIGHT = 2.0
+# Of what may be held in memory, for files that wait on the disk: the system keeps them in its cache.
+_WAITING_SHARE = 0.25
+_MOST_READY = 32
 # Prompts of files that weigh less say little of their cores.
 _LEAST_WEIGHT = 0.5
 
@@ -50,10 +58,12 @@ class _File(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Jobs of two moments that should lie apart."""
+    """Jobs of two moments that should lie apart: every run once, and some of them again."""
 
     first: list[tuple[str, float, Job]]
     second: list[tuple[str, float, Job]]
+    get_ready: Callable[[], object] = lambda: None
+    """Waits for what goes on meanwhile: nothing may be measured before."""
 
 
 def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack: ExitStack) -> Rounds:
@@ -62,6 +72,7 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
     ``stack`` ends what was started for them.
     """
     from moeplan.engines.traits import find_engine
+    from moeplan.measure.device import free_ram_bytes
     from moeplan.measure.llama_cpp import find_llama_cpp
     from moeplan.measure.micro import thread_counts, usable_threads
 
@@ -81,18 +92,19 @@ def engine_rounds(request: ProfileRequest, catalog: Catalog, folder: Path, stack
         return Rounds([], [])
     counts = thread_counts(usable_threads())
     threads = counts if request.mode == "full" else tuple(sorted({counts[0], counts[-1]}))
-    # with a neighbour on one core the threads of small files mostly wait for each other: these come last
-    files = sorted(_gguf_files(request, folder), key=lambda file: file.weight < _LEAST_WEIGHT)
-    runs = _Runs(request, catalog, engine, _loaded_bytes(request), stack)
+    free_bytes = free_ram_bytes(request.memory_share)
+    # one thread: two of them and torch's import wait for each other, half a second in all
+    beside = ThreadPoolExecutor(1)
+    runs = _Runs(request, catalog, engine, free_bytes, stack)
+    stack.callback(beside.shutdown, cancel_futures=True)
+    files = list(_gguf_files(request, folder, _WAITING_SHARE * free_bytes, beside))
     first = [(_on(file, n), file.weight / n, runs.job(file, n)) for file in files for n in threads]
+    if engine.kind != "binary":
+        runs.starting = [beside.submit(runs.start_child) for _ in first[:_MOST_READY]]
     if request.model is not None or len(threads) < 2:
-        return Rounds(first, [])
-    most = threads[-1]
-    # those with next to no weights mostly wait: once is enough
-    heavy = [file for file in files if file.weight >= _LEAST_WEIGHT]
-    second = [(f"{_on(file, most)} again", file.weight / most, runs.job(file, most)) for file in heavy]
-    second.append(("llama.cpp, what was slow", _AGAIN_WEIGHT, lambda budget_s: runs.again(most, budget_s)))
-    return Rounds(first, second)
+        return Rounds(first, [], beside.shutdown)
+    again = ("llama.cpp again", _AGAIN_WEIGHT, lambda budget_s: runs.again(threads[-1], budget_s))
+    return Rounds(first, [again], beside.shutdown)
 
 
 def _on(file: _File, threads: int) -> str:
@@ -104,16 +116,12 @@ def _wants_engine(request: ProfileRequest) -> bool:
     return bool(request.engine or request.binary) or not (request.gpu or request.model)
 
 
-def _loaded_bytes(request: ProfileRequest) -> int:
-    """How much may stay loaded between two runs of the same file."""
-    from moeplan.measure.device import cpu_device
-
-    return cpu_device(request.memory_share).budget_bytes
-
-
-def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
-    """The file named, or small random ones, made when they are needed."""
-    from moeplan.measure.random_gguf import PROMPT_TOKENS, profile_files, write_random_gguf
+def _gguf_files(
+    request: ProfileRequest, folder: Path, may_wait_bytes: float, beside: Executor
+) -> Iterator[_File]:
+    """The file named, or small random ones: written ``beside`` what else is done where all of them fit in
+    ``may_wait_bytes`` and are little beside what the disk has free, else each when it is needed."""
+    from moeplan.measure.random_gguf import PROMPT_TOKENS, file_bytes, profile_files, write_random_gguf
 
     if request.model is not None:
         path = Path(request.model)
@@ -123,18 +131,23 @@ def _gguf_files(request: ProfileRequest, folder: Path) -> Iterator[_File]:
         return
     from moeplan.measure.micro import last_cache_bytes
 
-    for file in profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes()):
+    files = profile_files(every_type=request.mode != "quick", cache_bytes=last_cache_bytes())
+    # with a neighbour on one core the threads of small files mostly wait for each other: these come last
+    files.sort(key=lambda file: file.weight < _LEAST_WEIGHT)
+    total = sum(file_bytes(file.shape, file.qtype) for file in files)
+    ahead = total < min(may_wait_bytes, _WAITING_SHARE * shutil.disk_usage(folder).free)
+    for file in files:
 
         def write(file: RandomFile = file) -> Path:
             path = folder / f"{file.label.replace(' ', '-')}.gguf"
             if not path.exists():
-                for old in folder.glob("*.gguf"):
+                for old in () if ahead else folder.glob("*.gguf"):
                     with suppress(PermissionError):  # Windows, while it is loaded
                         old.unlink()
                 write_random_gguf(path, file.shape, file.qtype)
             return path
 
-        yield _File(file.label, file.weight, write, file.prompts)
+        yield _File(file.label, file.weight, beside.submit(write).result if ahead else write, file.prompts)
 
 
 class _Runs:
@@ -149,6 +162,16 @@ class _Runs:
         self.loaded: dict[str, Child] = {}
         self.files: dict[str, _File] = {}
         self.prompts: dict[tuple[str, int], list[float]] = {}
+        self.starting: list[Future[Child]] = []
+
+    def start_child(self) -> Child:
+        """A process that has nothing loaded yet; it takes a moment before it can be asked."""
+        from moeplan.measure.llama_cpp import Child
+
+        child = Child()
+        self.stack.callback(child.close)
+        child.start()
+        return child
 
     def job(self, file: _File, threads: int) -> Job:
         """One run of a file; a second one with the same number of threads finds it loaded."""
@@ -156,15 +179,15 @@ class _Runs:
         return lambda budget_s: self._run(file, threads)
 
     def again(self, threads: int, budget_s: float) -> list[Sample]:
-        """What looks slow, the slowest first, until the time is up or nothing does."""
+        """What is in need of it, the neediest first, until the time is up or nothing is."""
 
         started, found = time.perf_counter(), list[Sample]()
         limit_s = max(budget_s, _LEAST_AGAIN * BUDGET_S[self.request.mode])
         while time.perf_counter() - started < limit_s:
-            slow = slowest(self.prompts, threads)
-            if slow is None:
+            needy = neediest(self.prompts, threads)
+            if needy is None:
                 break
-            label, count = slow
+            label, count = needy
             found += self._run(self.files[label], count)
         return found
 
@@ -176,42 +199,48 @@ class _Runs:
         path = file.write() if child is None else Path(f"{file.label}.gguf")
         if file.label not in self.facts:
             self.facts[file.label] = gguf_facts(path, self.catalog)
-        if child is None and threads > 1:
-            child = self._child(file, path)
+        if child is None and self.engine.kind != "binary":
+            child = self.starting.pop(0).result() if self.starting else self.start_child()
+        stays = child is not None and threads > 1 and self._may_stay(file, path, child)
         facts, vocab = self.facts[file.label]
-        repeats, more = (1, 2) if self.request.mode == "quick" else (3, 3)
+        # the difference of two decodes tells attention: on one core, where seldom a run follows, of three
+        quick = self.request.mode == "quick"
+        repeats, more = (1, 2 if threads == 1 else 1) if quick else (3, 3)
         found: list[Sample] = []
-        for n_tokens in file.prompts:
-            samples = measure_gguf(
-                self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
-                prompt_tokens=n_tokens, timeout_s=self.request.timeout_s, child=child,
-            )  # fmt: skip
-            found += samples
+        try:
+            for n_tokens in file.prompts:
+                samples = measure_gguf(
+                    self.engine, path, threads, vocab=vocab, repeats=repeats, more_decode=more, facts=facts,
+                    prompt_tokens=n_tokens, timeout_s=self.request.timeout_s, child=child,
+                )  # fmt: skip
+                found += samples
+        finally:
+            if child is not None and not stays:
+                child.close()
         if file.weight >= _LEAST_WEIGHT:
             self.prompts.setdefault((file.label, threads), []).append(samples[0].best)
         return found
 
-    def _child(self, file: _File, path: Path) -> Child | None:
-        """A process that keeps the file loaded, where that is of use and there is memory for it."""
-        from moeplan.measure.llama_cpp import Child
-
+    def _may_stay(self, file: _File, path: Path, child: Child) -> bool:
+        """Whether ``child`` keeps the file loaded: where it will be of use and there is memory for it."""
+        if file.label in self.loaded:
+            return True
         size = _LOADED * path.stat().st_size
-        if self.engine.kind == "binary" or self.request.model is not None or size > self.free_bytes:
-            return None
+        if self.request.model is not None or size > self.free_bytes:
+            return False
         self.free_bytes -= size
-        child = self.loaded[file.label] = Child()
-        self.stack.callback(child.close)
-        return child
+        self.loaded[file.label] = child
+        return True
 
 
-def slowest(prompts: dict[tuple[str, int], list[float]], threads: int) -> tuple[str, int] | None:
+def neediest(prompts: dict[tuple[str, int], list[float]], threads: int) -> tuple[str, int] | None:
     """Of the prompts (rates of every run, by file and cores) the one to be made again, on ``threads`` or one.
 
-    On all cores where the rate per core is far from that of one core, or the two best runs differ; on one
-    where all together do better than so many of it. The rarest run of them, then the farthest; None where
-    all look well.
+    A run on all cores looks slow where its rate per core is far from that of one core, or the two best runs
+    differ; one on a single core where all together do better than so many of it. The rarest run of them, then
+    those that look slow, then the farthest; what was run twice and looks well is left. None: nothing to do.
     """
-    candidates: list[tuple[int, float, tuple[str, int]]] = []
+    candidates: list[tuple[int, bool, float, tuple[str, int]]] = []
     for (label, count), rates in prompts.items():
         alone = prompts.get((label, 1))
         if count != threads or not alone:
@@ -219,10 +248,12 @@ def slowest(prompts: dict[tuple[str, int], list[float]], threads: int) -> tuple[
         best = sorted(rates)[-2:]
         scaling = best[-1] / (threads * max(alone))
         if scaling < _LEAST_SCALING or best[-1] > _MOST_APART * best[0]:
-            candidates.append((len(rates), scaling, (label, count)))
+            candidates.append((len(rates), False, scaling, (label, count)))
         elif scaling > _MOST_SCALING:
-            candidates.append((len(alone), 1.0 / scaling, (label, 1)))
-    return min(candidates)[2] if candidates else None
+            candidates.append((len(alone), False, 1.0 / scaling, (label, 1)))
+        elif len(rates) < _TWICE:
+            candidates.append((len(rates), True, scaling, (label, count)))
+    return min(candidates)[3] if candidates else None
 
 
 def gguf_facts(path: Path, catalog: Catalog) -> tuple[dict[str, str | int | float], int]:

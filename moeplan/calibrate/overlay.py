@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from moeplan.calibrate.engine_runs import FIXED, HEAD, PROMPT_HEAD, RATES
 from moeplan.calibrate.engine_work import ROW_HEADS, Attention, Parts
+from moeplan.calibrate.steadiness import unsteady_log, widened
 from moeplan.cost.rates import Rates
 from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.domain.hardware import HardwareSpec
@@ -66,7 +67,8 @@ class Target(NamedTuple):
 def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> Calibration:
     """``calibration`` with what was measured on this machine in place of what holds for machines like it.
 
-    What was not measured keeps its shipped value. With a GPU only the CPU's own names change.
+    What was not measured keeps its shipped value. With a GPU only the CPU's own names change. Ranges are
+    wider where the machine's own speed moved while it was measured.
     """
     draft = _Draft(calibration, host, target)
     draft.set_bandwidth()
@@ -75,7 +77,13 @@ def overlay(calibration: Calibration, host: HostCalibration, target: Target) -> 
     draft.set_fixed()
     if not draft.put:
         return calibration
-    return replace(calibration, id=f"{calibration.id} + this machine", coefficients=draft.coefficients)
+    unsteady = unsteady_log(host.samples, target.threads)
+    return replace(
+        calibration,
+        id=f"{calibration.id} + this machine",
+        coefficients=draft.coefficients,
+        residuals=widened(calibration.residuals, unsteady) if unsteady else calibration.residuals,
+    )
 
 
 class _Draft:

@@ -29,6 +29,7 @@ moeplan profile show
 moeplan profile show this-machine.yaml --format json
 """
 DIFF_EXAMPLES = """\
+moeplan profile diff
 moeplan profile diff before.yaml after.yaml
 """
 
@@ -40,7 +41,7 @@ def _kind(name: str, help: str, metavar: str) -> object:
 @app.callback(epilog=EXAMPLES)
 def profile(
     ctx: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="About 20 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About 16 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="About five minutes.")] = False,
     gpu: Annotated[
         bool,
@@ -113,10 +114,11 @@ def profile(
 
         measure_links(request, format, output)
         return
-    from moeplan.api.profile import run_profile, save, shared_rows
+    from moeplan.api.profile import earlier_calibration, run_profile, save, shared_rows
 
+    earlier = earlier_calibration(output)
     with _Progress() as progress:
-        result = run_profile(request, opt.open_catalog(configs), progress.show)
+        result = run_profile(request, opt.open_catalog(configs), progress.show, earlier)
     path = save(result, output)
     if share is not None:
         from moeplan.cli.output import write_file
@@ -125,6 +127,9 @@ def profile(
     _show(result, format, None)
     from moeplan.cli.output import note
 
+    for text in result.notes:
+        if "run again" in text:  # at the end of a long table, where it is seen
+            note(f"warning: {text}")
     note(f"calibration written to {path}")
     if any(text.startswith("interrupted") for text in result.notes):
         raise typer.Exit(130)
@@ -144,16 +149,22 @@ def show(
 
 @app.command(cls=Command, epilog=DIFF_EXAMPLES)
 def diff(
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A calibration.")],
+    before: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[BEFORE]", help="A calibration. Default: the one that this machine's replaced."
+        ),
+    ] = None,
     after: Annotated[str | None, typer.Argument(metavar="[AFTER]", help="Default: this machine's.")] = None,
     format: opt.Format = "table",
     output: opt.Output = None,
 ) -> None:
     """Compare two calibrations: which rates changed, and by more than their spread."""
     from moeplan.cli.output import emit_listing
+    from moeplan.readers.calibration_host import before_path
     from moeplan.report.profile_table import diff_json, diff_listing
 
-    one, other = _read(before), _read(after)
+    one, other = _read(before or str(before_path())), _read(after)
     emit_listing(lambda: diff_listing(one, other), lambda: diff_json(one, other), format, output)
 
 

@@ -40,17 +40,20 @@ def import_torch() -> Any:
 
 def cpu_device(share: float = MEMORY_SHARE) -> Device:
     """The processor, with ``share`` of the memory that is free now."""
+    return Device(import_torch(), "cpu", free_ram_bytes(share))
+
+
+def free_ram_bytes(share: float = MEMORY_SHARE) -> int:
+    """``share`` of the memory that this process may still use."""
     import psutil
 
     from moeplan.hw.host import cgroup_limit_bytes
 
-    torch = import_torch()
-    memory = psutil.virtual_memory()
-    free = memory.available
+    free = psutil.virtual_memory().available
     limit = cgroup_limit_bytes()
     if limit is not None:
         free = min(free, max(0, limit - psutil.Process().memory_info().rss))
-    return Device(torch, "cpu", int(free * share))
+    return int(free * share)
 
 
 def gpu_device(share: float = MEMORY_SHARE) -> Device:

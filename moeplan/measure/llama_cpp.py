@@ -62,15 +62,19 @@ class Child:
         """CPU time that it has used; the system adds it to this process's only when it has ended."""
         self._said = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed below
 
-    def ask(self, request: dict[str, str | int], timeout_s: float) -> Any:
-        """The answer to ``request``. Raises MeasurementError when the process ends or takes too long."""
+    def start(self) -> subprocess.Popen[str]:
+        """Let the process begin, so that it is ready when it is asked."""
         if self._process is None:
             self._process = subprocess.Popen(
                 # -P: a file of the user's working directory must not stand in for a module
                 [sys.executable, "-P", "-m", "moeplan.measure.llama_cpp_child"], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=self._said, text=True, env=_environment(),
             )  # fmt: skip
-        process = self._process
+        return self._process
+
+    def ask(self, request: dict[str, str | int], timeout_s: float) -> Any:
+        """The answer to ``request``. Raises MeasurementError when the process ends or takes too long."""
+        process = self.start()
         assert process.stdin is not None and process.stdout is not None
         late = threading.Event()
 

@@ -12,6 +12,8 @@ import os
 import random
 import sys
 import time
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 _SHORT_PROMPT = 4
@@ -41,10 +43,7 @@ def run(server: Any, request: dict[str, Any]) -> list[dict[str, float]]:
 
 def load(request: dict[str, Any]) -> Any:
     """A server of the file and the number of threads that ``request`` names."""
-    from importlib import import_module
-
     xllamacpp = import_module("xllamacpp")
-
     params = xllamacpp.CommonParams()
     params.model.path = request["model"]
     params.n_ctx = request["context"]
@@ -63,6 +62,8 @@ def main() -> None:
     """Requests in, lines of JSON out; llama.cpp's own chatter goes to stderr."""
     answers = os.dup(1)
     os.dup2(2, 1)
+    with suppress(ImportError):  # while nobody waits; who asks is told
+        import_module("xllamacpp")
     server = None
     for line in sys.stdin:
         request = json.loads(line)

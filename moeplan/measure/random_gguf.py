@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -100,6 +101,11 @@ def profile_files(*, every_type: bool, cache_bytes: int) -> list[RandomFile]:
     return files
 
 
+def file_bytes(shape: Shape, qtype: str) -> int:
+    """Of the tensors; header and vocabulary are little beside them."""
+    return sum(_padded(_size(dims, kind)) for _, dims, kind in _tensors(shape, qtype))
+
+
 def write_random_gguf(path: Path, shape: Shape, qtype: str) -> None:
     """Write a loadable file with every matrix in ``qtype``; norms and routers are f32."""
     tensors = list(_tensors(shape, qtype))
@@ -176,6 +182,7 @@ def _vocabulary(n: int) -> Iterator[bytes]:
         yield _text(f"tokenizer.ggml.{key}_token_id") + struct.pack("<II", 4, value)
 
 
+@cache
 def _noise(kind: str) -> bytes:
     """About a megabyte of whole blocks."""
     block = TYPES[kind]

@@ -156,17 +156,3 @@ def _busy_s() -> float | None:
 def _own_s() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def wait_until_quiet(limit_s: float, busy_cores: float = BUSY_CORES) -> float:
-    """Wait, at most ``limit_s``, for a moment in which other programs leave the CPU alone; the time taken.
-
-    One busy neighbour slows a loop on all cores several times over: its threads wait for each other.
-    """
-    started = time.perf_counter()
-    while True:
-        meter = CpuMeter()
-        time.sleep(min(0.12, max(0.0, limit_s)))
-        taken = time.perf_counter() - started
-        if meter.foreign_cores() <= busy_cores or taken >= limit_s:
-            return taken

@@ -25,6 +25,7 @@ from moeplan.readers.yaml_convert import convert
 from moeplan.readers.yaml_doc import load_document
 
 FILE_NAME = "this-machine.yaml"
+_BEFORE_NAME = "this-machine.before.yaml"
 # Some thousand samples of 300 bytes; more is not a calibration.
 _MAX_BYTES = 4_000_000
 
@@ -90,6 +91,11 @@ class HostCalibrationWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tr
 def default_path() -> Path:
     """Where `moeplan profile` writes and other commands look for this machine's calibration."""
     return user_configs() / "calibration" / FILE_NAME
+
+
+def before_path() -> Path:
+    """Where the one that `moeplan profile` replaced lies."""
+    return default_path().with_name(_BEFORE_NAME)
 
 
 def is_host_calibration(path: Path) -> bool:

@@ -10,6 +10,8 @@ xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repe
 Errors are factors: max(predicted / measured, measured / predicted) - 1. Of several passes the quickest
 counts: on a shared machine the same run may take a third longer a minute later, with no program to blame.
 Every run prints the cores that other programs kept busy: with more than 0.3 of them a figure says little.
+`llama` also has a look at the canary before and after each measurement and prints the slower of both as a
+share of its usual speed: a figure whose passes were all slow (below 0.75) is left out of `clear`.
 """
 
 from __future__ import annotations
@@ -54,39 +56,63 @@ def error(predicted: float, measured: float) -> float:
 
 def llama(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Decode and prefill of every file with one and two threads; the quickest of the passes counts."""
+    from moeplan.measure.canary import Watch, torch_canary
+    from moeplan.measure.device import cpu_device
     from moeplan.measure.llama_cpp import find_llama_cpp, measure_gguf
     from moeplan.measure.random_gguf import write_random_gguf
 
-    engine, rows = find_llama_cpp(), {}
+    engine, rows, watch = (
+        find_llama_cpp(),
+        dict[str, dict[str, Any]](),
+        Watch(torch_canary(cpu_device(), (1, 2))),
+    )
     for _ in range(arguments.passes):
         for (shape_name, shape), qtype in product(SHAPES.items(), QTYPES):
             with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
                 path = Path(folder) / f"{shape_name}-{qtype}.gguf"
                 write_random_gguf(path, shape, qtype)
                 for threads in (1, 2):
+                    before = watch.look()
                     runs = measure_gguf(
                         engine, path, threads, vocab=shape.vocab, repeats=arguments.repeats,
                         prompt_tokens=PROMPT, output_tokens=OUTPUT,
                     )  # fmt: skip
+                    looks = before, watch.look()
                     without, own = (_predicted(path, threads, c) for c in ("none", arguments.calibration))
                     for run in runs:
                         phase = run.name.removeprefix("engine ")
                         key = f"{path.stem} {phase} t{threads}"
-                        row = rows.setdefault(key, {"id": key, "passes": [], "measured": 0.0})
+                        row = rows.setdefault(key, {"id": key, "threads": threads, "passes": [], "looks": []})
                         row["passes"].append(run.median)
-                        row |= {"without": without[phase], "with": own[phase], "load": run.load}
+                        row["looks"].append(looks)
+                        row |= {"without": without[phase][1], "with": own[phase][1], "load": run.load}
+                        row |= {"range": own[phase]}
                         row["measured"] = max(row["passes"])
+                        _judge([row], watch.looks)
                         print(_line(row), file=sys.stderr)
-    return list(rows.values())
+    return _judge(list(rows.values()), watch.looks)
 
 
-def _predicted(path: Path, threads: int, calibration: str) -> dict[str, float]:
-    """Tokens per second of both phases."""
+def _judge(rows: list[dict[str, Any]], looks: list[Any]) -> list[dict[str, Any]]:
+    """``rows`` with the machine's speed beside the quickest pass, and whether any pass was a clear one."""
+    from moeplan.measure.canary import SLOW_FRAC, speed, usual
+
+    good = usual(looks)
+    for row in rows:
+        speeds = [min(speed(look, good, row["threads"]) for look in pair) for pair in row["looks"]]
+        row["canary"] = round(speeds[row["passes"].index(row["measured"])], 2)
+        row["clear"] = max(speeds) >= SLOW_FRAC
+    return rows
+
+
+def _predicted(path: Path, threads: int, calibration: str) -> dict[str, tuple[float, float, float]]:
+    """Tokens per second of both phases: low, expected, high."""
     answer = moeplan.estimate(
         str(path), engine="llama.cpp", threads=threads, context=PROMPT + OUTPUT + 64, prompt_tokens=PROMPT,
         output_tokens=OUTPUT, calibration=calibration,
     )  # fmt: skip
-    return {"decode": 1.0 / answer.decode.seconds, "prefill": PROMPT / answer.prefill.seconds}
+    rates = {"decode": (1.0, answer.decode_step_s), "prefill": (PROMPT, answer.prefill_s)}
+    return {name: (n / t.high, n / t.expected, n / t.low) for name, (n, t) in rates.items()}
 
 
 def torch_decoder(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -179,6 +205,7 @@ def _line(row: dict[str, Any]) -> str:
     parts += [
         f"{k} {row[k]:9.2f} ({row[k] / row['measured'] - 1:+.0%})" for k in ("without", "with") if k in row
     ]
+    parts += [f"canary {row['canary']:.2f}"] if "canary" in row else []
     return "  ".join([*parts, f"load {row['load']:.1f}"])
 
 
@@ -189,6 +216,12 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         errors = [error(row[kind], row["measured"]) for row in rows if kind in row]
         if errors:
             found[kind] = {"median": round(median(errors), 3), "worst": round(max(errors), 3)}
+    clear = [error(row["with"], row["measured"]) for row in rows if row.get("clear")]
+    if clear:
+        found["clear"] = {"n": len(clear), "median": round(median(clear), 3), "worst": round(max(clear), 3)}
+    ranges = [row["range"][0] <= row["measured"] <= row["range"][2] for row in rows if "range" in row]
+    if ranges:
+        found["in_range_frac"] = round(sum(ranges) / len(ranges), 3)
     ratios: dict[str, list[float]] = {}
     for row in rows:
         if "ratio" in row:
@@ -214,7 +247,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = {"llama": llama, "torch": torch_decoder, "stream": stream}[arguments.part](arguments)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1))
+        kept = [{key: value for key, value in row.items() if key != "looks"} for row in rows]
+        Path(arguments.json).write_text(json.dumps(kept, indent=1))
     print(json.dumps(summary(rows)))
 
 

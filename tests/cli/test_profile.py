@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from moeplan.api.profile import shared_rows
+from moeplan.api.profile import earlier_calibration, save, shared_rows
 from moeplan.domain.profile import HostCalibration
 from moeplan.hw.facts import local_facts
 from moeplan.readers.calibration_host import write_host_calibration
@@ -63,6 +63,23 @@ def test_diff_names_what_changed(
     assert rows["read.t2.bytes_per_s"]["change_frac"] == -0.5
     assert rows["read.t2.bytes_per_s"]["beyond_spread"] is True
     assert [name for name, row in rows.items() if row["beyond_spread"]] == ["read.t2.bytes_per_s"]
+
+
+def test_the_calibration_that_was_replaced_stays_to_be_compared(
+    inside: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert earlier_calibration(None) is None
+    assert inside("profile", "diff").code == 2
+    save(calibration(), None)
+    assert earlier_calibration(None) is None, "of another machine"
+    save(here(), None)
+    assert earlier_calibration(None) == here()
+    elsewhere = str(tmp_path / "new.yaml")
+    assert earlier_calibration(elsewhere) == here(), "what other commands use, beside a new file"
+    save(replace(here(), date="later"), elsewhere)
+    assert getattr(earlier_calibration(elsewhere), "date", "") == "later"
+    assert "cpu: measured on Some CPU" in str(inside("profile", "diff", "--format", "json").json["machine"])
 
 
 @pytest.mark.parametrize(

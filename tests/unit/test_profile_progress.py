@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moeplan.api.profile import _Part, _shown
+from moeplan.api.profile import _budget_s, _Part, _shown
 from moeplan.measure.run import run_jobs
 
 
@@ -14,3 +14,19 @@ def test_percentages_never_go_back() -> None:
         run_jobs(part.jobs, 1.0, shown)
     # each job starts at its share of its part, each part where the one before ends
     assert seen == [0.0, 0.125, 0.25, 0.5, 0.75, 0.875]
+
+
+def test_what_took_longer_than_its_share_leaves_less_for_the_others() -> None:
+    parts = [_Part([], 1.0, 0.25), _Part([], 1.0, 0.5), _Part([], 1.0, 0.25)]
+    assert _budget_s(parts, 12.0, 0.0) == 3.0
+    # 12 - 6 s are left for shares of 0.5 and 0.25
+    assert _budget_s(parts[1:], 12.0, 6.0) == 4.0
+    assert _budget_s(parts[2:], 12.0, 10.0) == 2.0
+    assert _budget_s(parts[2:], 12.0, 13.0) == 0.5, "late, it still gets a moment"
+
+
+def test_a_file_that_was_named_takes_nothing_from_the_others() -> None:
+    parts = [_Part([], 1.0, 0.4), _Part([], 3.0, 1.0, promised=False), _Part([], 1.0, 0.6)]
+    assert _budget_s(parts, 10.0, 0.0) == 4.0
+    assert _budget_s(parts[1:], 10.0, 4.0) == 10.0
+    assert _budget_s(parts[2:], 10.0, 4.0) == 6.0

@@ -30,11 +30,16 @@ from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import MIB, fmt_bytes
 
+_WHOLE = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
+
 
 def choose_placement(
     problem: Problem, *, kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None
 ) -> Placement:
-    """The placement the options ask for, else the fastest to decode among those that fit.
+    """The placement the options ask for, else all in VRAM, else the fastest to decode among those that fit.
+
+    A model that fits in VRAM is put there, as engines do: where launches bound a step a processor may decode
+    as fast, and take ten times as long for a prompt.
 
     When nothing fits, the one that is least short of memory; the memory report then says what is missing.
     """
@@ -47,8 +52,9 @@ def choose_placement(
         return asked if kind is not None else _spilled(problem, asked, room)
     found = candidates(graph, hardware, engine, _fits(problem), room)
     allowed = [p for p in found if kind is None or p.kind == kind]
-    if allowed:
-        return min(allowed, key=lambda p: _phase_seconds("decode", problem, p))
+    whole = [p for p in allowed if p.kind in _WHOLE]
+    if whole or allowed:
+        return min(whole or allowed, key=lambda p: _phase_seconds("decode", problem, p))
     return _nearest(problem, kind, room)
 
 

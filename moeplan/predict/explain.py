@@ -84,7 +84,7 @@ def explain_request(problem: Problem, placement: Placement, ledger: Ledger) -> N
     ledger.note("sequences", work.n_sequences, "", asked, {}, _REQUEST)
     tiers = list(zip(placement.dense_tiers, placement.expert_tiers, strict=True))
     on_gpu = [expert.startswith("gpu") for dense, expert in tiers if dense.startswith("gpu")]
-    how = "as asked, else the fastest to decode of the deepest splits that fit"
+    how = "as asked, else all in VRAM, else the fastest to decode of the deepest splits that fit"
     away = {"of them with experts in RAM": on_gpu.count(False)}
     ledger.note("layers on GPUs", len(on_gpu), "layers", how, away, _REQUEST)
 

@@ -136,3 +136,17 @@ def test_a_split_is_found_where_ram_cannot_hold_the_rest_of_one_layer() -> None:
         context=32768, batch=4,
     )  # fmt: skip
     assert told.fits and told.placement.kind != "disk"
+
+
+@pytest.mark.parametrize(
+    ("model", "hardware", "engine", "quant"),
+    [
+        ("switch-base-32", "server-8x-mi355x", "llama.cpp", "q5_0"),
+        ("llama-3.2-1b", "a10g", "transformers", "fp8"),
+        ("llama-3.2-1b", "rtx-5070-ti", "transformers", "bf16"),
+    ],
+)
+def test_a_model_that_fits_in_vram_is_put_there(model: str, hardware: str, engine: str, quant: str) -> None:
+    """The host of the first two decodes as fast, and takes up to ten times as long for a prompt."""
+    told = answer(model, hardware, engine=engine, quant=quant, context=4096)
+    assert told.placement.kind in ("gpu", "layer-split")

@@ -282,7 +282,7 @@ def test_eight_rows_take_as_long_as_published(machine_id: str, model: str, quant
         )  # fmt: skip
         return 512 / answer.prefill_s.expected
 
-    assert rate(8) / rate(1) == pytest.approx(times, rel=0.2)
+    assert rate(8) / rate(1) == pytest.approx(times, rel=0.25)
 
 
 @pytest.mark.parametrize("quant", ["iq2_xxs", "q4_k_m", "q8_0", "gguf-f16"])

@@ -14,7 +14,7 @@ from moeplan.domain.model import Block, MlaAttention
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
-from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_time
+from moeplan.predict.phases import decode_step, decode_time, prefill_time
 from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, streamed
 from moeplan.provenance import Ledger
 from tests.support.problems import (
@@ -274,26 +274,6 @@ def test_layer_split_counts_layers_as_ngl_does() -> None:
     assert split(graph, hardware, LLAMA, 0, 0).kind == "cpu"
 
 
-def test_chunked_prefill_computes_the_same_attention_as_one_chunk() -> None:
-    graph = graph_of(dense_spec())
-    hardware = machine((gpu(),))
-    placement = on_gpus(graph, hardware, LLAMA)
-    flops = {
-        ubatch: prefill_time(
-            graph,
-            hardware,
-            workload(prompt_tokens=2048, ubatch_tokens=ubatch),
-            placement,
-            LLAMA,
-            calibration(),
-        ).flop
-        for ubatch in (256, 2048)
-    }
-    head = 2 * graph.head_elements
-    # eight chunks run the head eight times; everything else is the same work
-    assert flops[256] - 8 * head == pytest.approx(flops[2048] - head)
-
-
 def test_terms_sum_to_the_step_and_the_ledger_changes_nothing() -> None:
     graph = graph_of(moe_spec(n_dense=1))
     hardware = machine((gpu(),))
@@ -308,29 +288,3 @@ def test_terms_sum_to_the_step_and_the_ledger_changes_nothing() -> None:
     assert root.value == plain.seconds
     assert sum(child.value for child in root.children) == pytest.approx(root.value)
     assert plain.bound in dict(plain.terms)
-
-
-def test_micro_batches_of_a_layer_split_overlap_like_a_pipeline() -> None:
-    graph = graph_of(dense_spec(n_layers=4))
-    hardware = machine((gpu(), gpu()))
-    split_over = on_gpus(graph, hardware, LLAMA)
-    assert split_over.kind == "layer-split"
-    # 4 chunks over 2 stages: 5 half-steps of time, and the work of 4 steps
-    alone = on_gpus(graph, machine((gpu(),)), LLAMA)
-    assert overlap_frac(SPEC, workload(prompt_tokens=2048), split_over, LLAMA) == 2.5 / 4
-    assert overlap_frac(SPEC, workload(prompt_tokens=2048), alone, LLAMA) == 1
-    # one token more waits behind the 512 on the other GPU: (513 + 512) / 2 of 513
-    assert overlap_frac(SPEC, workload(prompt_tokens=513), split_over, LLAMA) == pytest.approx(1025 / 1026)
-    ledger = Ledger()
-    work = workload(prompt_tokens=2048)
-    piped = prefill_time(graph, hardware, work, split_over, LLAMA, calibration(), ledger)
-    single = prefill_time(graph, hardware, workload(prompt_tokens=512), split_over, LLAMA, calibration())
-    assert piped.seconds < 4 * single.seconds
-    assert piped.flop == pytest.approx(
-        prefill_time(
-            graph, machine((gpu(),)), work, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA, calibration()
-        ).flop
-    )
-    (root,) = ledger.terms
-    assert sum(child.value for child in root.children) == pytest.approx(root.value)
-    assert root.value == piped.seconds

@@ -15,7 +15,7 @@ from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
 from moeplan.memory.cache import layer_kv_bytes
 from moeplan.memory.report import memory_report
-from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_time
+from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_steps, prefill_time
 from moeplan.predict.placement import on_gpus
 from moeplan.predict.problem import Problem
 from moeplan.search.layout import one_gpu
@@ -183,3 +183,17 @@ def test_models_without_an_encoder_are_left_alone() -> None:
     step = decode_step(workload(), graph.spec)
     assert running(graph, placement, step)[0] is graph
     assert step.stack == "whole"
+
+
+def test_an_encoder_takes_prompts_whole_and_no_more_than_there_are() -> None:
+    # 1,000 tokens each, two in a micro-batch of 2,048: of five prompts two passes of two and one of one
+    work = workload(prompt_tokens=1000, n_sequences=5, ubatch_tokens=2048)
+    *encoder, (start, once) = prefill_steps(tiny().spec, work, find_engine("vllm"))
+    assert [(step.n_tokens, step.n_sequences, step.n_head_rows, n) for step, n in encoder] == [
+        (2000, 2, 0, 2),
+        (1000, 1, 0, 1),
+    ]
+    assert (start.n_tokens, start.first_depth, start.encoded_tokens, once) == (5, 0, 1000, 1)
+    # and a prompt above it is not cut
+    ((step, n), _) = prefill_steps(tiny().spec, workload(prompt_tokens=3000), find_engine("vllm"))
+    assert (step.n_tokens, n) == (3000, 1)

@@ -1,19 +1,30 @@
-"""How prompts are cut into steps."""
+"""Prompts as steps: full micro-batches and a rest, whole where an engine does not chunk, in turn on GPUs."""
 
 from __future__ import annotations
 
 import pytest
 
+import moeplan
 from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step
 from moeplan.domain.result import PhaseTime
 from moeplan.engines.traits import find_engine
-from moeplan.predict.phases import decode_step, prefill_steps, prefill_time
+from moeplan.predict.phases import decode_step, overlap_frac, prefill_steps, prefill_time
 from moeplan.predict.placement import on_gpus
 from moeplan.provenance import Ledger
-from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
+from moeplan.report.plan_words import micro_batch
+from tests.support.problems import (
+    calibration,
+    dense_spec,
+    gpu,
+    graph_of,
+    machine,
+    moe_spec,
+    workload,
+)  # fmt: skip
 
 LLAMA = find_engine("llama.cpp")
+SPEC = dense_spec()
 
 
 def test_prefill_goes_in_full_micro_batches_and_a_rest() -> None:
@@ -87,3 +98,49 @@ def test_a_token_beyond_a_micro_batch_costs_one_step_of_one_token() -> None:
     assert ledger.terms[1].value == more.seconds and sum(p.value for p in parts) == pytest.approx(
         more.seconds
     )
+
+
+def test_chunked_prefill_computes_the_same_attention_as_one_chunk() -> None:
+    graph = graph_of(dense_spec())
+    hardware = machine((gpu(),))
+    placement = on_gpus(graph, hardware, LLAMA)
+    flops = {
+        ubatch: prefill_time(
+            graph,
+            hardware,
+            workload(prompt_tokens=2048, ubatch_tokens=ubatch),
+            placement,
+            LLAMA,
+            calibration(),
+        ).flop
+        for ubatch in (256, 2048)
+    }
+    head = 2 * graph.head_elements
+    # eight chunks run the head eight times; everything else is the same work
+    assert flops[256] - 8 * head == pytest.approx(flops[2048] - head)
+
+
+def test_micro_batches_of_a_layer_split_overlap_like_a_pipeline() -> None:
+    graph = graph_of(dense_spec(n_layers=4))
+    hardware = machine((gpu(), gpu()))
+    split_over = on_gpus(graph, hardware, LLAMA)
+    assert split_over.kind == "layer-split"
+    # 4 chunks over 2 stages: 5 half-steps of time, and the work of 4 steps
+    alone = on_gpus(graph, machine((gpu(),)), LLAMA)
+    assert overlap_frac(SPEC, workload(prompt_tokens=2048), split_over, LLAMA) == 2.5 / 4
+    assert overlap_frac(SPEC, workload(prompt_tokens=2048), alone, LLAMA) == 1
+    # one token more waits behind the 512 on the other GPU: (513 + 512) / 2 of 513
+    assert overlap_frac(SPEC, workload(prompt_tokens=513), split_over, LLAMA) == pytest.approx(1025 / 1026)
+    ledger = Ledger()
+    work = workload(prompt_tokens=2048)
+    piped = prefill_time(graph, hardware, work, split_over, LLAMA, calibration(), ledger)
+    single = prefill_time(graph, hardware, workload(prompt_tokens=512), split_over, LLAMA, calibration())
+    assert piped.seconds < 4 * single.seconds
+    assert piped.flop == pytest.approx(
+        prefill_time(
+            graph, machine((gpu(),)), work, on_gpus(graph, machine((gpu(),)), LLAMA), LLAMA, calibration()
+        ).flop
+    )
+    (root,) = ledger.terms
+    assert sum(child.value for child in root.children) == pytest.approx(root.value)
+    assert root.value == piped.seconds

@@ -361,6 +361,12 @@ def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
         notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
     if not problem.workload.kv_offload and any(tier.startswith("gpu") for tier in placement.dense_tiers):
         notes.append("a cache in RAM under layers on a GPU: speeds are those of a cache on the GPU")
+    least = problem.engine.stream_prefill_min_tokens
+    if placement.kind == "cpu" and problem.hardware.pcie is not None and least is not None:
+        notes.append(
+            f"copies to the GPU: a build with GPU support computes prompts of {least} tokens and more there "
+            "even with no layer on it; this is one without"
+        )
     if placement.kind == "layer-split":
         notes.append("uneven pipelines: micro-batches of a prompt are taken to overlap fully across GPUs")
     if placement.expert_parallel > 1:

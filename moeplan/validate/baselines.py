@@ -49,10 +49,15 @@ def active(f: Facts) -> float | None:
 
 def simple_law(f: Facts) -> float | None:
     """Active bytes / (0.80 x GPU or 0.75 x RAM bandwidth) + 1.6 ms (MoE: 3 ms) + 0.1 ms per CPU MoE layer."""
-    speed = _two_tier(f, 0.80, 0.75)
+    return simple_law_with(f, 1.0, 3e-3 if f.moe else 1.6e-3)
+
+
+def simple_law_with(f: Facts, share: float, step_s: float) -> float | None:
+    """The simple law with its bandwidths times ``share`` and ``step_s`` seconds a step."""
+    speed = _two_tier(f, 0.80 * share, 0.75 * share)
     if speed is None:
         return None
-    return 1.0 / (1.0 / speed + (3e-3 if f.moe else 1.6e-3) + 1e-4 * f.cpu_moe_layers)
+    return 1.0 / (1.0 / speed + step_s + 1e-4 * f.cpu_moe_layers)
 
 
 def llmfit(f: Facts) -> float | None:

@@ -118,7 +118,9 @@ def test_memory_grows_with_context_and_batch(
                 assert getattr(big, part) >= getattr(small, part), part
             # A compute buffer is the result of the engine's best-fit packing, which is not monotone: a real
             # llama.cpp takes less for a longer context now and then (crosscheck/test_llama_cpp_logits.py).
-            assert big.total_bytes >= small.total_bytes * 0.99
+            # Small models on hosts have hardly anything else: there the total fell by 1.01%.
+            assert big.total_bytes - big.compute_bytes >= small.total_bytes - small.compute_bytes
+            assert big.total_bytes >= small.total_bytes * 0.97
 
 
 def _grow(hardware: HardwareSpec, factor: float, what: str) -> HardwareSpec:

@@ -6,15 +6,19 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from moeplan.api import accuracy_formulas
 from moeplan.api.accuracy import accuracy_markdown, held_out_by_regime
 from moeplan.api.calibrate import Fit, fit_calibration
 from moeplan.api.coverage import Ranges
 from moeplan.api.held_out import stretches
 from moeplan.api.resolve import Session
 from moeplan.readers.catalog import Catalog
+from moeplan.units import GIB
+from moeplan.validate.baselines import Facts, simple_law_with
 from moeplan.validate.score import binomial_band
 
 HEAD = (
@@ -163,3 +167,27 @@ def test_binomial_bands() -> None:
     assert low == pytest.approx(0.8 - 1.96 * math.sqrt(0.16 / 1000), abs=2e-3)
     assert high == pytest.approx(0.8 + 1.96 * math.sqrt(0.16 / 1000), abs=2e-3)
     assert binomial_band(20_000, 0.8) == (pytest.approx(0.7945, abs=1e-3), pytest.approx(0.8055, abs=1e-3))
+
+
+def test_the_simple_law_is_fitted_again_without_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three sources hold to one pair of constants, a fourth to another: that is met by theirs."""
+    laws = {"one": (1.1, 2e-3), "two": (1.1, 2e-3), "three": (1.1, 2e-3), "odd": (0.7, 4e-3)}
+    facts, traced, samples = [], [], []
+    for source, constants in laws.items():
+        for gib in (2, 4, 8, 16):
+            f = Facts(
+                params=1e9, active_params=1e9, weights_bytes=gib * GIB, active_bytes=gib * GIB, kv_bytes=0.0,
+                gpu_bytes_per_s=1e12, ram_bytes_per_s=5e10, gpu_share=1.0, moe=False, n_gpus=1, n_layers=32,
+                cpu_moe_layers=0, quant="q4_k_m", vendor="nvidia", unified=False, peak_flop_per_s=1e14,
+            )  # fmt: skip
+            speed = simple_law_with(f, *constants)
+            assert speed is not None
+            facts.append(f)
+            traced.append(SimpleNamespace(measured_s=1 / speed, index=len(traced)))
+            samples.append(SimpleNamespace(source=source, device="d"))
+    monkeypatch.setattr(accuracy_formulas, "facts_of", lambda item: facts[item.index])
+    fit = SimpleNamespace(traced=traced, samples=samples)
+    errors = accuracy_formulas._refitted(fit, {str(i): [i] for i in range(len(facts))}, "source")
+    assert errors[:12] == pytest.approx([0.0] * 12, abs=1e-9)
+    met = [math.log(simple_law_with(f, 1.1, 2e-3) / simple_law_with(f, 0.7, 4e-3)) for f in facts[12:]]
+    assert errors[12:] == pytest.approx(met, abs=1e-9)

@@ -150,3 +150,12 @@ def test_a_model_that_fits_in_vram_is_put_there(model: str, hardware: str, engin
     """The host of the first two decodes as fast, and takes up to ten times as long for a prompt."""
     told = answer(model, hardware, engine=engine, quant=quant, context=4096)
     assert told.placement.kind in ("gpu", "layer-split")
+
+
+def test_a_processor_beside_a_gpu_is_said_to_be_alone() -> None:
+    def notes(*, placement: str = "cpu", engine: str = "llama.cpp", hardware: str = "rtx-4090") -> str:
+        told = answer("llama-3.1-8b", hardware, engine=engine, quant="q4_k_m", placement=placement)
+        return " ".join(told.not_modelled)
+
+    assert "copies to the GPU: a build with GPU support computes prompts of 32 tokens" in notes()
+    assert "copies to the GPU" not in notes(placement="gpu") + notes(hardware="ryzen-9-7950x")

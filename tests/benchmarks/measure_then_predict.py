@@ -3,12 +3,16 @@
     python tests/benchmarks/measure_then_predict.py llama --calibration FILE    a real llama.cpp, random GGUFs
     python tests/benchmarks/measure_then_predict.py torch --calibration FILE    the torch decoder, other sizes
     python tests/benchmarks/measure_then_predict.py stream --program ./stream   bandwidth and reference decode
+    python tests/benchmarks/measure_then_predict.py llama --truth A.json B.json --calibration FILE
+
+The last measures nothing: the passes in files of earlier runs (--json) are the truth.
 
 Measure first: `moeplan profile --quick --output FILE`. `llama` needs llama-bench on PATH or the package
 xllamacpp. `stream` needs a STREAM-like program that takes threads, MiB and repeats and prints
 ``read_med=X GB/s``.
 Errors are factors: max(predicted / measured, measured / predicted) - 1. Of several passes the quickest
 counts: on a shared machine the same run may take a third longer a minute later, with no program to blame.
+``middle`` has the errors beside the median of the passes instead.
 Every run prints the cores that other programs kept busy: with more than 0.3 of them a figure says little.
 `llama` also has a look at the canary before and after each measurement and prints the slower of both as a
 share of its usual speed: a figure whose passes were all slow (below 0.75) is left out of `clear`.
@@ -91,6 +95,28 @@ def llama(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                         _judge([row], watch.looks)
                         print(_line(row), file=sys.stderr)
     return _judge(list(rows.values()), watch.looks)
+
+
+def _told_again(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of earlier runs, all their passes together, beside what is predicted now."""
+    from moeplan.measure.random_gguf import write_random_gguf
+
+    rows: dict[str, dict[str, Any]] = {}
+    for row in (row for name in arguments.truth for row in json.loads(Path(name).read_text())):
+        known = rows.setdefault(row["id"], {**row, "passes": [], "clear": False})
+        known["passes"] += row["passes"]
+        known["clear"] = known["clear"] or row["clear"]
+    for (name, shape), qtype in product(SHAPES.items(), QTYPES):
+        with tempfile.TemporaryDirectory(prefix="moeplan-score-") as folder:
+            path = Path(folder) / f"{name}-{qtype}.gguf"
+            write_random_gguf(path, shape, qtype)
+            for threads in (1, 2):
+                without, own = (_predicted(path, threads, c) for c in ("none", arguments.calibration))
+                for phase, span in own.items():
+                    row = rows[f"{path.stem} {phase} t{threads}"]
+                    row |= {"without": without[phase][1], "with": span[1], "range": span}
+                    row["measured"] = max(row["passes"])
+    return list(rows.values())
 
 
 def _judge(rows: list[dict[str, Any]], looks: list[Any]) -> list[dict[str, Any]]:
@@ -216,6 +242,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         errors = [error(row[kind], row["measured"]) for row in rows if kind in row]
         if errors:
             found[kind] = {"median": round(median(errors), 3), "worst": round(max(errors), 3)}
+    middle = [error(row["with"], median(row["passes"])) for row in rows if "passes" in row]
+    if middle:
+        found["middle"] = {"median": round(median(middle), 3), "worst": round(max(middle), 3)}
     clear = [error(row["with"], row["measured"]) for row in rows if row.get("clear")]
     if clear:
         found["clear"] = {"n": len(clear), "median": round(median(clear), 3), "worst": round(max(clear), 3)}
@@ -244,8 +273,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of every comparison: stream")
     parser.add_argument("--seconds", type=float, default=0.8, help="for each run")
     parser.add_argument("--json", help="write the rows to this file")
+    parser.add_argument("--truth", nargs="+", help="files of earlier runs: measure nothing, llama")
     arguments = parser.parse_args()
-    rows = {"llama": llama, "torch": torch_decoder, "stream": stream}[arguments.part](arguments)
+    part = {"llama": llama, "torch": torch_decoder, "stream": stream}[arguments.part]
+    rows = (_told_again if arguments.truth else part)(arguments)
     if arguments.json:
         kept = [{key: value for key, value in row.items() if key != "looks"} for row in rows]
         Path(arguments.json).write_text(json.dumps(kept, indent=1))

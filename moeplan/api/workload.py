@@ -54,9 +54,8 @@ def build_workload(
     if request.threads is not None and request.threads > MOST_THREADS:
         raise SpecError(f"--threads must be at most {MOST_THREADS:,}, got {request.threads:,}")
     type_k, type_v = _kv_types(request.kv_type)
-    ubatch = (
-        engine.ubatch_tokens
-    )  # of no effect on speed where a prompt is not chunked, and no default to tell
+    # Where a prompt is not chunked it has no effect on speed, and is no default to tell.
+    ubatch = engine.ubatch_tokens
     if engine.chunks_prefill or request.ubatch is not None:
         ubatch = count(request.ubatch, ubatch, "--ubatch", "micro-batch")
     n_sequences = 1 if request.batch in (None, "max") else count(int(request.batch), 1, "--batch", "")

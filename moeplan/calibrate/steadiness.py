@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from moeplan.domain.calibration import Residuals
 from moeplan.domain.profile import HostCalibration, Sample
-from moeplan.measure.canary import SLOW_FRAC, Kind, Look, speed, usual
+from moeplan.measure.looks import SLOW_FRAC, WAITING_FRAC, Kind, Look, speed, usual
 
 # With fewer slow looks than this share what counts was measured beside good ones too: most runs are made more
 # than once, and of the same run the quickest counts.
 _SLOW_SHARE = 0.25
 _LEAST_SLOW = 2
-# Cores that the host takes, or programs that wait for one: less than this explains nothing.
-_STOLEN_CORES, _WAITING_FRAC = 0.05, 0.25
+# Cores that the host takes: less than this explains nothing.
+_STOLEN_CORES = 0.05
 # Slower than in the calibration before by more than this is worth a word, if so much of all is.
 SLOWER_FRAC = 0.15
 _SLOWER_SHARE = 0.2
@@ -78,7 +78,7 @@ def _cause(slow: Sequence[Look], virtual: bool) -> str:
     waiting = sum(look.waiting_frac for look in slow) / len(slow)
     stolen = sum(look.stolen_cores for look in slow) / len(slow)
     found = []
-    if waiting > _WAITING_FRAC:
+    if waiting > WAITING_FRAC:
         found.append(f"other programs here wanted the same cores ({waiting:.0%} of that time)")
     if stolen > _STOLEN_CORES:
         found.append(f"the host took {stolen:.2f} cores")

@@ -9,12 +9,12 @@ work takes. On two cores of an EPYC 9004 (a virtual machine, 2026-11-30) the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from moeplan.domain.profile import Sample
 from moeplan.hw.pressure import read_pressure
 from moeplan.measure.device import Device
+from moeplan.measure.looks import SLOW_FRAC, WAITING_FRAC, Kind, Look, speed, usual
 from moeplan.measure.micro import last_cache_bytes, torch_threads
 from moeplan.measure.timing import quantile, sample_of
 from moeplan.units import MIB
@@ -24,32 +24,9 @@ _CACHES, _LEAST_BYTES, _MOST_BYTES = 4, 128 * MIB, 512 * MIB
 # Of a square product: it takes longer than a program holds a core before the system lets another one run.
 _SIZE = 1024
 _REPEATS = 2
-# A look takes some 40 ms: this far apart they are a twentieth of the time.
+# A look takes some 40 to 60 ms: this far apart they are about a twentieth of the time.
 _APART_S = 0.8
-SLOW_FRAC = 0.75
-"""Of its usual speed: below this the same work is slow. In quiet moments looks lie within 0.85 of it."""
-_USUAL = 0.75
-"""Quantile of the looks: now and then one is faster than any other by half."""
-_WAITING_FRAC = 0.25
-"""Of a look in which some program waits for a core: more than that is somebody else."""
 _PAUSE_S = 0.15
-
-Kind = tuple[str, int]
-"""What is done (``read`` or ``product``) and on how many threads."""
-
-
-class Look(NamedTuple):
-    """One reading of the canary."""
-
-    at_s: float
-    until_s: float
-    rates: Mapping[Kind, float]
-    """Bytes or FLOP per second."""
-    waiting_frac: float = 0.0
-    """Of the time in which some program waited for a core."""
-    stolen_cores: float = 0.0
-    """That the host took since the look before."""
-
 
 Canary = Callable[[], dict[Kind, float]]
 """Does the work and says how fast."""
@@ -124,7 +101,7 @@ class Watch:
 
     def _is_slow(self) -> bool:
         latest = self.looks[-1]
-        return latest.waiting_frac > _WAITING_FRAC or speed(latest, usual(self.looks)) < SLOW_FRAC
+        return latest.waiting_frac > WAITING_FRAC or speed(latest, usual(self.looks)) < SLOW_FRAC
 
     def samples(self) -> list[Sample]:
         """Each kind of work over the whole run, and what the system counted."""
@@ -148,17 +125,3 @@ def _counted(name: str, unit: str, values: list[float]) -> Sample:
         name=name, setup={}, unit=unit, median=median, low=low, high=high, best=min(values), n=len(values),
         stable=True,
     )  # fmt: skip
-
-
-def usual(looks: Sequence[Look]) -> dict[Kind, float]:
-    """How fast each kind of work usually is: a quarter of the looks were faster, some of them by half."""
-    kinds = looks[0].rates if looks else {}
-    return {kind: quantile([look.rates[kind] for look in looks], _USUAL) for kind in kinds}
-
-
-def speed(look: Look, good: Mapping[Kind, float], threads: int = 0) -> float:
-    """Of ``look`` beside a good moment: the slowest kind of work, or of work on as many ``threads`` or more
-    (0: any)."""
-    most = max((n for _, n in look.rates), default=0)
-    shares = [rate / good[kind] for kind, rate in look.rates.items() if kind[1] >= min(threads, most)]
-    return min(shares, default=1.0)

@@ -121,7 +121,7 @@ def _told_again(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _judge(rows: list[dict[str, Any]], looks: list[Any]) -> list[dict[str, Any]]:
     """``rows`` with the machine's speed beside the quickest pass, and whether any pass was a clear one."""
-    from moeplan.measure.canary import SLOW_FRAC, speed, usual
+    from moeplan.measure.looks import SLOW_FRAC, speed, usual
 
     good = usual(looks)
     for row in rows:

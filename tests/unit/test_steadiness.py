@@ -14,7 +14,8 @@ from moeplan.calibrate.steadiness import compared, marked, slow_spells, slower_t
 from moeplan.domain.calibration import Residuals
 from moeplan.domain.profile import Sample
 from moeplan.hw.pressure import Pressure, read_pressure, throttle_events
-from moeplan.measure.canary import Look, Watch, speed, usual
+from moeplan.measure.canary import Watch
+from moeplan.measure.looks import Look, speed, usual
 from moeplan.measure.run import run_jobs
 from moeplan.measure.timing import sample_of
 from moeplan.provenance import Source
@@ -88,6 +89,17 @@ def test_the_looks_just_before_and_just_after_count() -> None:
     assert marked([work], [(0.1, 0.7)], slow_first)[0].stable
     assert not marked([work], [(7.0, 14.0)], slow_last)[0].stable
     assert marked([work], [(6.1, 6.7)], slow_last)[0].stable
+
+
+def test_looks_that_touch_a_job_are_its_neighbours_and_hide_those_beyond() -> None:
+    """Slow, good, job, good, slow: with no time between them the good ones are beside the job."""
+    good, slow = QUIET[0], SPELL[0]
+    times = [(0.0, 1.0, slow), (1.0, 2.0, good), (3.0, 4.0, good), (4.0, 5.0, slow)]
+    seen = [look._replace(at_s=at, until_s=until) for at, until, look in times]
+    work = rate("attention", 1.0, "B/s", threads=2)
+    assert marked([work], [(2.0, 3.0)], seen)[0].stable
+    assert not marked([work], [(1.9, 3.0)], seen)[0].stable
+    assert not marked([work], [(2.0, 3.1)], seen)[0].stable
 
 
 def test_work_on_all_threads_is_not_judged_by_one() -> None:

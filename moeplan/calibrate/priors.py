@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from moeplan.cost.rates import PAPER_FLOP_PER_S
+from moeplan.cost.host_rates import PAPER_FLOP_PER_S
 
 _LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
 

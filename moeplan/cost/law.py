@@ -11,8 +11,9 @@ import math
 
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
+from moeplan.cost.host_rates import PAPER_FLOP_PER_S, best_isa, host_rates
 from moeplan.cost.ops import ONCE, Names, Op, Times
-from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
+from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec

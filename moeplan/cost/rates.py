@@ -11,19 +11,12 @@ import re
 from typing import NamedTuple
 
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
-from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
-from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
+from moeplan.cost.type_groups import quant_group, unpacking_group
+from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
-# Instruction sets from fastest to slowest: the first one a CPU has picks its per-core rate.
-ISA_ORDER = ("amx", "avx512", "avx2", "neon")
-
-
-# Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
-# with its base clock. Where that is unknown 3 GHz stand for it: the median of the catalog's 264 (2026-11-30).
-_REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
 # Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA, recalled
 # 2026-11-30 and not re-read; an H20 that decodes at a third of its bandwidth bears it out, docs/design/003).
 _TILE_ROWS = {"hopper": 64}
@@ -43,10 +36,6 @@ _HIDING_ROWS = 512.0
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
 _METAL_CONCURRENT_SINCE = "2025-09"
 
-PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
-"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
-
-
 # Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
 # as Volta, other Amperes one for two (CUDA C++ Programming Guide, recalled 2026-11-30 and not re-read).
 _CORES = {("Ampere", "8.0"): "ga100"}
@@ -64,10 +53,14 @@ class Norms(NamedTuple):
         return {"weights": self.weights, "experts": self.experts}.get(what, self.cache)
 
 
-_ALWAYS_OVERLAP, _NEVER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
+_ALWAYS_OVERLAP, ONE_AFTER_THE_OTHER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
 # Matrix-vector kernels, by held-out error (docs/design/003): a discrete GPU hides part of its arithmetic,
 # Apple's all but that of small experts.
-_VECTOR_NORMS = {"gpu": Norms(PARTLY, PARTLY, SUM), "apple": Norms(OVERLAP, SUM, SUM), "unified": _NEVER}
+_VECTOR_NORMS = {
+    "gpu": Norms(PARTLY, PARTLY, SUM),
+    "apple": Norms(OVERLAP, SUM, SUM),
+    "unified": ONE_AFTER_THE_OTHER,
+}
 
 
 class Rates(NamedTuple):
@@ -196,7 +189,7 @@ def _moving(at: _Labels, gpu: GpuSpec, n_shards: int) -> Names:
         names += (f"{at.place}.{chip[1]}.bandwidth",)
     if at.dated:
         names += (f"{at.dated}.bandwidth",)
-    return names + (f"{at.family}.shards.bandwidth",) * _doublings(n_shards)
+    return names + (f"{at.family}.shards.bandwidth",) * doublings(n_shards)
 
 
 def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
@@ -284,91 +277,13 @@ def peak_flop_per_s(gpu: GpuSpec) -> float:
     return max(rates)
 
 
-def host_rates(
-    hardware: HardwareSpec, threads: int | None, engine: EngineTraits, era: str, quant: str, *, decode: bool
-) -> Rates:
-    """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
-    host, run = hardware.host, f"local.engine.{engine.id}"
-    # What was measured is what programs get, on as many sockets as they are spread over.
-    n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
-    moving = _host_moving(host, run, n_sockets)
-    cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
-    # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
-    step = "decode" if decode else "prefill"
-    computing = (
-        per_core,
-        *(f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")),
-        *(("local.cpu.decode.compute",) if decode else ()),
-        f"host.{step}.compute",
-        *((f"{run}{era}.cpu_compute",) if era else ()),
-    )
-    attending = (
-        "local.cpu.attention.compute",
-        f"{run}.cpu_attention_compute",
-        f"host.attention.{step}.compute",
-    )
-    return Rates(
-        bytes_per_s=host.ram_bytes_per_s * n_sockets / host.cpu.sockets,
-        flop_per_s=cores * speed,
-        score_flop_per_s=cores * speed,
-        watts=None,
-        drawing=(),
-        norms=_NEVER,
-        weights=(moving, computing),
-        experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
-        fixed=_host_fixed(engine, run, quant),
-        inputs={
-            "ram_bytes_per_s": host.ram_bytes_per_s,
-            "sockets_used": n_sockets,
-            "n_cores": cores,
-            "clock_hz": host.cpu.base_hz or _USUAL_HZ,
-        },
-    )
-
-
-def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:
-    """Names of the bandwidth of RAM; a measured one holds for all sockets."""
-    loss = 0 if host.ram_basis == "measured" else _doublings(n_sockets)
-    return (
-        "local.ram.bandwidth",
-        f"local.ram.{host.ram_basis}.bandwidth",
-        f"local.ram.{host.cpu.segment}.bandwidth",
-        f"{run}.ram_bandwidth",
-        *("local.ram.sockets.bandwidth",) * loss,
-    )
-
-
-def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
-    """Names of the fixed time of a layer on a CPU."""
-    if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
-        return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
-    return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
-
-
-def clock_frac(cpu: CpuSpec) -> float:
-    """Base clock over that of the machine whose runs fix the rates of cores."""
-    return (cpu.base_hz or _USUAL_HZ) / _REFERENCE_HZ
-
-
-def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
-    """Sockets that ``threads`` need: threads that fit on one are kept beside its memory."""
-    return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
-
-
-def best_isa(cpu: CpuSpec) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
-    return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
-
-
 def engine_era(date: str) -> str:
     """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later."""
     year = date[:4]
     return f".{year}" if year in ("2023", "2024") else ""
 
 
-def _doublings(n: int) -> int:
+def doublings(n: int) -> int:
     return round(math.log2(n)) if n > 1 else 0
 
 

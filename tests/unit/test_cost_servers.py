@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.cost.coverage import busiest_rank
+from moeplan.cost.host_rates import clock_frac, host_rates, sockets_used
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
-from moeplan.cost.rates import clock_frac, host_rates, sockets_used
 from moeplan.cost.work import Step, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import GpuSpec, HardwareSpec

@@ -85,7 +85,8 @@ def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
 
 
 # Share of channels x rate that STREAM-like programs reach, where the coefficient of RAM starts from, and the
-# least of it: where less was seen (24 of the 67 processors of the catalog that state it), something else holds the cores back.
+# least of it: where less was seen (24 of the 67 processors whose entry states it), something else holds the
+# cores back.
 _STREAM_FRAC, _LEAST_STREAM_FRAC = 0.85, 0.8
 
 

@@ -14,6 +14,7 @@ from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.host_rates import PAPER_FLOP_PER_S, best_isa, host_rates
 from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
+from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
@@ -85,6 +86,9 @@ class _Clock:
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
             self._add_attention(group, work)
+        if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
+            date = self.workload.engine_date
+            self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
         self._add_fixed(tier, group, layer_at)
         whole = group.block.mixer is not None or group.block.ffn is not None
         if self.placement.tensor_parallel > 1 and whole:

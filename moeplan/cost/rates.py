@@ -284,6 +284,7 @@ def engine_era(date: str) -> str:
 
 
 def doublings(n: int) -> int:
+    """How often one is doubled to reach ``n``."""
     return round(math.log2(n)) if n > 1 else 0
 
 

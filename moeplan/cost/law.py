@@ -13,6 +13,7 @@ from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.host_rates import PAPER_FLOP_PER_S, best_isa, host_rates
 from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
@@ -44,7 +45,7 @@ def step_ops(
     for group in layer_groups(graph, placement):
         clock.add_layers(group, layer_work(group.block, group.weights, step, workload, architecture))
     clock.add_head()
-    clock.add_disk()
+    clock.add_paging()
     clock.add_step()
     return clock.ops, clock.flop, clock.bytes_read
 
@@ -105,7 +106,9 @@ class _Clock:
             self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
-        tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
+        held = float(group.n_layers * group.weights.expert_bytes)
+        copied = held if self.placement.streamed and self.engine.streams_whole_layers else n_bytes
+        tier = self._runs_on(group.expert_tier, group, copied, flop)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
@@ -129,49 +132,15 @@ class _Clock:
         elements = float(self.graph.head_elements)
         self._work(tier, "weights", self.graph.head_bytes, flop, elements, label="output head")
 
-    def add_disk(self) -> None:
-        """Pages of a mapped file that RAM cannot keep are read again, step after step.
-
-        Measured under a memory limit: a dense file is re-read whole as soon as a tenth of it does not
-        fit (pages leave in the order they will be needed); a MoE reads several times the missed bytes
-        (readahead brings neighbours).
-        """
-        tiers = (*self.placement.dense_tiers, *self.placement.expert_tiers)
-        if self.placement.kind != "disk" or "disk" not in tiers:
-            return
-        storage = self.hardware.host.storage
-        names: Names = ()
-        if self.graph.spec.is_moe:
-            names = ("local.disk.moe_read_time",)
-            n_bytes = 0.0
-            for group in layer_groups(self.graph, self.placement):
-                architecture = self.graph.spec.architecture
-                work = layer_work(group.block, group.weights, self.step, self.workload, architecture)
-                missed = work.expert_bytes if group.expert_tier == "disk" else 0.0
-                missed += work.dense_bytes if group.dense_tier == "disk" else 0.0
-                n_bytes += group.n_layers * missed
-        else:
-            n_bytes = float(self._host_bytes())
-        self.ops.append(
-            Op(
-                "disk reads",
-                n_bytes / storage.read_bytes_per_s,
-                names,
-                n_bytes=n_bytes,
-                formula="bytes re-read / storage bandwidth",
-                inputs={"storage_bytes_per_s": storage.read_bytes_per_s, "storage": storage.id},
-            )
-        )
-
-    def _host_bytes(self) -> int:
-        """Weights that are mapped: those of every layer in RAM or on disk, and the head if it is there."""
-        graph, placement = self.graph, self.placement
-        homes = zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True)
-        held = sum(
-            (w.dense_bytes if d in _HOST_TIERS else 0) + (w.expert_bytes if e in _HOST_TIERS else 0)
-            for w, d, e in homes
-        )
-        return held + (graph.head_bytes if placement.head_tier in _HOST_TIERS else 0)
+    def add_paging(self) -> None:
+        """Weights that come back in pages, from a mapped file or over PCIe, step after step."""
+        groups = layer_groups(self.graph, self.placement)
+        architecture = self.graph.spec.architecture
+        works = [layer_work(g.block, g.weights, self.step, self.workload, architecture) for g in groups]
+        layers = tuple(zip(groups, works, strict=True))
+        self.ops += disk_ops(self.graph, self.hardware, self.placement, layers)
+        prompt = self.step.tokens_per_sequence > 1
+        self.ops += unified_memory_ops(self.graph, self.hardware, self.placement, layers, prompt=prompt)
 
     def add_step(self) -> None:
         """What an engine adds to every step whatever its size."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
+from moeplan.cost.paging import PAGING
 from moeplan.domain.calibration import Calibration, Residuals
 from moeplan.domain.result import PhaseTime, Range
 
@@ -14,6 +15,10 @@ from moeplan.domain.result import PhaseTime, Range
 EXTRAPOLATION_STRETCH = 1.25
 UNSEEN_STRETCH = 1.4
 ASSUMED_STRETCH = 1.1
+# And where weights come back in pages: what stays in memory from one token to the next makes a factor of four
+# either way (disk reads of a MoE took 0.5 and 0.7 of what an even router misses, 5.5 with random weights;
+# unified memory paged at 1.8 to 3.8 GB/s), most of it beyond what other regimes are off by.
+PAGED_STRETCH = 3.0
 # With fewer measured setups than this in a regime an answer is called extrapolated.
 FEW_SETUPS = 8
 
@@ -38,6 +43,8 @@ def stretch_of(time: PhaseTime, *, stand_in: bool) -> float:
         stretch *= UNSEEN_STRETCH
     if time.assumed_s > 0.1 * time.seconds:
         stretch *= ASSUMED_STRETCH
+    if sum(seconds for term, seconds in time.terms if term in PAGING) > 0.1 * time.seconds:
+        stretch *= PAGED_STRETCH
     return stretch
 
 

@@ -73,6 +73,16 @@ _SERVING_COLUMNS = (
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
 _PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
+# Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
+# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201), which is 549.8 GB/s and no round 512.
+_IK = "ikawrakow/ik_llama.cpp:github-data/"
+_PINNED_RAM = {
+    f"{_IK}issues/629 ": (614.4, "theoretical"),
+    f"{_IK}issues/296 ": (549.8, "measured"),
+    f"{_IK}pull_requests/315 ": (549.8, "measured"),
+}
+# A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
+_PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
     "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
@@ -167,7 +177,9 @@ class Cells:
 
 
 def _speed_row(cells: Cells) -> SpeedRow:
-    flash = cells.text("flash_attn")
+    flash, source = cells.text("flash_attn"), cells.text("source")
+    stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
+    ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
@@ -180,7 +192,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
-        ram_gbps=cells.number("ram_gbps"),
+        ram_gbps=ram[0],
         pcie=cells.text("pcie"),
         placement=cells.text("placement"),
         gpu_layers=cells.count("gpu_layers"),
@@ -195,10 +207,10 @@ def _speed_row(cells: Cells) -> SpeedRow:
         threads=cells.count("threads"),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
-        grade=cells.text("grade"),
+        grade="C" if _PAGING in source else cells.text("grade"),
         tp=cells.count("tp"),
         cpu_raw=cells.text("cpu_raw"),
-        ram_basis=cells.text("ram_gbps_basis"),
+        ram_basis=ram[1],
         value=cells.number("tokens_per_s") or 0.0,
         date=cells.text("date") or _pinned(_PINNED_BUILDS, cells.text("source")),
         power_limit_w=cells.number("power_limit_w"),

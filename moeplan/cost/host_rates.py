@@ -30,7 +30,8 @@ def host_rates(
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
+    per_core = f"local.cpu.flop_per_s_per_core.{kernel_isa(host.cpu, engine, decode=decode)}"
+    scalar_products = f"local.cpu.flop_per_s_per_core.{kernel_isa(host.cpu, engine, decode=True)}"
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     computing = (
@@ -41,6 +42,7 @@ def host_rates(
         *((f"{run}{era}.cpu_compute",) if era else ()),
     )
     attending = (
+        scalar_products,
         "local.cpu.attention.compute",
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
@@ -54,7 +56,7 @@ def host_rates(
         norms=ONE_AFTER_THE_OTHER,
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
+        cache=((*moving, "local.ram.cache.bandwidth"), attending),
         fixed=_host_fixed(engine, run, quant),
         inputs={
             "ram_bytes_per_s": reachable_bytes_per_s(host),
@@ -112,6 +114,19 @@ def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
     return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
 
 
-def best_isa(cpu: CpuSpec) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
-    return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
+def kernel_isa(cpu: CpuSpec, engine: EngineTraits, *, decode: bool) -> str:
+    """The instruction set of an engine's kernels: tiles (AMX) serve matrices of several rows only.
+
+    llama.cpp takes VNNI for one row and has no attention on tiles (PRs 7707, 8998), KTransformers AVX-512 for
+    decoding (doc/en/AMX.md); ik_llama.cpp has no AMX at all (issue 437, open in August 2026).
+    """
+    return best_isa(cpu, tiles=engine.uses_tiles and not decode)
+
+
+def best_isa(cpu: CpuSpec, *, tiles: bool = True) -> str:
+    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known.
+
+    ``tiles``: whether AMX counts.
+    """
+    usable = ISA_ORDER if tiles else ISA_ORDER[1:]
+    return next((isa for isa in usable if isa in cpu.isa), "scalar")

@@ -11,7 +11,7 @@ import math
 
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.host_rates import PAPER_FLOP_PER_S, best_isa, host_rates
+from moeplan.cost.host_rates import PAPER_FLOP_PER_S, host_rates, kernel_isa
 from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
@@ -283,7 +283,7 @@ class _Clock:
     def _faster_on_host(self, n_bytes: float, flop: float) -> bool:
         """Whether the CPU is done, on paper, before the copy is: users then keep experts there (-op)."""
         link = self.hardware.pcie
-        per_core = PAPER_FLOP_PER_S[best_isa(self.hardware.host.cpu)]
+        per_core = PAPER_FLOP_PER_S[kernel_isa(self.hardware.host.cpu, self.engine, decode=False)]
         seconds = flop / (self._at("ram").flop_per_s * per_core)
         return link is not None and 0.0 < seconds < n_bytes / link.effective_bytes_per_s
 

@@ -68,6 +68,8 @@ class EngineTraits(Value):
     eager: bool = False
     """Operations are launched one by one from Python while the GPU works, and the cache of grouped heads is
     copied and expanded in every step (transformers: DynamicCache.update, repeat_kv)."""
+    uses_tiles: bool = True
+    """Prompts on a CPU go through AMX where it has it."""
     streams_whole_layers: bool = False
     """Layers in RAM are copied to the GPU with all their experts, whichever a token needs."""
     expert_parallel: bool = False
@@ -158,6 +160,7 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         reserves_embeddings=not ik,
         crops_late=frozenset() if ik else _CROPS_LATE,
         pipeline_copies=4,
+        uses_tiles=not ik,
         chooses_attention=True,
         latent_modes=ik,
         kv_types=_GGUF_KV_TYPES,

@@ -74,7 +74,7 @@ _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
 _PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
 # Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
-# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201), which is 549.8 GB/s and no round 512.
+# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
 _PINNED_RAM = {
     f"{_IK}issues/629 ": (614.4, "theoretical"),

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.api.resolve import Session
-from moeplan.cost.host_rates import reachable_bytes_per_s
+from moeplan.cost.host_rates import host_rates, reachable_bytes_per_s
 from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.work import Step
 from moeplan.domain.model import GatedDeltaNet
@@ -82,3 +82,17 @@ def test_the_rest_of_a_file_has_at_least_half_of_its_recipe() -> None:
     assert rest / sum(w.expert_bytes for w in small.layers) == pytest.approx(
         0.5 * (graph.file_bytes - experts) / experts, rel=0.01
     )
+
+
+def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
+    hardware = machine(())
+    cpu = replace(hardware.host.cpu, isa=("avx2", "avx512", "amx"))
+    hardware = replace(hardware, host=replace(hardware.host, cpu=cpu))
+
+    def bases(engine: str, *, decode: bool) -> tuple[str, str]:
+        rates = host_rates(hardware, None, find_engine(engine), "", "q8_0", decode=decode)
+        return rates.weights[1][0].rpartition(".")[2], rates.cache[1][0].rpartition(".")[2]
+
+    assert bases("llama.cpp", decode=False) == bases("ktransformers", decode=False) == ("amx", "avx512")
+    assert bases("llama.cpp", decode=True) == bases("ktransformers", decode=True) == ("avx512", "avx512")
+    assert bases("ik_llama.cpp", decode=False) == ("avx512", "avx512")  # its issue 437

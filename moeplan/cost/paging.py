@@ -9,6 +9,7 @@ from moeplan.cost.work import LayerGroup, LayerWork
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.workload import Placement
+from moeplan.units import MIB
 
 _HOST_TIERS = frozenset({"ram", "disk"})
 Layers = Sequence[tuple[LayerGroup, LayerWork]]
@@ -17,6 +18,9 @@ Layers = Sequence[tuple[LayerGroup, LayerWork]]
 # 23.7 GiB model on an RTX 4090 of 24 GB takes 6.7 s a token and 11.5 s for 512 tokens, 3.8 and 2.2 GB/s
 # (llama.cpp PR 8035, comment of 2024-06-22, retrieved 2026-11-30; in no fit). The link carries 26.
 _UNIFIED_MEMORY_BYTES_PER_S = 2.9e9
+
+# The driver's context on each GPU, as memory/capacity.py has it.
+_CONTEXT_BYTES = 512 * MIB
 
 _READ, _PAGED = "disk reads", "pages over PCIe"
 PAGING = frozenset({_READ, _PAGED})
@@ -74,14 +78,16 @@ def unified_memory_ops(
     """
     if placement.kind != "stream" or placement.streamed or not hardware.gpus:
         return ()
-    held = sum(
-        group.n_layers
-        * (_on_gpu(group.dense_tier, w.dense_bytes) + _on_gpu(group.expert_tier, w.expert_bytes))
-        for group, _ in layers
-        for w in (group.weights,)
-    )
     head = _on_gpu(placement.head_tier, graph.head_bytes)
-    if not prompt and held + head <= sum(gpu.memory_bytes for gpu in hardware.gpus):
+    held = head + sum(
+        group.n_layers
+        * (
+            _on_gpu(group.dense_tier, group.weights.dense_bytes + work.kv_bytes)
+            + _on_gpu(group.expert_tier, group.weights.expert_bytes)
+        )
+        for group, work in layers
+    )
+    if not prompt and held <= sum(gpu.usable_bytes - _CONTEXT_BYTES for gpu in hardware.gpus):
         return ()
     n_bytes = head + sum(
         group.n_layers
@@ -94,4 +100,5 @@ def unified_memory_ops(
 
 
 def _on_gpu(tier: str, n_bytes: float) -> float:
+    """``n_bytes`` where ``tier`` is a GPU, else nothing."""
     return 0.0 if tier in _HOST_TIERS else n_bytes

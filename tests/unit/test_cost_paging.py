@@ -15,10 +15,10 @@ from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
 from moeplan.errors import SpecError
-from moeplan.predict.interval import PAGED_STRETCH, stretch_of
+from moeplan.predict.interval import PAGED_STRETCH, ideal, stretch_of
 from moeplan.predict.placement import requested
 from moeplan.report.words import placement_words
-from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, workload
+from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
 
 ONE = Step(n_tokens=1, n_sequences=1, first_depth=64, n_head_rows=1)
 PROMPT = Step(n_tokens=16, n_sequences=1, first_depth=0, n_head_rows=1)
@@ -55,11 +55,13 @@ def paged(ops: list[Op]) -> float:
 def test_unified_memory_moves_all_that_a_token_reads_once_weights_do_not_fit() -> None:
     graph = graph_of(dense_spec())
     weights = graph.file_bytes
-    roomy = machine((gpu(),))
+    roomy, context = machine((gpu(),)), 512 * 2**20
+    # room for the weights and not for the driver's context beside them
+    barely = machine((replace(gpu(), memory_bytes=weights + context // 2),))
     tight = machine((replace(gpu(), memory_bytes=weights // 2),))
     assert paged(ops_of(graph, roomy, "llama.cpp")) == 0
     held = sum(w.dense_bytes for w in graph.layers) + graph.head_bytes
-    assert paged(ops_of(graph, tight, "llama.cpp")) == held
+    assert paged(ops_of(graph, tight, "llama.cpp")) == paged(ops_of(graph, barely, "llama.cpp")) == held
     # a prompt needs its buffers too: whoever asks for this has them overflow
     assert paged(ops_of(graph, roomy, "llama.cpp", PROMPT)) == held
     # two of four layers and the head on the GPU: the others are the CPU's, as with -ngl
@@ -112,3 +114,7 @@ def test_a_range_is_wider_where_weights_come_back_in_pages() -> None:
     some = replace(time, terms=(("disk reads", 0.05), ("CPU weights", 0.95)))
     assert stretch_of(some, stand_in=False) == 1.0
     assert {"disk reads", "pages over PCIe"} == PAGING
+
+
+def test_a_page_cache_may_hold_all_that_a_text_uses() -> None:
+    assert ideal(calibration()).coefficients["local.disk.moe_read_time"].value == 0

@@ -126,6 +126,12 @@ _PRIORS = (
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
     Prior(
+        r"ik_llama\.cpp\.cpu_attention_compute$",
+        2.0,
+        0.5,
+        why="2,048 cells cost a token 2.5 ms where llama.cpp takes 7.7, reading included (its PR 518)",
+    ),
+    Prior(
         r"disk\.moe_read_time$",
         0.67,
         0.01,

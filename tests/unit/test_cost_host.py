@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.api.resolve import Session
+from moeplan.calibrate.priors import prior
 from moeplan.cost.host_rates import host_rates, reachable_bytes_per_s
 from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.work import Step
@@ -96,3 +97,10 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
     assert bases("llama.cpp", decode=False) == bases("ktransformers", decode=False) == ("amx", "avx512")
     assert bases("llama.cpp", decode=True) == bases("ktransformers", decode=True) == ("avx512", "avx512")
     assert bases("ik_llama.cpp", decode=False) == ("avx512", "avx512")  # its issue 437
+
+
+def test_ik_attends_faster_and_trained_routers_read_less_before_any_row_says_so() -> None:
+    assert prior("local.engine.ik_llama.cpp.cpu_attention_compute").value == 2.0
+    assert prior("local.engine.llama.cpp.cpu_attention_compute").value == 1.0
+    # 0.37 of the bytes that an even router misses, at the drive's rate over 1.8
+    assert prior("local.disk.moe_read_time").value == pytest.approx(0.37 * 1.8, rel=0.01)

@@ -14,11 +14,11 @@ _MIN_ELEMENTS = 1 << 17
 def linear_kernel() -> Callable[[Any, Any], Any]:
     """``linear(x, weight)`` with x (..., in) and weight (out, in), for use without gradients.
 
-    On x86 torch hands fp32 rows to BLAS routines: one row to one that runs on one thread (MKL's sgemv on AMD),
-    two to some hundred to others whose time jumps between 1, 2, 3, 4 and 17 rows and with the shape of the
-    matrix, up to three times oneDNN's, which grows evenly. With one row of fresh matrices of 2 to 70 MB oneDNN
-    reads 19 to 24 GB/s on one thread and 34 to 46 on two, where a batch of slices, one a thread, reached 16 to
-    20 and 28 to 36 (two cores of an EPYC 9004, with AVX-512 and limited to AVX2, November 2026).
+    On x86 torch hands fp32 rows to BLAS routines: one row to one that runs on one thread (MKL's sgemv on
+    AMD), two to some hundred to others whose time jumps between 1, 2, 3, 4 and 17 rows and with the shape of
+    the matrix, up to three times oneDNN's, which grows evenly. With one row of fresh matrices of 2 to 70 MB
+    oneDNN reads 19 to 24 GB/s on one thread and 34 to 46 on two, where a batch of slices, one a thread,
+    reached 16 to 20 and 28 to 36 (two cores of an EPYC 9004, with AVX-512 and held to AVX2, November 2026).
     """
     torch = import_torch()
     plain = torch.nn.functional.linear

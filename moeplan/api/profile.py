@@ -51,7 +51,7 @@ def run_profile(
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
     # starting, importing torch and looking at the machine are part of the time that was promised
-    started = time.perf_counter() - request.age_s
+    started = time.perf_counter()
     facts = local_facts()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
         # what the engine needs is made ready while torch is imported
@@ -60,7 +60,7 @@ def run_profile(
         parts = list(_parts(request, catalog, device, engine))
         engine.get_ready()
         watch = _watch(device)
-        whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started) - _LEAVING_S
+        whole_s = time_left_s(request, time.perf_counter() - started)
         samples, notes = _measured(parts, whole_s, progress, watch)
     if not samples:
         raise MeasurementError("nothing could be measured: " + "; ".join(notes))
@@ -77,6 +77,11 @@ def run_profile(
         coefficients=derive(samples, kernels),
         notes=tuple(notes),
     )
+
+
+def time_left_s(request: ProfileRequest, spent_s: float) -> float:
+    """Seconds for measurements when ``spent_s`` have gone into getting ready: all of it was promised."""
+    return max(_LEAST_S, BUDGET_S[request.mode] - request.age_s - spent_s - _LEAVING_S)
 
 
 def _measured(

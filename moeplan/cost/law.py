@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 
 from moeplan.cost.attention import Ways, attention_parts
+from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.host_rates import PAPER_FLOP_PER_S, host_rates, kernel_isa
+from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
@@ -19,7 +21,7 @@ from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import GqaAttention, MoeFfn
+from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.traits import EngineTraits
@@ -115,7 +117,9 @@ class _Clock:
             most = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
             inputs = {"times_mean_bytes_of_busiest_gpu": most[0], "times_mean_rows": most[1]}
             times = Times(*most, inputs)
-        more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        more: Names = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        if ranks > 1:
+            more += (f"{self.engine.family}.expert_parallel.bandwidth",)
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
         if hybrid:
@@ -169,13 +173,12 @@ class _Clock:
             self.ops.append(Op("layer overhead", n, names, formula=formula, inputs={"layers": n}))
 
     def _halves(self, tier: str, group: LayerGroup) -> list[tuple[float, Names]]:
-        fixed, family = self._at(tier).fixed, self.engine.family
+        rates, family = self._at(tier), self.engine.family
+        fixed = rates.fixed
         half, mixer, ffn = group.n_layers / 2, group.block.mixer, group.block.ffn
         halves = []
         if mixer is not None:
-            plain = isinstance(mixer, GqaAttention)
-            names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
-            halves.append((half, names))
+            halves.append((half, (*fixed, *mixing_names(mixer, family, rates.architecture))))
         if ffn is not None:
             halves.append(self._routed(tier, half, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
@@ -188,7 +191,7 @@ class _Clock:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
             kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
-        names = (*fixed, f"{family}.moe.layer_time", own)
+        names = (*fixed, *routing_names(ffn, family), own)
         on_backend = backend and tier not in _HOST_TIERS
         return half, (*names, f"{family}.{backend}.moe.layer_time") if on_backend else names
 
@@ -316,26 +319,28 @@ class _Clock:
             self.ops.append(op)
 
     def _all_reduce(self, n_layers: int) -> None:
-        """Two sums over all GPUs a layer: a wait that grows with their number, and the bytes of a ring."""
-        n = self.placement.tensor_parallel
-        family = self.engine.family
-        waits = 2.0 * n_layers * math.log2(n)
-        names = (f"{family}.all_reduce_s",)
-        formula, counts = "2 x layers x log2(GPUs) x s", {"layers": n_layers, "n_gpus": n}
-        self.ops.append(Op("all-reduce latency", waits, names, formula=formula, inputs=counts))
+        """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
+        n, family = self.placement.tensor_parallel, self.engine.family
+        direct = self.hardware.peer_link is not None
+        n_bytes = self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
+        waits, moved = all_reduce_work(n, n_bytes, direct=direct)
+        names: Names = (f"{family}.all_reduce_s",)
+        if family == "server" and direct:
+            at = self._at("gpu0").architecture, f"{family}.engine.{self.engine.id}"
+            names += tuple(f"{name}.all_reduce_time" for name in at)
+        formula, counts = "2 x layers x waits x s", {"layers": n_layers, "n_gpus": n, "waits": waits}
+        op = Op("all-reduce latency", 2.0 * n_layers * waits, names, formula=formula, inputs=counts)
+        self.ops.append(op)
         link = self.hardware.peer_link or self.hardware.pcie
         if link is None:
             return
-        rate = self.hardware.gpus[0].peer_bytes_per_s if self.hardware.peer_link else None
+        rate = self.hardware.gpus[0].peer_bytes_per_s if direct else None
         rate = rate or link.effective_bytes_per_s
-        n_bytes = 2.0 * n_layers * 2.0 * (n - 1) / n
-        n_bytes *= self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
-        formula = "2 x layers x 2 (n - 1) / n x tokens x hidden x 2 B / link"
+        formula = "2 x layers x bytes that each GPU sends for one sum / link"
         inputs = {"link": link.id, "bytes_per_s": rate}
-        self.ops.append(
-            Op("all-reduce", n_bytes / rate, (f"{family}.all_reduce.bandwidth",), n_bytes=n_bytes,
-               formula=formula, inputs=inputs)
-        )  # fmt: skip
+        moved *= 2.0 * n_layers
+        names = (f"{family}.all_reduce.bandwidth",)
+        self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
     def _at(self, tier: str, rows: float = math.inf) -> Rates:
         """Rates of ``tier`` for kernels of that many rows: those for one are of another kind."""

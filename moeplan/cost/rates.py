@@ -10,19 +10,12 @@ import math
 import re
 from typing import NamedTuple
 
+from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, unpacking_group
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import NotModelled
-
-# Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA, recalled
-# 2026-11-30 and not re-read; an H20 that decodes at a third of its bandwidth bears it out, docs/design/003).
-_TILE_ROWS = {"hopper": 64}
-# The narrow instruction of earlier GPUs, 16 rows, reaches 63% of the peak on Hopper: as if it were 26 rows
-# (arXiv 2402.13499, recalled 2026-11-30 and not re-read).
-_NARROW_ROWS = {"hopper": 26}
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
 # their FP32 work is widening the weights, which rows share: with three tenths for each further row, ten
@@ -88,6 +81,8 @@ class Rates(NamedTuple):
     """Whether these are kernels for one row, which unpack and multiply on the FP32 units."""
     own_frac: float = 0.0
     """Of one row's work on the FP32 units, what each further row adds."""
+    architecture: str = ""
+    """What names of this architecture begin with."""
     tile_rows: int = 1
     """Rows that the matrix units work on at least: fewer take as long."""
 
@@ -122,9 +117,9 @@ def gpu_rates(
     unpack and multiply on the FP32 units while they read. ``fused``: attention keeps its scores in a kernel.
     """
     at = _Labels.of(gpu, engine, date)
-    unit, peak = _unit(gpu, engine, quant, vector=vector)
+    unit, peak = unit_of(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
-    moving, unpack = _moving(at, gpu, n_shards), _unpack_per_s(gpu, engine, quant)
+    moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
         _computing(at, gpu, unit, quant),
@@ -135,7 +130,7 @@ def gpu_rates(
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
-        drawing=tuple(f"{n}.flop_per_joule" for n in (at.family, at.architecture, f"{at.family}.{unit}")),
+        drawing=_drawing(at, unit, narrow=quantises_inputs(gpu, engine, quant)),
         norms=_VECTOR_NORMS[at.kind] if vector else _ALWAYS_OVERLAP,
         weights=weights,
         experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
@@ -143,16 +138,17 @@ def gpu_rates(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
             _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
         ),
-        fixed=_fixed(at, engine, date, quant),
+        fixed=_fixed(at, engine, date, quant, quantises=quantises_inputs(gpu, engine, quant)),
         inputs={
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
         unpack_per_s=unpack * n_shards if unpack else None,
-        tile_rows=_tile_rows(gpu, at.family, narrow=unpack is not None) if not vector else 1,
+        tile_rows=tile_rows_of(_generation(gpu), at.family, narrow=unpack is not None) if not vector else 1,
         unpacking=tuple(f"{n}.unpack" for n in (at.family, at.run, f"{at.family}.quant.{quant}")),
         vector=vector,
+        architecture=at.architecture,
         own_frac=0.0 if quant_group(quant) == "plain" else _OWN_FRAC,
     )
 
@@ -205,6 +201,14 @@ def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
     return (*names, f"{at.architecture}.{sort}.{unit}") if vector and at.kind != "gpu" else names
 
 
+def _drawing(at: _Labels, unit: str, *, narrow: bool) -> Names:
+    """Names of the FLOPs that a joule pays for; ``narrow``: of products of 8 or 4 bits."""
+    names: Names = (at.family, at.architecture, f"{at.family}.{unit}")
+    if narrow:
+        names += (f"{at.family}.quantised_inputs",)
+    return tuple(f"{name}.flop_per_joule" for name in names)
+
+
 def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     """Names of the rate of attention, on the units that compute ``scores``."""
     names = tuple(f"{name}.attention.{scores}" for name in (at.family, at.place, at.architecture))
@@ -213,53 +217,16 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     return (*names, f"{at.run}.attention.{scores}")
 
 
-def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str) -> Names:
+def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str, *, quantises: bool) -> Names:
     """Names of the fixed time of a layer."""
     names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in at.general[1:]))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
     if at.kind == "apple" and _runs_serially(engine, date):
         names += (f"{at.place}.serial.layer_time",)
+    if quantises:
+        names += (f"{at.family}.quantised_inputs.layer_time",)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
-
-
-def _tile_rows(gpu: GpuSpec, family: str, *, narrow: bool) -> int:
-    """Kernels that widen weights as they go (Marlin, AWQ) use the ``narrow`` instruction everywhere."""
-    if family != "server":
-        return 1
-    return (_NARROW_ROWS if narrow else _TILE_ROWS).get(_generation(gpu), 16)
-
-
-def _unpack_per_s(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:
-    """FP32 rate where weights are of a type that the matrix units do not multiply: servers widen them."""
-    if engine.family != "server" or quant_group(quant) == "plain":
-        return None
-    native = {"fp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4"}.get(quant)
-    if native is not None and native in gpu.peak_flop_per_s:
-        return None
-    return gpu.peak_flop_per_s.get("fp32")
-
-
-def _unit(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> tuple[str, float]:
-    """(which arithmetic units multiply the weights, their peak).
-
-    llama.cpp multiplies quantised blocks as 8-bit integers (ggml-cuda mmq); servers compute in the type
-    of the weights where the GPU has it. ggml-vulkan leaves Intel's matrix units idle before Xe2, and reaches
-    less than the FP32 rate with them: 978 and 1,631 tokens/s of a 2B model on an A770 and a B580 (PR 14001).
-    """
-    peaks = gpu.peak_flop_per_s
-    if vector and "fp32" in peaks:
-        return "vector", peaks["fp32"]
-    plain = peak_flop_per_s(gpu)
-    if engine.backend == "vulkan" and gpu.vendor == "intel":
-        return "compute", peaks.get("fp32", plain)
-    if engine.gguf and quant_group(quant) != "plain" and "int8" in peaks and gpu.vendor != "intel":
-        return "int8", max(peaks["int8"], plain)
-    if engine.gguf:
-        return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
-    if quant == "fp8" or quant.startswith("nvfp4"):
-        return "compute", max(plain, peaks.get("fp8", 0.0))
-    return "compute", plain
 
 
 def device_class(gpu: GpuSpec, family: str) -> str:
@@ -267,14 +234,6 @@ def device_class(gpu: GpuSpec, family: str) -> str:
     if not gpu.unified_memory:
         return "gpu"
     return "apple" if gpu.vendor == "apple" and family == "local" else "unified"
-
-
-def peak_flop_per_s(gpu: GpuSpec) -> float:
-    """The best dense rate with 16- or 32-bit inputs and FP32 accumulation. Raises NotModelled."""
-    rates = [gpu.peak_flop_per_s[dtype] for dtype in ("fp16", "bf16", "fp32") if dtype in gpu.peak_flop_per_s]
-    if not rates:
-        raise NotModelled(f"prefill speed of {gpu.id}", missing=("peak_flop_per_s of fp16, bf16 or fp32",))
-    return max(rates)
 
 
 def engine_era(date: str) -> str:

@@ -76,6 +76,8 @@ class EngineTraits(Value):
     """Tensor-parallel GPUs can share routed experts as whole ones; attention and its sums stay the same."""
     hosts_any_layer: bool = True
     """Experts of any number of layers can be in RAM; else those of all layers or of none."""
+    prompts_first: bool = False
+    """Prompts that wait are worked through, in batches of their own, before any answer goes on."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
     chooses_attention: bool = False
@@ -176,6 +178,7 @@ def _server(
     hybrid: bool = False,
     expert_parallel: bool = True,
     mxfp4_tile: int = 1,
+    prompts_first: bool = False,
     makers: frozenset[str] = _SERVER_MAKERS,
 ) -> EngineTraits:
     return EngineTraits(
@@ -195,6 +198,7 @@ def _server(
         memory_utilization_frac=utilization,
         expert_parallel=expert_parallel,
         mxfp4_tile=mxfp4_tile,
+        prompts_first=prompts_first,
         shares_memory=True,
         kv_types=_SERVER_KV_TYPES,
         makers=makers,
@@ -259,8 +263,9 @@ def _build() -> dict[str, EngineTraits]:
         # GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm issue 33155, v0.14.1, January 2026). FlashInfer
         # on Blackwell pads both sides.
         _server("vllm", block=16, utilization=0.9, hybrid=True, mxfp4_tile=256),
-        # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
-        _server("sglang", block=1, utilization=0.88),
+        # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU, no mixed chunks (server_args.py:
+        # enable_mixed_chunk is off by default).
+        _server("sglang", block=1, utilization=0.88, prompts_first=True),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
         # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
         _server("tgi", block=1, utilization=1.0, expert_parallel=False),

@@ -9,6 +9,13 @@ from pathlib import Path
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.paths import require_file
+from moeplan.readers.sweeps import (
+    cache_type,
+    is_speculative,
+    lengths_are_equal,
+    mean_tokens,
+    unrecorded_ranks,
+)
 
 
 class SpeedRow(Value):
@@ -50,6 +57,10 @@ class SpeedRow(Value):
     value: float = 0.0
     date: str = ""
     ep: int = 1
+    speculative: bool = False
+    """A step yields drafted tokens too, which no prediction is for: the row is kept out of fits."""
+    equal_lengths: bool = False
+    """All requests of a server were as long as each other, prompts and answers."""
     power_limit_w: float | None = None
     """What each GPU was held to, below its own limit."""
 
@@ -231,16 +242,19 @@ def source_family(source: str) -> str:
 
 def _serving_row(cells: Cells) -> SpeedRow | None:
     metric, value = cells.text("metric"), cells.number("value")
-    batch = cells.count("concurrency") or 1
-    prompt, output = cells.count("input_len") or 0, cells.count("output_len") or 1
+    batch, family = cells.count("concurrency") or 1, cells.text("source_family")
+    nominal = cells.count("input_len") or 0, cells.count("output_len") or 1
+    prompt, output = (mean_tokens(family, n) for n in nominal)
     if not value or metric not in _STEP_METRICS:
         return None
     whole = metric == "bs1_output_tok_s" and prompt > 1  # the prompt's time is inside that figure
     tp = cells.count("tp") or 1
+    engine, gpu, model, precision, date = (cells.text(c) for c in _LAUNCH)
+    launch = engine, gpu, model, precision, date
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
-        source_family=cells.text("source_family"),
+        source_family=family,
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
         quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
@@ -260,7 +274,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         gen_tokens=output,
         ubatch=None,
         flash_attn=None,
-        kv_type="",
+        kv_type=cache_type(family, launch),
         threads=None,
         phase="request" if whole else "decode",
         tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" else value,
@@ -269,8 +283,11 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         metric=metric,
         value=value,
         date=cells.text("date"),
-        ep=cells.count("ep") or 1,
+        equal_lengths=lengths_are_equal(family),
+        speculative=is_speculative(family, launch, (tp, cells.count("ep") or 1), batch, nominal[0]),
+        ep=tp if unrecorded_ranks(family, launch, tp, batch, nominal) else cells.count("ep") or 1,
     )
 
 
+_LAUNCH = ("engine", "gpu", "model", "precision", "date")
 _STEP_METRICS = frozenset({"tpot_ms", "bs1_output_tok_s"})

@@ -10,20 +10,13 @@ import math
 import re
 from typing import NamedTuple
 
+from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
 from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
-from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
+from moeplan.domain.hardware import GpuSpec, HardwareSpec, HostSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
-
-# Instruction sets from fastest to slowest: the first one a CPU has picks its per-core rate.
-ISA_ORDER = ("amx", "avx512", "avx2", "neon")
-
-
-# Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
-# with its base clock. Where that is unknown 3 GHz stand for it: the median of the catalog's 264 (2026-11-30).
-_REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
 # their FP32 work is widening the weights, which rows share: with three tenths for each further row, ten
@@ -36,10 +29,6 @@ _HIDING_ROWS = 512.0
 
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
 _METAL_CONCURRENT_SINCE = "2025-09"
-
-PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
-"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
-
 
 # Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
 # as Volta, other Amperes one for two (CUDA C++ Programming Guide, recalled 2026-11-30 and not re-read).
@@ -101,8 +90,9 @@ class Rates(NamedTuple):
     def widenings(self, rows: float, step_rows: float) -> float:
         """Times one row's work on the FP32 units that a GPU kernel for ``rows`` of them does beside reading.
 
-        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows a
-        step has, the more of it hides behind their arithmetic.
+        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows
+        meet a matrix (``step_rows``; of an expert those sent to it), the more of it hides behind their
+        arithmetic.
         """
         hidden = (step_rows - _VECTOR_ROWS) / (_HIDING_ROWS - _VECTOR_ROWS)
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
@@ -253,17 +243,21 @@ def host_rates(
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
+    tiled = "" if decode else tiled_isa(host.cpu, engine, quant)
+    per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu)}"
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     computing = (
         per_core,
-        *(f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")),
+        *(_by_type(run, quant) if not tiled else (*tiled_names(host.cpu, tiled), f"{run}.cpu_tiled_compute")),
         *(("local.cpu.decode.compute",) if decode else ()),
         f"host.{step}.compute",
         *((f"{run}{era}.cpu_compute",) if era else ()),
     )
+    # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
+    shape = tiled_isa(host.cpu, engine, "f16")
     attending = (
+        *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
@@ -283,8 +277,15 @@ def host_rates(
             "ram_bytes_per_s": host.ram_bytes_per_s,
             "sockets_used": n_sockets,
             "n_cores": cores,
-            "clock_hz": host.cpu.base_hz or _USUAL_HZ,
+            "clock_hz": host.cpu.base_hz or USUAL_HZ,
         },
+    )
+
+
+def _by_type(run: str, quant: str) -> Names:
+    """Names of what types differ by."""
+    return tuple(
+        f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")
     )
 
 
@@ -305,21 +306,6 @@ def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
     if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
         return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
     return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
-
-
-def clock_frac(cpu: CpuSpec) -> float:
-    """Base clock over that of the machine whose runs fix the rates of cores."""
-    return (cpu.base_hz or _USUAL_HZ) / _REFERENCE_HZ
-
-
-def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
-    """Sockets that ``threads`` need: threads that fit on one are kept beside its memory."""
-    return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
-
-
-def best_isa(cpu: CpuSpec) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
-    return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
 
 
 def engine_era(date: str) -> str:

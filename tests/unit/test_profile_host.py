@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from moeplan.api.profile_engine import neediest
 from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
-from moeplan.cost.rates import best_isa, host_rates
+from moeplan.cost.cores import best_isa
+from moeplan.cost.rates import host_rates
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.engines.traits import find_engine
 from moeplan.errors import SpecError

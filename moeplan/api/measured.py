@@ -71,7 +71,8 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
     from moeplan.calibrate.steadiness import unsteady_log
-    from moeplan.cost.host_rates import clock_frac, host_rates
+    from moeplan.cost.cores import clock_frac
+    from moeplan.cost.host_rates import host_rates
     from moeplan.cost.rates import engine_era
     from moeplan.cost.work import main_type as law_type
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from moeplan.cost.host_rates import PAPER_FLOP_PER_S
+from moeplan.cost.cores import PAPER_FLOP_PER_S
 
 _LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
 
@@ -57,6 +57,13 @@ _PRIORS = (
     Prior(r"tensorrt-llm\.all_reduce_time$", 0.7, 0.15, why="2.7 us on H100, vLLM 4.3 (aiconfigurator)"),
     Prior(r"all_reduce_time$", 1.0, 0.1),
     Prior(r"cpu_moe_layer_s$", 1e-4, 0.3, "s", _GUESS),
+    Prior(
+        r"expert_product_s$",
+        1.6e-5,
+        0.3,
+        "s",
+        "2.0 ms for 128 products on an RTX 3090 (llama.cpp PR 16277, 0.40 TFLOP/s at 32 tokens)",
+    ),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(
         r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
@@ -165,20 +172,25 @@ _PRIORS = (
         PAPER_FLOP_PER_S["neon"],
         0.4,
         "FLOP/s",
-        "a quarter of the width of AVX-512",
+        "llama.cpp on an M2 Max, eight cores (ik_llama.cpp discussion 164)",
     ),
     Prior(
         r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
     ),
+    Prior(
+        r"cpu\.tiled\.amx\.compute$",
+        7.0,
+        0.5,
+        why="half of 35 TOP/s of 32 cores (ktransformers doc/en/AMX.md)",
+    ),
+    Prior(r"cpu\.tiled\.wide\.compute$", 2.0, 0.3, why="twice the width (AMD Zen 5)"),
+    Prior(r"cpu\.tiled\.neon\.compute$", 2.8, 0.3, why="M2 Max, all types (ik_llama.cpp discussion 164)"),
+    Prior(
+        r"cpu\.tiled\..*compute$", 2.0, 0.3, why="1.8 to 3.6 times llama.cpp (ik_llama.cpp discussion 164)"
+    ),
     Prior(r"cpu\.decode\.compute$", 0.7, 0.5, why="matrix-vector kernels"),
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
-    Prior(
-        r"ik_llama\.cpp\.cpu_attention_compute$",
-        2.0,
-        0.5,
-        why="2,048 cells cost a token 2.5 ms where llama.cpp takes 7.7, reading included (its PR 518)",
-    ),
     Prior(
         r"disk\.moe_read_time$",
         0.67,
@@ -226,7 +238,7 @@ ALWAYS = (
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
     "server.unpack",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
-    "local.cpu_moe_layer_s", "local.stream.bandwidth", "local.disk.moe_read_time",
+    "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
 )  # fmt: skip
 

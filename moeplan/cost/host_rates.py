@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
+from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
 from moeplan.cost.ops import Names
 from moeplan.cost.rates import ONE_AFTER_THE_OTHER, Rates, doublings
 from moeplan.cost.type_groups import dot_group
-from moeplan.domain.hardware import CpuSpec, HardwareSpec, HostSpec
+from moeplan.domain.hardware import HardwareSpec, HostSpec
 from moeplan.engines.traits import EngineTraits
-
-# Instruction sets from fastest to slowest: the first one a CPU has picks its per-core rate.
-ISA_ORDER = ("amx", "avx512", "avx2", "neon")
-
-# Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
-# with its base clock. Where that is unknown 3 GHz stand for it: the median of the catalog's 264 (2026-11-30).
-_REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
-
-PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
-"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
 
 
 def host_rates(
@@ -30,19 +19,22 @@ def host_rates(
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    per_core = f"local.cpu.flop_per_s_per_core.{kernel_isa(host.cpu, engine, decode=decode)}"
-    scalar_products = f"local.cpu.flop_per_s_per_core.{kernel_isa(host.cpu, engine, decode=True)}"
+    tiled = "" if decode else tiled_isa(host.cpu, engine, quant)
+    per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu, decode=decode)}"
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     computing = (
         per_core,
-        *(f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")),
+        *(_by_type(run, quant) if not tiled else (*tiled_names(host.cpu, tiled), f"{run}.cpu_tiled_compute")),
         *(("local.cpu.decode.compute",) if decode else ()),
         f"host.{step}.compute",
         *((f"{run}{era}.cpu_compute",) if era else ()),
     )
+    # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
+    shape = tiled_isa(host.cpu, engine, "f16")
     attending = (
-        scalar_products,
+        f"local.cpu.flop_per_s_per_core.{shape or best_isa(host.cpu, decode=True)}",
+        *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
@@ -62,8 +54,15 @@ def host_rates(
             "ram_bytes_per_s": reachable_bytes_per_s(host),
             "sockets_used": n_sockets,
             "n_cores": cores,
-            "clock_hz": host.cpu.base_hz or _USUAL_HZ,
+            "clock_hz": host.cpu.base_hz or USUAL_HZ,
         },
+    )
+
+
+def _by_type(run: str, quant: str) -> Names:
+    """Names of what types differ by."""
+    return tuple(
+        f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")
     )
 
 
@@ -102,31 +101,3 @@ def reachable_bytes_per_s(host: HostSpec) -> float:
     if host.ram_basis == "measured" or not most or not usual or most >= _LEAST_STREAM_FRAC * usual:
         return host.ram_bytes_per_s
     return min(host.ram_bytes_per_s, most / _STREAM_FRAC)
-
-
-def clock_frac(cpu: CpuSpec) -> float:
-    """Base clock over that of the machine whose runs fix the rates of cores."""
-    return (cpu.base_hz or _USUAL_HZ) / _REFERENCE_HZ
-
-
-def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
-    """Sockets that ``threads`` need: threads that fit on one are kept beside its memory."""
-    return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
-
-
-def kernel_isa(cpu: CpuSpec, engine: EngineTraits, *, decode: bool) -> str:
-    """The instruction set of an engine's kernels: tiles (AMX) serve matrices of several rows only.
-
-    llama.cpp takes VNNI for one row and has no attention on tiles (PRs 7707, 8998), KTransformers AVX-512 for
-    decoding (doc/en/AMX.md); ik_llama.cpp has no AMX at all (issue 437, open in August 2026).
-    """
-    return best_isa(cpu, tiles=engine.uses_tiles and not decode)
-
-
-def best_isa(cpu: CpuSpec, *, tiles: bool = True) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known.
-
-    ``tiles``: whether AMX counts.
-    """
-    usable = ISA_ORDER if tiles else ISA_ORDER[1:]
-    return next((isa for isa in usable if isa in cpu.isa), "scalar")

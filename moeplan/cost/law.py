@@ -12,18 +12,21 @@ import math
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.host_rates import PAPER_FLOP_PER_S, host_rates, kernel_isa
+from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
+from moeplan.cost.products import product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -99,9 +102,10 @@ class _Clock:
 
     def _add_attention(self, group: LayerGroup, work: LayerWork) -> None:
         """Scores and values over the cache, and over what an encoder put out."""
-        # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
+        # Attention has no weights: it runs where its neighbours do, on a GPU where theirs were copied there
+        # (ggml-backend.cpp, "expand gpu up": the CPU is used only where no GPU operation is next).
         home = group.dense_tier
-        if home in _HOST_TIERS and self.placement.streamed:
+        if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
         ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
         for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
@@ -110,7 +114,7 @@ class _Clock:
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         held = float(group.n_layers * group.weights.expert_bytes)
         copied = held if self.placement.streamed and self.engine.streams_whole_layers else n_bytes
-        tier = self._runs_on(group.expert_tier, group, copied, flop)
+        tier = self._runs_on(group.expert_tier, group, copied)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
@@ -122,6 +126,13 @@ class _Clock:
             more += (f"{self.engine.family}.expert_parallel.bandwidth",)
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
+        if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
+            maker = self.hardware.gpus[int(tier[3:])].vendor
+            one_each = product_op(
+                self.engine, maker, self.workload.engine_date, ffn, group.n_layers, self.step.n_tokens,
+                self.graph.spec.architecture, plain=quant_group(self.quant) == "plain",
+            )  # fmt: skip
+            self.ops += [one_each] if one_each else []
         if hybrid:
             self._expert_hops(group.n_layers)
 
@@ -223,7 +234,8 @@ class _Clock:
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0
         if not cache and n_elements and alone.vector and not rates.vector:
-            widened = alone.widenings(flop / (2.0 * n_elements), self.step.n_tokens)
+            rows_each = flop / (2.0 * n_elements)
+            widened = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * widened
             unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
@@ -262,11 +274,9 @@ class _Clock:
         seconds, formula = n_elements / rates.unpack_per_s, "packed elements / FP32 rate"
         self.ops.append(Op(f"{tier} unpacking", seconds, rates.unpacking, formula=formula, inputs=inputs))
 
-    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float, flop: float = 0.0) -> str:
+    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float) -> str:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
-            return tier
-        if self.engine.stream_scales_with_experts and self._faster_on_host(n_bytes, flop):
             return tier
         link = self.hardware.pcie
         if link is None:
@@ -283,24 +293,18 @@ class _Clock:
         )
         return "gpu0"
 
-    def _faster_on_host(self, n_bytes: float, flop: float) -> bool:
-        """Whether the CPU is done, on paper, before the copy is: users then keep experts there (-op)."""
-        link = self.hardware.pcie
-        per_core = PAPER_FLOP_PER_S[kernel_isa(self.hardware.host.cpu, self.engine, decode=False)]
-        seconds = flop / (self._at("ram").flop_per_s * per_core)
-        return link is not None and 0.0 < seconds < n_bytes / link.effective_bytes_per_s
-
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""
         if self.placement.streamed:
             return True
-        least = self.engine.stream_prefill_min_tokens
-        if least is None or self.placement.head_tier in _HOST_TIERS:
+        if self.placement.head_tier in _HOST_TIERS:
             return False  # nothing runs on a GPU
         ffn = group.block.ffn if group else None
-        if self.engine.stream_scales_with_experts and isinstance(ffn, MoeFfn):
-            least = round(least * ffn.n_experts / ffn.n_active)
-        return self.step.n_tokens >= least
+        if group is None or not isinstance(ffn, MoeFfn):
+            return copies_weights(self.engine, self.step.n_tokens)
+        stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
+        date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
+        return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
 
     def _expert_hops(self, n_layers: int) -> None:
         """Activations to the CPU and back around its experts, and the wait for both."""

@@ -93,8 +93,9 @@ class Rates(NamedTuple):
     def widenings(self, rows: float, step_rows: float) -> float:
         """Times one row's work on the FP32 units that a GPU kernel for ``rows`` of them does beside reading.
 
-        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows a
-        step has, the more of it hides behind their arithmetic.
+        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows
+        meet a matrix (``step_rows``; of an expert those sent to it), the more of it hides behind their
+        arithmetic.
         """
         hidden = (step_rows - _VECTOR_ROWS) / (_HIDING_ROWS - _VECTOR_ROWS)
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)

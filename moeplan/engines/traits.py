@@ -68,8 +68,6 @@ class EngineTraits(Value):
     eager: bool = False
     """Operations are launched one by one from Python while the GPU works, and the cache of grouped heads is
     copied and expanded in every step (transformers: DynamicCache.update, repeat_kv)."""
-    uses_tiles: bool = True
-    """Prompts on a CPU go through AMX where it has it."""
     streams_whole_layers: bool = False
     """Layers in RAM are copied to the GPU with all their experts, whichever a token needs."""
     expert_parallel: bool = False
@@ -97,13 +95,19 @@ class EngineTraits(Value):
     """Makers of GPUs that it has kernels for; None: any. "gaudi" is not one of Intel's GPUs here."""
     least_capability: float = 0.0
     """The oldest CUDA compute capability that it is built for."""
+    cpu_tiles: Literal["", "types", "amx"] = ""
+    """Prompts on a CPU go through kernels that unpack any type into tiles first (ik_llama.cpp, and
+    llamafile's in ktransformers); "amx": those, and AMX ones for types that are not GGUF's."""
+    interleaves_at_load: bool = False
+    """Tensors in RAM are repacked to interleaved rows while they are read (ik_llama.cpp's -rtr)."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
     @property
     def asked(self) -> str:
         """The name that ``find_engine`` finds it by, backend and all."""
-        return f"{self.id} ({self.backend})" if self.backend else self.id
+        way = self.backend or ("rtr" if self.interleaves_at_load else "")
+        return f"{self.id} ({way})" if way else self.id
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -162,9 +166,9 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         reserves_embeddings=not ik,
         crops_late=frozenset() if ik else _CROPS_LATE,
         pipeline_copies=4,
-        uses_tiles=not ik,
         chooses_attention=True,
         latent_modes=ik,
+        cpu_tiles="types" if ik else "",
         kv_types=_GGUF_KV_TYPES,
         makers=_GGML_MAKERS,
     )
@@ -217,6 +221,7 @@ def _library(
     fuses_experts: bool = False,
     chooses_attention: bool = False,
     shares_memory: bool = False,
+    cpu_tiles: Literal["", "types", "amx"] = "",
     kv_types: frozenset[str] | None = None,
     makers: frozenset[str] | None = None,
 ) -> EngineTraits:
@@ -242,6 +247,7 @@ def _library(
         fuses_experts=fuses_experts,
         chooses_attention=chooses_attention,
         shares_memory=shares_memory,
+        cpu_tiles=cpu_tiles,
         kv_types=kv_types,
         makers=makers,
     )
@@ -278,6 +284,7 @@ def _build() -> dict[str, EngineTraits]:
             stream=False,
             hosts_any_layer=False,
             shares_memory=True,
+            cpu_tiles="amx",
             kv_types=_SERVER_KV_TYPES,
             makers=frozenset({"nvidia", "amd", "intel"}),
         ),
@@ -311,7 +318,7 @@ ENGINES = _build()
 # The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
 _MIXES_SINCE_BUILD = 11434
 
-_VULKAN = " (vulkan)"
+_VULKAN, _INTERLEAVING = " (vulkan)", " (rtr)"
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -329,6 +336,9 @@ def find_engine(name: str) -> EngineTraits:
     key = name.strip().casefold()
     if key.endswith(_VULKAN):
         return replace(find_engine(key.removesuffix(_VULKAN)), backend="vulkan")
+    if key.endswith(_INTERLEAVING):
+        plain = find_engine(key.removesuffix(_INTERLEAVING))
+        return replace(plain, interleaves_at_load=plain.stream_scales_with_experts)
     engine = ENGINES.get(_ALIASES.get(key, key))
     if engine is None and " " in key:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name

@@ -83,7 +83,22 @@ _SERVING_COLUMNS = (
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
-_PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
+# The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
+_PINNED_ENGINES = {
+    "ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)",
+    "support intel amx for further accelerate.md L235": "llama.cpp",
+}
+# Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
+# and what the notes of those rows say.
+_EARLIER_BUILDS = {
+    ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
+}
+# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
+_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
+# Pages on which every command for a GPU has -fa.
+_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
 # Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
 # 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
@@ -188,7 +203,7 @@ class Cells:
 
 
 def _speed_row(cells: Cells) -> SpeedRow:
-    flash, source = cells.text("flash_attn"), cells.text("source")
+    source = cells.text("source")
     stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
     ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
     return SpeedRow(
@@ -199,7 +214,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         arch_class=cells.text("arch_class"),
         quant=cells.text("quant"),
         file_gib=cells.number("file_gib"),
-        engine=_pinned(_PINNED_ENGINES, cells.text("source")) or cells.text("engine"),
+        engine=_pinned(_PINNED_ENGINES, cells.text("source")) or _engine(cells),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -213,7 +228,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         depth_tokens=cells.count("depth_tokens") or 0,
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch"),
-        flash_attn=None if flash == "" else flash not in ("0", "false"),
+        flash_attn=_flash(cells),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
         phase=cells.text("phase"),
@@ -223,9 +238,32 @@ def _speed_row(cells: Cells) -> SpeedRow:
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=ram[1],
         value=cells.number("tokens_per_s") or 0.0,
-        date=cells.text("date") or _pinned(_PINNED_BUILDS, cells.text("source")),
+        date=_build_date(cells),
         power_limit_w=cells.number("power_limit_w"),
     )
+
+
+def _engine(cells: Cells) -> str:
+    """The engine, with a switch of ik_llama.cpp's that decides where its prompts are computed."""
+    engine, source = cells.text("engine"), cells.text("source")
+    asked = "-rtr" in cells.text("notes") or any(page in source for page in _INTERLEAVED_PAGES)
+    return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
+
+
+def _flash(cells: Cells) -> bool | None:
+    """Whether attention was fused, by the row or by its page."""
+    said = cells.text("flash_attn")
+    if said:
+        return said not in ("0", "false")
+    on_page = cells.text("gpu") and any(page in cells.text("source") for page in _FUSED_PAGES)
+    return True if on_page else None
+
+
+def _build_date(cells: Cells) -> str:
+    """When the build was made, as far as known: no later than the row."""
+    source, notes = cells.text("source"), cells.text("notes")
+    earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
+    return next(earlier, "") or cells.text("date") or _pinned(_PINNED_BUILDS, source)
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:

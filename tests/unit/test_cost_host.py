@@ -94,13 +94,12 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
         rates = host_rates(hardware, None, find_engine(engine), "", "q8_0", decode=decode)
         return rates.weights[1][0].rpartition(".")[2], rates.cache[1][0].rpartition(".")[2]
 
-    assert bases("llama.cpp", decode=False) == bases("ktransformers", decode=False) == ("amx", "avx512")
+    assert bases("llama.cpp", decode=False) == ("amx", "avx512")
+    assert bases("ktransformers", decode=False) == ("avx512", "avx512")  # of GGUF files
     assert bases("llama.cpp", decode=True) == bases("ktransformers", decode=True) == ("avx512", "avx512")
     assert bases("ik_llama.cpp", decode=False) == ("avx512", "avx512")  # its issue 437
 
 
-def test_ik_attends_faster_and_trained_routers_read_less_before_any_row_says_so() -> None:
-    assert prior("local.engine.ik_llama.cpp.cpu_attention_compute").value == 2.0
-    assert prior("local.engine.llama.cpp.cpu_attention_compute").value == 1.0
+def test_trained_routers_read_less_before_any_row_says_so() -> None:
     # 0.37 of the bytes that an even router misses, at the drive's rate over 1.8
     assert prior("local.disk.moe_read_time").value == pytest.approx(0.37 * 1.8, rel=0.01)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from moeplan.cost.cores import clock_frac, sockets_used
 from moeplan.cost.coverage import busiest_rank
-from moeplan.cost.host_rates import clock_frac, host_rates, sockets_used
+from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.work import Step, main_type

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from moeplan.cost.ops import ONCE, Times
 from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
+from moeplan.domain.model import GqaAttention
 from moeplan.domain.workload import Workload
 from moeplan.engines.eager import SCORE_BYTES, cache_passes
 from moeplan.engines.kv import kv_shard
@@ -14,12 +15,14 @@ from moeplan.engines.traits import EngineTraits
 
 
 class Ways(NamedTuple):
-    """How attention is computed. ``quant``: the type of most weights."""
+    """How attention is computed. ``quant``: the type of most weights; ``per_head``: the keys that query heads
+    share are read for each of them."""
 
     engine: EngineTraits
     workload: Workload
     quant: str
     tensor_parallel: int
+    per_head: bool = False
 
 
 class AttentionPart(NamedTuple):
@@ -35,7 +38,7 @@ def attention_parts(
     group: LayerGroup, work: LayerWork, step: Step, ways: Ways, *, host: bool
 ) -> Iterator[AttentionPart]:
     """What attention moves and computes, on a GPU or on the ``host``."""
-    engine, workload, quant, shards = ways
+    engine, workload, quant, shards, per_head = ways
     n, block = group.n_layers, group.block
     # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
     repeat = shards / kv_shard(block, shards)
@@ -46,6 +49,8 @@ def attention_parts(
         scores, computing = unfused_scores(block, step)
         if scores:
             yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
+    if per_head and step.tokens_per_sequence <= 1 and isinstance(block.mixer, GqaAttention):
+        own *= block.mixer.n_heads / block.mixer.n_kv_heads
     times = _moved(own)._replace(computing=computing)
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:

@@ -11,6 +11,7 @@ import math
 
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.coverage import busiest_rank, expected_experts
+from moeplan.cost.hops import hand_over_op, logits_op
 from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
@@ -19,6 +20,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import GqaAttention, MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.launches import reads_per_head
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -95,8 +97,11 @@ class _Clock:
         home = group.dense_tier
         if home in _HOST_TIERS and self.placement.streamed:
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
-        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
-        for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
+        host, done = home in _HOST_TIERS, self.workload
+        gpu = None if host or not done.flash_attention else self.hardware.gpus[int(home[3:])]
+        per_head = gpu is not None and reads_per_head(self.engine, gpu, done.engine_date)
+        ways = Ways(self.engine, done, self.quant, self.placement.tensor_parallel, per_head)
+        for part in attention_parts(group, work, self.step, ways, host=host):
             self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
@@ -123,6 +128,9 @@ class _Clock:
         tier = self._runs_on(self.placement.head_tier, None, self.graph.head_bytes)
         elements = float(self.graph.head_elements)
         self._work(tier, "weights", self.graph.head_bytes, flop, elements, label="output head")
+        link, gpus = self.hardware.pcie, self.hardware.gpus
+        if self.engine.gguf and link is not None and tier not in _HOST_TIERS and not gpus[0].unified_memory:
+            self.ops.append(logits_op(link, self.step.n_head_rows, self.graph.spec.vocab_size))
 
     def add_disk(self) -> None:
         """Pages of a mapped file that RAM cannot keep are read again, step after step.
@@ -174,6 +182,9 @@ class _Clock:
         dated = (f"{run}{self.era}.step_time",) if self.era else ()
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
+        on_gpus = (tier for tier in self.placement.dense_tiers if tier not in _HOST_TIERS)
+        if handed := hand_over_op(self.engine.family, on_gpus):
+            self.ops.append(handed)
 
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
@@ -208,7 +219,7 @@ class _Clock:
 
     def _routed(self, tier: str, half: float, ffn: MoeFfn) -> tuple[float, Names]:
         """Routing, gather and scatter beside the experts' products; from Python a kernel at a time."""
-        fixed, family, backend = self._at(tier).fixed, self.engine.family, self.engine.backend
+        fixed, family, backend = self._at(tier).routed, self.engine.family, self.engine.backend
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)

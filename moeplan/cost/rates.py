@@ -13,7 +13,7 @@ from typing import NamedTuple
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
-from moeplan.engines.builds import before
+from moeplan.engines.launches import launch_marks, scalar_loads
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -39,9 +39,6 @@ _NARROW_ROWS = {"hopper": 26}
 _VECTOR_ROWS, _OWN_FRAC = 8.0, 0.3
 # A full micro-batch has so much to multiply that widening hides behind it.
 _HIDING_ROWS = 512.0
-
-# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
-_METAL_CONCURRENT_SINCE = "2025-09"
 
 PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
 """Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
@@ -87,6 +84,8 @@ class Rates(NamedTuple):
     cache: tuple[Names, Names]
     fixed: Names
     """Of the fixed time of one layer."""
+    routed: Names
+    """The same of an FFN with experts."""
     inputs: dict[str, object]
     unpack_per_s: float | None = None
     """Elements that the FP32 units would widen at one FLOP each, where they have to."""
@@ -132,13 +131,14 @@ def gpu_rates(
     unit, peak = _unit(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
     moving, unpack = _moving(at, gpu, n_shards), _unpack_per_s(gpu, engine, quant)
+    old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
-        _computing(at, gpu, unit, quant),
+        (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
     )
     experts = tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
     return Rates(
-        bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
+        bytes_per_s=gpu.data_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
@@ -150,9 +150,10 @@ def gpu_rates(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
             _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
         ),
-        fixed=_fixed(at, engine, date, quant),
+        fixed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=False)),
+        routed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=True)),
         inputs={
-            "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+            "bandwidth_bytes_per_s": gpu.data_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
@@ -220,13 +221,14 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     return (*names, f"{at.run}.attention.{scores}")
 
 
-def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str) -> Names:
-    """Names of the fixed time of a layer."""
-    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in at.general[1:]))
+def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names) -> Names:
+    """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
+    # Python launches at the pace of the host, whatever the GPU's architecture.
+    whose = (at.place, at.run) if engine.eager else (at.place, at.architecture, at.run)
+    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in whose))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
-    if at.kind == "apple" and _runs_serially(engine, date):
-        names += (f"{at.place}.serial.layer_time",)
+    names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
 
 
@@ -318,7 +320,8 @@ def host_rates(
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
-        fixed=_host_fixed(engine, run, quant),
+        fixed=(fixed := _host_fixed(engine, run, quant)),
+        routed=fixed,
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
             "sockets_used": n_sockets,
@@ -384,11 +387,6 @@ def _apple_chip(gpu: GpuSpec) -> tuple[str, str] | None:
     """(generation, size) that the id tells: the more memory channels, the less of them one GPU may reach."""
     found = re.search(r"\b(m\d+)(?:-(pro|max|ultra))?\b", gpu.id)
     return (found[1], found[2] or "base") if found else None
-
-
-def _runs_serially(engine: EngineTraits, date: str) -> bool:
-    """Whether each of a layer's kernels waits for the one before: ggml's Metal backend did."""
-    return engine.gguf and before(date, _METAL_CONCURRENT_SINCE)
 
 
 def _slug(text: str) -> str:

@@ -10,6 +10,13 @@ from pathlib import Path
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.paths import require_file
+from moeplan.readers.sweeps import (
+    cache_type,
+    is_speculative,
+    lengths_are_equal,
+    mean_tokens,
+    unrecorded_ranks,
+)
 
 
 class SpeedRow(Value):
@@ -51,6 +58,10 @@ class SpeedRow(Value):
     value: float = 0.0
     date: str = ""
     ep: int = 1
+    speculative: bool = False
+    """A step yields drafted tokens too, which no prediction is for: the row is kept out of fits."""
+    equal_lengths: bool = False
+    """All requests of a server were as long as each other, prompts and answers."""
     power_limit_w: float | None = None
     """What each GPU was held to, below its own limit."""
 
@@ -73,7 +84,22 @@ _SERVING_COLUMNS = (
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
-_PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
+# The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
+_PINNED_ENGINES = {
+    "ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)",
+    "support intel amx for further accelerate.md L235": "llama.cpp",
+}
+# Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
+# and what the notes of those rows say.
+_EARLIER_BUILDS = {
+    ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
+}
+# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
+_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
+# Pages on which every command for a GPU has -fa.
+_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
 # Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
 # read 2026-11-30).
 _ADDED = {
@@ -193,7 +219,6 @@ class Cells:
 
 def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
-    flash = cells.text("flash_attn")
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
@@ -216,7 +241,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch"),
-        flash_attn=None if flash == "" else flash not in ("0", "false"),
+        flash_attn=_flash(cells),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
         phase=cells.text("phase"),
@@ -226,7 +251,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=cells.text("ram_gbps_basis"),
         value=cells.number("tokens_per_s") or 0.0,
-        date=_date(cells),
+        date=_build_date(cells),
         power_limit_w=cells.number("power_limit_w"),
     )
 
@@ -238,20 +263,35 @@ def _quant(cells: Cells) -> str:
 
 
 def _engine(cells: Cells) -> str:
-    """The engine with its backend, where the row's notes or its page say so."""
-    engine = _pinned(_PINNED_ENGINES, cells.text("source")) or cells.text("engine")
-    by_vulkan = _VULKAN_NOTE.search(cells.text("notes")) and "(" not in engine
-    return f"{engine} (Vulkan)" if by_vulkan else engine
+    """The engine, with its backend where notes or page say so, or a switch of ik_llama.cpp's that decides
+    where its prompts are computed."""
+    source = cells.text("source")
+    engine = _pinned(_PINNED_ENGINES, source) or cells.text("engine")
+    if _VULKAN_NOTE.search(cells.text("notes")) and "(" not in engine:
+        return f"{engine} (Vulkan)"
+    asked = "-rtr" in cells.text("notes") or any(page in source for page in _INTERLEAVED_PAGES)
+    return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
 
 
 _VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
 
 
-def _date(cells: Cells) -> str:
-    """When the row was measured, as nearly as its page tells."""
-    page, _, part = cells.text("source").partition(" (")
-    added = _ADDED.get(page, {}).get(part.removesuffix(")"))
-    return added or cells.text("date") or _pinned(_PINNED_BUILDS, cells.text("source"))
+def _flash(cells: Cells) -> bool | None:
+    """Whether attention was fused, by the row or by its page."""
+    said = cells.text("flash_attn")
+    if said:
+        return said not in ("0", "false")
+    on_page = cells.text("gpu") and any(page in cells.text("source") for page in _FUSED_PAGES)
+    return True if on_page else None
+
+
+def _build_date(cells: Cells) -> str:
+    """When the build was made, as far as known: no later than the row."""
+    source, notes = cells.text("source"), cells.text("notes")
+    earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
+    page, _, part = source.partition(" (")
+    added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
+    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source)
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:
@@ -268,16 +308,19 @@ def source_family(source: str) -> str:
 
 def _serving_row(cells: Cells) -> SpeedRow | None:
     metric, value = cells.text("metric"), cells.number("value")
-    batch = cells.count("concurrency") or 1
-    prompt, output = cells.count("input_len") or 0, cells.count("output_len") or 1
+    batch, family = cells.count("concurrency") or 1, cells.text("source_family")
+    nominal = cells.count("input_len") or 0, cells.count("output_len") or 1
+    prompt, output = (mean_tokens(family, n) for n in nominal)
     if not value or metric not in _STEP_METRICS:
         return None
     whole = metric == "bs1_output_tok_s" and prompt > 1  # the prompt's time is inside that figure
     tp = cells.count("tp") or 1
+    engine, gpu, model, precision, date = (cells.text(c) for c in _LAUNCH)
+    launch = engine, gpu, model, precision, date
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
-        source_family=cells.text("source_family"),
+        source_family=family,
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
         quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
@@ -297,7 +340,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         gen_tokens=output,
         ubatch=None,
         flash_attn=None,
-        kv_type="",
+        kv_type=cache_type(family, launch),
         threads=None,
         phase="request" if whole else "decode",
         tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" else value,
@@ -306,8 +349,11 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         metric=metric,
         value=value,
         date=cells.text("date"),
-        ep=cells.count("ep") or 1,
+        equal_lengths=lengths_are_equal(family),
+        speculative=is_speculative(family, launch, (tp, cells.count("ep") or 1), batch, nominal[0]),
+        ep=tp if unrecorded_ranks(family, launch, tp, batch, nominal) else cells.count("ep") or 1,
     )
 
 
+_LAUNCH = ("engine", "gpu", "model", "precision", "date")
 _STEP_METRICS = frozenset({"tpot_ms", "bs1_output_tok_s"})

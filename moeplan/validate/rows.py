@@ -77,10 +77,16 @@ _LANES_OF = {("raspberry-pi-5", "x1"): "gen3x1"}
 
 
 def _pcie(text: str, cpu: str) -> str | None:
-    """``gen4x16`` from "gen4" or "gen4 x16"; what names no generation, or several links, is the host's."""
+    """``gen4x16`` from "gen4" or "gen4 x16"; of several ("x16/x4/x1") the first GPU's, which copies go to.
+
+    One that names neither generation nor several links is the host's.
+    """
     if (cpu, text) in _LANES_OF:
         return _LANES_OF[cpu, text]
-    found = re.fullmatch(r"(gen\d) ?(x\d+)?", text)
+    first, *others = text.split("/")
+    if others and re.fullmatch(r"x\d+", first):
+        return first
+    found = re.fullmatch(r"(gen\d) ?(x\d+)?", first)
     return f"{found[1]}{found[2] or 'x16'}" if found else None
 
 

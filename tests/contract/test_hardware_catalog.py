@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from moeplan.cost.rates import peak_flop_per_s
+from moeplan.cost.gpu_units import peak_flop_per_s
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, LinkSpec, StorageSpec
 from moeplan.domain.request import MachineFlags
 from moeplan.errors import NotModelled

@@ -228,18 +228,6 @@ def test_ik_llama_streams_later_for_sparser_models() -> None:
         assert ("weights over PCIe" in dict(terms)) is streams
 
 
-def test_ik_llama_leaves_experts_to_a_cpu_that_is_faster_than_the_copy() -> None:
-    graph = graph_of(moe_spec(n_experts=8, n_active=2))
-    ik = find_engine("ik_llama.cpp")
-    # 200 tokens, 2 FLOP of 2/8 of the elements at 35 GFLOP/s a core; the copy: 2 B an element over 20 GB/s.
-    # They break even at 2 x 200 x 2/8 / 35e9 / 2 x 20e9 = 28.6 cores.
-    for cores, streams in ((28, True), (29, False)):
-        hardware = machine((gpu(),), pcie_gbps=20, cores=cores)
-        placement = split(graph, hardware, LLAMA, graph.spec.n_layers + 1, 4)
-        terms = prefill_time(graph, hardware, workload(prompt_tokens=200), placement, ik, calibration()).terms
-        assert ("weights over PCIe" in dict(terms)) is streams
-
-
 def test_streamed_weights_cross_the_link_every_step() -> None:
     graph = graph_of(dense_spec())
     hardware = machine((gpu(),), pcie_gbps=20)

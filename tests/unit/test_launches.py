@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.calibrate.priors import prior
-from moeplan.cost.hops import hand_over_op
+from moeplan.cost.hops import hand_over_ops
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
@@ -106,9 +106,9 @@ def test_logits_go_to_the_host_over_its_link() -> None:
 
 
 def test_gpus_wait_for_each_other_where_layers_are_handed_over() -> None:
-    assert hand_over_op("local", ["gpu0", "gpu0", "gpu0"]) is None
-    op = hand_over_op("local", ["gpu0", "gpu0", "gpu1", "gpu2"])
-    assert op is not None and op.moving_s == pytest.approx(0.4)
+    assert hand_over_ops("local", ["gpu0", "ram", "gpu0"]) == ()
+    (op,) = hand_over_ops("local", ["gpu0", "gpu0", "gpu1", "ram", "gpu2"])
+    assert op.moving_s == pytest.approx(0.4)
     assert op.moving == ("local.step_s", "local.hand_over.step_time")
 
 

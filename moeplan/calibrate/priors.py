@@ -46,6 +46,7 @@ _PRIORS = (
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
     Prior(r"cpu\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"\.step_s$", 5e-4, 0.7, "s", _GUESS),
+    Prior(r"hand_over\.step_time$", 1.0, 0.7, why="a copy and two waits: a fifth of a step's time"),
     Prior(r"all_reduce_s$", 4e-6, 0.7, "s", "latency tables of NCCL and engines' own kernels"),
     Prior(
         r"gpu\.blackwell\.all_reduce_time$",
@@ -67,6 +68,12 @@ _PRIORS = (
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(
         r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
+    ),
+    Prior(
+        r"^local\.ungraphed\.layer_time$",
+        1.5,
+        0.2,
+        why="12 to 60 us more a layer (tables of llama.cpp PRs 6766, 22254, 27721, in no fit)",
     ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
@@ -143,6 +150,9 @@ _PRIORS = (
     Prior(r"^local\.apple\.vector$", 2.0, 0.3, why="two FLOPs a weight hide behind the reads"),
     Prior(r"^local\.unified\.vector$", 1.0, 0.5),
     Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
+    Prior(
+        r"^local\.scalar-loads\.vector$", 0.6, 0.3, why="1.27 times the step on an H100 (llama.cpp PR 9816)"
+    ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
@@ -210,6 +220,7 @@ _PRIORS = (
     Prior(r"\.202\d\.step_time$", 1.0, 0.5, why="schedulers moved off the critical path"),
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),
+    Prior(r"quants\.half\.vector$", 2.0, 0.25, why="two weights in each FP16 instruction"),
     Prior(r"quants\..*(vector|compute)$", 1.0, 0.25),
     Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
     Prior(r"\.(plain|table|super-block|block|nibble|byte|other)\.vector$", 1.0, 0.25),

@@ -49,7 +49,8 @@ def host_rates(
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=((*moving, "local.ram.cache.bandwidth"), attending),
-        fixed=_host_fixed(engine, run, quant),
+        fixed=(fixed := _host_fixed(engine, run, quant)),
+        routed=fixed,
         inputs={
             "ram_bytes_per_s": reachable_bytes_per_s(host),
             "sockets_used": n_sockets,

@@ -12,6 +12,7 @@ import math
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
+from moeplan.cost.hops import hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, Names, Op, Times
@@ -107,8 +108,9 @@ class _Clock:
         home = group.dense_tier
         if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
-        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
-        for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
+        gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
+        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
+        for part in attention_parts(group, work, self.step, ways):
             self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
@@ -146,6 +148,8 @@ class _Clock:
         tier = self._runs_on(self.placement.head_tier, None, self.graph.head_bytes)
         elements = float(self.graph.head_elements)
         self._work(tier, "weights", self.graph.head_bytes, flop, elements, label="output head")
+        if self.engine.gguf and tier not in _HOST_TIERS:
+            self.ops += logits_ops(self.hardware, self.step.n_head_rows, self.graph.spec.vocab_size)
 
     def add_paging(self) -> None:
         """Weights that come back in pages, from a mapped file or over PCIe, step after step."""
@@ -163,6 +167,7 @@ class _Clock:
         dated = (f"{run}{self.era}.step_time",) if self.era else ()
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
+        self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
 
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
@@ -184,9 +189,8 @@ class _Clock:
             self.ops.append(Op("layer overhead", n, names, formula=formula, inputs={"layers": n}))
 
     def _halves(self, tier: str, group: LayerGroup) -> list[tuple[float, Names]]:
-        rates, family = self._at(tier), self.engine.family
-        fixed = rates.fixed
-        half, mixer, ffn = group.n_layers / 2, group.block.mixer, group.block.ffn
+        rates, family, half = self._at(tier), self.engine.family, group.n_layers / 2
+        fixed, mixer, ffn = rates.fixed, group.block.mixer, group.block.ffn
         halves = []
         if mixer is not None:
             halves.append((half, (*fixed, *mixing_names(mixer, family, rates.architecture))))
@@ -196,7 +200,7 @@ class _Clock:
 
     def _routed(self, tier: str, half: float, ffn: MoeFfn) -> tuple[float, Names]:
         """Routing, gather and scatter beside the experts' products; from Python a kernel at a time."""
-        fixed, family, backend = self._at(tier).fixed, self.engine.family, self.engine.backend
+        fixed, family, backend = self._at(tier).routed, self.engine.family, self.engine.backend
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)

@@ -14,7 +14,7 @@ from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, unpacking_group
 from moeplan.domain.hardware import GpuSpec
-from moeplan.engines.builds import before
+from moeplan.engines.launches import launch_marks, scalar_loads
 from moeplan.engines.traits import EngineTraits
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
@@ -26,8 +26,6 @@ _VECTOR_ROWS, _OWN_FRAC = 8.0, 0.3
 # A full micro-batch has so much to multiply that widening hides behind it.
 _HIDING_ROWS = 512.0
 
-# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
-_METAL_CONCURRENT_SINCE = "2025-09"
 
 # Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
 # as Volta, other Amperes one for two (CUDA C++ Programming Guide, recalled 2026-11-30 and not re-read).
@@ -73,6 +71,8 @@ class Rates(NamedTuple):
     cache: tuple[Names, Names]
     fixed: Names
     """Of the fixed time of one layer."""
+    routed: Names
+    """The same of an FFN with experts."""
     inputs: dict[str, object]
     unpack_per_s: float | None = None
     """Elements that the FP32 units would widen at one FLOP each, where they have to."""
@@ -121,13 +121,15 @@ def gpu_rates(
     unit, peak = unit_of(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
     moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
+    old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
+    quantises = quantises_inputs(gpu, engine, quant)
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
-        _computing(at, gpu, unit, quant),
+        (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
     )
     experts = tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
     return Rates(
-        bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
+        bytes_per_s=gpu.data_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
@@ -139,9 +141,10 @@ def gpu_rates(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
             _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
         ),
-        fixed=_fixed(at, engine, date, quant, quantises=quantises_inputs(gpu, engine, quant)),
+        fixed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=False), quantises=quantises),
+        routed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=True), quantises=quantises),
         inputs={
-            "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+            "bandwidth_bytes_per_s": gpu.data_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
@@ -218,13 +221,14 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     return (*names, f"{at.run}.attention.{scores}")
 
 
-def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str, *, quantises: bool) -> Names:
-    """Names of the fixed time of a layer."""
-    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in at.general[1:]))
+def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quantises: bool) -> Names:
+    """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
+    # Python launches at the pace of the host, whatever the GPU's architecture.
+    whose = (at.place, at.run) if engine.eager else (at.place, at.architecture, at.run)
+    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in whose))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
-    if at.kind == "apple" and _runs_serially(engine, date):
-        names += (f"{at.place}.serial.layer_time",)
+    names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
     if quantises:
         names += (f"{at.family}.quantised_inputs.layer_time",)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
@@ -260,11 +264,6 @@ def _apple_chip(gpu: GpuSpec) -> tuple[str, str] | None:
     """(generation, size) that the id tells: the more memory channels, the less of them one GPU may reach."""
     found = re.search(r"\b(m\d+)(?:-(pro|max|ultra))?\b", gpu.id)
     return (found[1], found[2] or "base") if found else None
-
-
-def _runs_serially(engine: EngineTraits, date: str) -> bool:
-    """Whether each of a layer's kernels waits for the one before: ggml's Metal backend did."""
-    return engine.gguf and before(date, _METAL_CONCURRENT_SINCE)
 
 
 def _slug(text: str) -> str:

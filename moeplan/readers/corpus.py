@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -109,6 +110,24 @@ _PINNED_RAM = {
 }
 # A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
 _PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
+# Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
+# read 2026-11-30).
+_ADDED = {
+    "geerlingguy/ai-benchmarks:README.md": {
+        "": "2024-10-28", "issues/1": "2024-11-18", "issues/2": "2024-11-12", "issues/5": "2024-12-11",
+        "issues/9": "2025-01-29", "issues/10": "2025-01-29", "issues/12": "2025-01-30",
+        "issues/13": "2025-05-06", "pull/11": "2025-01-30", "issues/17": "2025-02-06",
+        "pull/18": "2025-02-07", "issues/21": "2025-08-07", "issues/23": "2025-09-22",
+        "issues/25": "2025-09-30", "issues/26": "2025-10-08", "issues/27": "2025-10-10",
+        "issues/29": "2025-10-20", "issues/32": "2025-11-10", "issues/33": "2025-11-12",
+        "issues/34": "2025-11-22", "issues/35": "2025-11-24", "issues/36": "2025-11-28",
+        "issues/39": "2025-11-28", "issues/40": "2025-12-11", "issues/42": "2025-12-07",
+        "issues/43": "2025-12-11", "issues/45": "2025-12-11", "issues/46": "2025-12-18",
+    }
+}  # fmt: skip
+# A contributor whose submissions state one length for prompt and context: from 512 to 131,072 tokens answers
+# slow down as that many tokens of cache are to be read (2.9 ms for 2.1 GB at 16,384 of Phi-4 mini).
+_AFTER_PROMPT = "user Sandberg;"
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
     "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
@@ -119,7 +138,13 @@ _PRECISIONS = {
 
 def read_speed(path: Path) -> tuple[SpeedRow, ...]:
     """The rows of a speed corpus. Raises SpecError with the line of the first value that cannot be read."""
-    return tuple(_speed_row(Cells(row, path, line)) for row, line in lines(path, _SPEED_COLUMNS))
+    cells = [Cells(row, path, line) for row, line in lines(path, _SPEED_COLUMNS)]
+    prompts = {
+        c.text("source"): c.count("prompt_tokens") or 0
+        for c in cells
+        if c.text("phase") == "prefill" and _AFTER_PROMPT in c.text("notes")
+    }
+    return tuple(_speed_row(c, prompts.get(c.text("source"), 0)) for c in cells)
 
 
 def read_serving(path: Path) -> tuple[SpeedRow, ...]:
@@ -202,7 +227,8 @@ class Cells:
         return None if value is None else int(value)
 
 
-def _speed_row(cells: Cells) -> SpeedRow:
+def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
+    """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
     source = cells.text("source")
     stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
     ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
@@ -212,9 +238,9 @@ def _speed_row(cells: Cells) -> SpeedRow:
         source_family=source_family(cells.text("source")),
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
-        quant=cells.text("quant"),
+        quant=_quant(cells),
         file_gib=cells.number("file_gib"),
-        engine=_pinned(_PINNED_ENGINES, cells.text("source")) or _engine(cells),
+        engine=_engine(cells),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -225,7 +251,7 @@ def _speed_row(cells: Cells) -> SpeedRow:
         cpu_moe=cells.count("cpu_moe"),
         batch=cells.count("batch") or 1,
         prompt_tokens=cells.count("prompt_tokens"),
-        depth_tokens=cells.count("depth_tokens") or 0,
+        depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch"),
         flash_attn=_flash(cells),
@@ -243,11 +269,24 @@ def _speed_row(cells: Cells) -> SpeedRow:
     )
 
 
+def _quant(cells: Cells) -> str:
+    """The type; files for MLX say in their name that what is no expert has 4 bits as well."""
+    quant, mlx = cells.text("quant"), cells.text("engine").startswith("mlx")
+    return "mlx-mxfp4-q4" if mlx and quant == "mxfp4" and "MXFP4-Q4" in cells.text("model_raw") else quant
+
+
 def _engine(cells: Cells) -> str:
-    """The engine, with a switch of ik_llama.cpp's that decides where its prompts are computed."""
-    engine, source = cells.text("engine"), cells.text("source")
+    """The engine, with its backend where notes or page say so, or a switch of ik_llama.cpp's that decides
+    where its prompts are computed."""
+    source = cells.text("source")
+    engine = _pinned(_PINNED_ENGINES, source) or cells.text("engine")
+    if _VULKAN_NOTE.search(cells.text("notes")) and "(" not in engine:
+        return f"{engine} (Vulkan)"
     asked = "-rtr" in cells.text("notes") or any(page in source for page in _INTERLEAVED_PAGES)
     return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
+
+
+_VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
 
 
 def _flash(cells: Cells) -> bool | None:
@@ -263,7 +302,9 @@ def _build_date(cells: Cells) -> str:
     """When the build was made, as far as known: no later than the row."""
     source, notes = cells.text("source"), cells.text("notes")
     earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
-    return next(earlier, "") or cells.text("date") or _pinned(_PINNED_BUILDS, source)
+    page, _, part = source.partition(" (")
+    added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
+    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source)
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:

@@ -71,8 +71,9 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
     from moeplan.calibrate.steadiness import unsteady_log
-    from moeplan.cost.cores import best_isa, clock_frac
-    from moeplan.cost.rates import engine_era, host_rates
+    from moeplan.cost.cores import clock_frac
+    from moeplan.cost.host_rates import host_rates
+    from moeplan.cost.rates import engine_era
     from moeplan.cost.work import main_type as law_type
 
     hardware = measured_machine(problem.hardware, host)
@@ -86,7 +87,6 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     target = Target(
         engine=problem.engine.id,
         quant=main_type(problem.graph),
-        isa=best_isa(cpu),
         threads=min(threads or cores, cores),
         has_gpu=bool(hardware.gpus),
         vocab=problem.graph.spec.vocab_size,

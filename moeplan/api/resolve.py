@@ -106,17 +106,25 @@ class Session:
         """``graph`` as large as its file is stated to be, when that is believable.
 
         Within 1% the two differ by header and rounding; beyond a factor of 1.6 the file is another one.
+        ik_llama.cpp's files are named by the type of their experts, and recipes differ in the rest: there a
+        smaller file has a smaller rest, be it by less than 1% of all.
         """
         ratio = file_bytes / graph.file_bytes
-        if abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6:
+        chosen_rest = graph.spec.is_moe and self._names_experts(graph.quant) and 1 / 1.6 < ratio < 1.0
+        if not chosen_rest and (abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6):
             return graph
         size = f"{graph.quant}@{file_bytes:.0f} for {graph.weights_bytes}"
         key = (graph.spec.id, size, graph.origin == "rules")
         if key not in self._graphs:
-            from moeplan.graph.resize import resized
+            from moeplan.graph.resize import resized, resized_rest
 
-            self._graphs[key] = resized(graph, file_bytes)
+            self._graphs[key] = (resized_rest if chosen_rest else resized)(graph, file_bytes)
         return self._graphs[key]
+
+    def _names_experts(self, quant: str) -> bool:
+        """Whether files called ``quant`` have that type in their experts, and others elsewhere."""
+        scheme = self.quants.find(quant)
+        return scheme.engine == "ik_llama.cpp" and "*" in scheme.moe_recipe
 
     def run_problem(self, request: EstimateRequest, spec: ModelSpec) -> Problem:
         """The problem of a model that is in no catalog, on a machine that is."""

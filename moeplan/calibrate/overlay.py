@@ -50,8 +50,6 @@ class Target(NamedTuple):
     engine: str
     quant: str
     """Type that most of the weights are in."""
-    isa: str
-    """The instruction set that decides, as the law names it."""
     threads: int
     has_gpu: bool
     vocab: int
@@ -113,9 +111,9 @@ class _Draft:
         base, decode = self._base(), rates["decode"]
         if base is None or decode is None:
             return
-        self._put(
-            f"local.cpu.flop_per_s_per_core.{self.target.isa}", base, base.value / self.target.clock_frac
-        )
+        # one name for each instruction set that the law has for prompts, single rows and attention
+        for name in sorted({n[1][0] for law in self.target.law for n in (law.weights, law.cache)}):
+            self._put(name, base, base.value / self.target.clock_frac)
         self._put("host.decode.compute", replace(decode, unit="1"), decode.value / base.value)
         passed = self.target.prompt_frac.expert_elements if self._was_run() else 1.0
         for phase, dense, share in (("decode", decode.value, 1.0), ("prefill", base.value, passed)):

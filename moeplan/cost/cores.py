@@ -33,9 +33,14 @@ def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
     return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
 
 
-def best_isa(cpu: CpuSpec) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
-    return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
+def best_isa(cpu: CpuSpec, *, decode: bool = False) -> str:
+    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known.
+
+    AMX serves matrices of several rows: llama.cpp takes VNNI for one row (``decode``) and has no attention on
+    it (PRs 7707, 8998), KTransformers takes AVX-512 for decoding (doc/en/AMX.md).
+    """
+    usable = ISA_ORDER[1:] if decode else ISA_ORDER
+    return next((isa for isa in usable if isa in cpu.isa), "scalar")
 
 
 def tiled_isa(cpu: CpuSpec, engine: EngineTraits, quant: str) -> str:

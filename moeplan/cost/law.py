@@ -13,10 +13,13 @@ from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import hand_over_ops, logits_ops
+from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import product_op
-from moeplan.cost.rates import Rates, engine_era, gpu_rates, host_rates
+from moeplan.cost.rates import Rates, engine_era, gpu_rates
+from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -48,7 +51,7 @@ def step_ops(
     for group in layer_groups(graph, placement):
         clock.add_layers(group, layer_work(group.block, group.weights, step, workload, architecture))
     clock.add_head()
-    clock.add_disk()
+    clock.add_paging()
     clock.add_step()
     return clock.ops, clock.flop, clock.bytes_read
 
@@ -90,6 +93,9 @@ class _Clock:
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
             self._add_attention(group, work)
+        if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
+            date = self.workload.engine_date
+            self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
         self._add_fixed(tier, group, layer_at)
         whole = group.block.mixer is not None or group.block.ffn is not None
         if self.placement.tensor_parallel > 1 and whole:
@@ -108,7 +114,9 @@ class _Clock:
             self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
-        tier = self._runs_on(group.expert_tier, group, n_bytes)
+        held = float(group.n_layers * group.weights.expert_bytes)
+        copied = held if self.placement.streamed and self.engine.streams_whole_layers else n_bytes
+        tier = self._runs_on(group.expert_tier, group, copied)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
@@ -143,49 +151,15 @@ class _Clock:
         if self.engine.gguf and tier not in _HOST_TIERS:
             self.ops += logits_ops(self.hardware, self.step.n_head_rows, self.graph.spec.vocab_size)
 
-    def add_disk(self) -> None:
-        """Pages of a mapped file that RAM cannot keep are read again, step after step.
-
-        Measured under a memory limit: a dense file is re-read whole as soon as a tenth of it does not
-        fit (pages leave in the order they will be needed); a MoE reads several times the missed bytes
-        (readahead brings neighbours).
-        """
-        tiers = (*self.placement.dense_tiers, *self.placement.expert_tiers)
-        if self.placement.kind != "disk" or "disk" not in tiers:
-            return
-        storage = self.hardware.host.storage
-        names: Names = ()
-        if self.graph.spec.is_moe:
-            names = ("local.disk.moe_read_time",)
-            n_bytes = 0.0
-            for group in layer_groups(self.graph, self.placement):
-                architecture = self.graph.spec.architecture
-                work = layer_work(group.block, group.weights, self.step, self.workload, architecture)
-                missed = work.expert_bytes if group.expert_tier == "disk" else 0.0
-                missed += work.dense_bytes if group.dense_tier == "disk" else 0.0
-                n_bytes += group.n_layers * missed
-        else:
-            n_bytes = float(self._host_bytes())
-        self.ops.append(
-            Op(
-                "disk reads",
-                n_bytes / storage.read_bytes_per_s,
-                names,
-                n_bytes=n_bytes,
-                formula="bytes re-read / storage bandwidth",
-                inputs={"storage_bytes_per_s": storage.read_bytes_per_s, "storage": storage.id},
-            )
-        )
-
-    def _host_bytes(self) -> int:
-        """Weights that are mapped: those of every layer in RAM or on disk, and the head if it is there."""
-        graph, placement = self.graph, self.placement
-        homes = zip(graph.layers, placement.dense_tiers, placement.expert_tiers, strict=True)
-        held = sum(
-            (w.dense_bytes if d in _HOST_TIERS else 0) + (w.expert_bytes if e in _HOST_TIERS else 0)
-            for w, d, e in homes
-        )
-        return held + (graph.head_bytes if placement.head_tier in _HOST_TIERS else 0)
+    def add_paging(self) -> None:
+        """Weights that come back in pages, from a mapped file or over PCIe, step after step."""
+        groups = layer_groups(self.graph, self.placement)
+        architecture = self.graph.spec.architecture
+        works = [layer_work(g.block, g.weights, self.step, self.workload, architecture) for g in groups]
+        layers = tuple(zip(groups, works, strict=True))
+        self.ops += disk_ops(self.graph, self.hardware, self.placement, layers)
+        prompt = self.step.tokens_per_sequence > 1
+        self.ops += unified_memory_ops(self.graph, self.hardware, self.placement, layers, prompt=prompt)
 
     def add_step(self) -> None:
         """What an engine adds to every step whatever its size."""

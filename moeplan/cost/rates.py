@@ -10,11 +10,10 @@ import math
 import re
 from typing import NamedTuple
 
-from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
 from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
-from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
-from moeplan.domain.hardware import GpuSpec, HardwareSpec, HostSpec
+from moeplan.cost.type_groups import quant_group, unpacking_group
+from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.launches import launch_marks, scalar_loads
 from moeplan.engines.traits import EngineTraits
 
@@ -45,10 +44,14 @@ class Norms(NamedTuple):
         return {"weights": self.weights, "experts": self.experts}.get(what, self.cache)
 
 
-_ALWAYS_OVERLAP, _NEVER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
+_ALWAYS_OVERLAP, ONE_AFTER_THE_OTHER = Norms(OVERLAP, OVERLAP, OVERLAP), Norms(SUM, SUM, SUM)
 # Matrix-vector kernels, by held-out error (docs/design/003): a discrete GPU hides part of its arithmetic,
 # Apple's all but that of small experts.
-_VECTOR_NORMS = {"gpu": Norms(PARTLY, PARTLY, SUM), "apple": Norms(OVERLAP, SUM, SUM), "unified": _NEVER}
+_VECTOR_NORMS = {
+    "gpu": Norms(PARTLY, PARTLY, SUM),
+    "apple": Norms(OVERLAP, SUM, SUM),
+    "unified": ONE_AFTER_THE_OTHER,
+}
 
 
 class Rates(NamedTuple):
@@ -186,7 +189,7 @@ def _moving(at: _Labels, gpu: GpuSpec, n_shards: int) -> Names:
         names += (f"{at.place}.{chip[1]}.bandwidth",)
     if at.dated:
         names += (f"{at.dated}.bandwidth",)
-    return names + (f"{at.family}.shards.bandwidth",) * _doublings(n_shards)
+    return names + (f"{at.family}.shards.bandwidth",) * doublings(n_shards)
 
 
 def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
@@ -238,88 +241,14 @@ def device_class(gpu: GpuSpec, family: str) -> str:
     return "apple" if gpu.vendor == "apple" and family == "local" else "unified"
 
 
-def host_rates(
-    hardware: HardwareSpec, threads: int | None, engine: EngineTraits, era: str, quant: str, *, decode: bool
-) -> Rates:
-    """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
-    host, run = hardware.host, f"local.engine.{engine.id}"
-    # What was measured is what programs get, on as many sockets as they are spread over.
-    n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
-    moving = _host_moving(host, run, n_sockets)
-    cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    tiled = "" if decode else tiled_isa(host.cpu, engine, quant)
-    per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu)}"
-    # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
-    step = "decode" if decode else "prefill"
-    computing = (
-        per_core,
-        *(_by_type(run, quant) if not tiled else (*tiled_names(host.cpu, tiled), f"{run}.cpu_tiled_compute")),
-        *(("local.cpu.decode.compute",) if decode else ()),
-        f"host.{step}.compute",
-        *((f"{run}{era}.cpu_compute",) if era else ()),
-    )
-    # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
-    shape = tiled_isa(host.cpu, engine, "f16")
-    attending = (
-        *tiled_names(host.cpu, shape),
-        "local.cpu.attention.compute",
-        f"{run}.cpu_attention_compute",
-        f"host.attention.{step}.compute",
-    )
-    return Rates(
-        bytes_per_s=host.ram_bytes_per_s * n_sockets / host.cpu.sockets,
-        flop_per_s=cores * speed,
-        score_flop_per_s=cores * speed,
-        watts=None,
-        drawing=(),
-        norms=_NEVER,
-        weights=(moving, computing),
-        experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
-        cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
-        fixed=(fixed := _host_fixed(engine, run, quant)),
-        routed=fixed,
-        inputs={
-            "ram_bytes_per_s": host.ram_bytes_per_s,
-            "sockets_used": n_sockets,
-            "n_cores": cores,
-            "clock_hz": host.cpu.base_hz or USUAL_HZ,
-        },
-    )
-
-
-def _by_type(run: str, quant: str) -> Names:
-    """Names of what types differ by."""
-    return tuple(
-        f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")
-    )
-
-
-def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:
-    """Names of the bandwidth of RAM; a measured one holds for all sockets."""
-    loss = 0 if host.ram_basis == "measured" else _doublings(n_sockets)
-    return (
-        "local.ram.bandwidth",
-        f"local.ram.{host.ram_basis}.bandwidth",
-        f"local.ram.{host.cpu.segment}.bandwidth",
-        f"{run}.ram_bandwidth",
-        *("local.ram.sockets.bandwidth",) * loss,
-    )
-
-
-def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
-    """Names of the fixed time of a layer on a CPU."""
-    if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
-        return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
-    return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
-
-
 def engine_era(date: str) -> str:
     """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later."""
     year = date[:4]
     return f".{year}" if year in ("2023", "2024") else ""
 
 
-def _doublings(n: int) -> int:
+def doublings(n: int) -> int:
+    """How often one is doubled to reach ``n``."""
     return round(math.log2(n)) if n > 1 else 0
 
 

@@ -68,6 +68,8 @@ class EngineTraits(Value):
     eager: bool = False
     """Operations are launched one by one from Python while the GPU works, and the cache of grouped heads is
     copied and expanded in every step (transformers: DynamicCache.update, repeat_kv)."""
+    streams_whole_layers: bool = False
+    """Layers in RAM are copied to the GPU with all their experts, whichever a token needs."""
     expert_parallel: bool = False
     """Tensor-parallel GPUs can share routed experts as whole ones; attention and its sums stay the same."""
     hosts_any_layer: bool = True
@@ -235,6 +237,7 @@ def _library(
         mmap=False,
         repacks_on_cpu=False,
         stream_prefill_min_tokens=1 if stream else None,
+        streams_whole_layers=stream,
         stream_scales_with_experts=False,
         ubatch_tokens=2048,
         memory_utilization_frac=1.0,

@@ -58,6 +58,18 @@ def streamed(graph: ModelGraph) -> Placement:
     return _replace(placement, streamed=True)
 
 
+def oversubscribed(
+    graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int | str | None
+) -> Placement:
+    """Layers on the GPU whether or not it has room for them: CUDA's unified memory pages them in.
+
+    llama.cpp has no other way to compute weights in RAM on the GPU, prompts apart.
+    """
+    n_layers = graph.spec.n_layers
+    on_gpu = n_layers + 1 if gpu_layers in (None, "all") else int(gpu_layers)
+    return _replace(split(graph, hardware, engine, on_gpu, 0), kind="stream")
+
+
 def split(
     graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits, gpu_layers: int, cpu_moe: int
 ) -> Placement:
@@ -229,11 +241,11 @@ def requested(
             field="placement",
             hint=f"it has: {', '.join(sorted(engine.splits))}",
         )
-    _check_agreement(kind, gpu_layers, cpu_moe, n_layers)
+    _check_agreement(kind, gpu_layers, cpu_moe, n_layers, pages=engine.gguf)
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
-        return streamed(graph)
+        return oversubscribed(graph, hardware, engine, gpu_layers) if engine.gguf else streamed(graph)
     if kind == "disk":
         return mapped(graph, on_cpu(graph), ram_for_weights_bytes)
     if kind in ("experts", "mixed", "layers") and gpu_layers is None and cpu_moe is None:
@@ -250,15 +262,18 @@ def requested(
 
 
 def _check_agreement(
-    kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None, n_layers: int
+    kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None, n_layers: int, *, pages: bool
 ) -> None:
-    """Raise where counts of layers contradict the kind of placement: one of them would be passed over."""
+    """Raise where counts of layers contradict the kind of placement: one of them would be passed over.
+
+    ``pages``: streaming is unified memory under the layers on the GPU, not a copy of all layers.
+    """
     whole = gpu_layers in (None, "all") or (isinstance(gpu_layers, int) and gpu_layers > n_layers)
     fine = {
         None: True,
         "cpu": gpu_layers in (None, 0) and cpu_moe in (None, 0, "all"),
         "disk": gpu_layers in (None, 0) and cpu_moe in (None, 0, "all"),
-        "stream": gpu_layers in (None, 0) and cpu_moe in (None, 0),
+        "stream": (gpu_layers != 0 if pages else gpu_layers in (None, 0)) and cpu_moe in (None, 0),
         "experts": whole and cpu_moe != 0,
         "layers": cpu_moe in (None, 0) and (gpu_layers is None or (not whole and gpu_layers != 0)),
         "mixed": (not whole or gpu_layers is None) and gpu_layers != 0 and cpu_moe != 0,

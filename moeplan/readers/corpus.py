@@ -100,6 +100,16 @@ _EARLIER_BUILDS = {
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
 # Pages on which every command for a GPU has -fa.
 _FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+# Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
+# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
+_IK = "ikawrakow/ik_llama.cpp:github-data/"
+_PINNED_RAM = {
+    f"{_IK}issues/629 ": (614.4, "theoretical"),
+    f"{_IK}issues/296 ": (549.8, "measured"),
+    f"{_IK}pull_requests/315 ": (549.8, "measured"),
+}
+# A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
+_PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
 # Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
 # read 2026-11-30).
 _ADDED = {
@@ -219,6 +229,9 @@ class Cells:
 
 def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
+    source = cells.text("source")
+    stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
+    ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
@@ -231,7 +244,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
-        ram_gbps=cells.number("ram_gbps"),
+        ram_gbps=ram[0],
         pcie=cells.text("pcie"),
         placement=cells.text("placement"),
         gpu_layers=cells.count("gpu_layers"),
@@ -246,10 +259,10 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         threads=cells.count("threads"),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
-        grade=cells.text("grade"),
+        grade="C" if _PAGING in source else cells.text("grade"),
         tp=cells.count("tp"),
         cpu_raw=cells.text("cpu_raw"),
-        ram_basis=cells.text("ram_gbps_basis"),
+        ram_basis=ram[1],
         value=cells.number("tokens_per_s") or 0.0,
         date=_build_date(cells),
         power_limit_w=cells.number("power_limit_w"),

@@ -134,6 +134,8 @@ def placement_words(placement: Placement) -> str:
             return f"{on_gpu} of {n_layers} layers on {gpus}, {n_layers - on_gpu} on the CPU"
         case "experts":
             return f"routed experts of {away} of {n_layers} layers in RAM, the rest on {gpus}"
+        case "stream" if not placement.streamed:
+            return f"{on_gpu} of {n_layers} layers on {gpus}, paged in from RAM where they do not fit"
         case "stream":
             return "weights in RAM, copied to the GPU at every step"
         case _:

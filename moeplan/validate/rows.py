@@ -40,6 +40,8 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
     whole_layers = row.placement == "tensor-parallel" and row.engine.casefold().startswith("hf transformers")
     if whole_layers:
         split["placement"] = "layer-split"  # its device map puts whole layers on each GPU
+    if row.placement == "stream":  # unified memory: these layers are on the GPU, fit or not
+        split["gpu_layers"] = row.gpu_layers
     if row.placement in ("layers", "mixed", "experts"):
         split = {"gpu_layers": row.gpu_layers, "cpu_moe": row.cpu_moe, "placement": None}
         if row.placement == "experts" and row.cpu_moe is None:

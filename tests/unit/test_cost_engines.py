@@ -6,9 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan import estimate, plan
+from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
-from moeplan.cost.rates import gpu_rates, host_rates
+from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step, unfused_scores
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn

@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.cost.cores import tiled_isa, tiled_names
+from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
-from moeplan.cost.rates import host_rates
 from moeplan.domain.workload import Placement
 from moeplan.engines.grouped import one_by_one
 from moeplan.engines.offload import copies_experts, copies_weights

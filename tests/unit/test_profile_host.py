@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from moeplan.api.profile_engine import neediest
 from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
-from moeplan.cost.cores import best_isa
-from moeplan.cost.rates import host_rates
+from moeplan.cost.host_rates import host_rates
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.engines.traits import find_engine
 from moeplan.errors import SpecError
@@ -75,8 +74,7 @@ def target_of(engine: str, quant: str, *, threads: int, has_gpu: bool = False, e
     hardware = measured_machine(machine(), calibration())
     engine_traits = find_engine(engine)
     law = tuple(host_rates(hardware, threads, engine_traits, era, quant, decode=d) for d in (True, False))
-    isa = best_isa(hardware.host.cpu)
-    return Target(engine, quant, isa, threads=threads, has_gpu=has_gpu, vocab=1000, law=law)
+    return Target(engine, quant, threads=threads, has_gpu=has_gpu, vocab=1000, law=law)
 
 
 def engine_run(phase: str, tokens_per_s: float, **changes: int) -> Sample:

@@ -82,6 +82,23 @@ def test_a_page_of_one_backend_names_the_engine_of_its_rows(tmp_path: Path) -> N
     assert [row.engine for row in read_speed(path)] == ["llama.cpp", "llama.cpp (Vulkan)"]
 
 
+def test_pages_that_state_their_memory_elsewhere_or_paged(tmp_path: Path) -> None:
+    lines = SPEED.splitlines()
+    names, cells = lines[0].split(","), lines[1].split(",")
+
+    def read(source: str) -> SpeedRow:
+        cells[names.index("source")] = source
+        path = tmp_path / "speed.csv"
+        path.write_text("\n".join([lines[0], ",".join(cells)]) + "\n")
+        return read_speed(path)[0]
+
+    page = "ikawrakow/ik_llama.cpp:github-data/issues/296 - a title L1"
+    assert (read(page).ram_gbps, read(page).ram_basis) == (549.8, "measured")
+    other = read("ikawrakow/ik_llama.cpp:github-data/issues/2961 - a title L1")
+    assert other.ram_gbps != 549.8 and other.grade == read(page).grade != "C"
+    assert read("FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)").grade == "C"
+
+
 def _reread(tmp_path: Path, **changes: str) -> SpeedRow:
     """The first row with other cells, and a column of notes."""
     names = [*SPEED.splitlines()[0].split(","), "notes"]

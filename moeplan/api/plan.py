@@ -250,7 +250,7 @@ def _twin(found: Found) -> tuple[object, ...]:
     problem, placement = found.problem, found.placement
     work = problem.workload
     kv = (work.kv_type_k, work.kv_type_v)
-    return problem.graph.quant, problem.engine.id, kv, placement.kind, placement.tensor_parallel
+    return problem.graph.quant, work.engine, kv, placement.kind, placement.tensor_parallel
 
 
 def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:

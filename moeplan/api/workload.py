@@ -68,7 +68,7 @@ def build_workload(
         n_sequences=n_sequences,
         kv_type_k=type_k,
         kv_type_v=type_v,
-        engine=engine.id,
+        engine=engine.asked,
         ubatch_tokens=ubatch,
         batch_tokens=max(ubatch, 2048),
         flash_attention=True if request.flash_attention is None else request.flash_attention,

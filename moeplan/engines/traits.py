@@ -96,8 +96,8 @@ class EngineTraits(Value):
 
     @property
     def asked(self) -> str:
-        """The name that ``find_engine`` finds it by, backend and all."""
-        return f"{self.id} ({self.backend})" if self.backend else self.id
+        """The name that answers show and ``find_engine`` finds it by, backend and all: llama.cpp (Vulkan)."""
+        return f"{self.id} ({self.backend.capitalize()})" if self.backend else self.id
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -300,7 +300,7 @@ ENGINES = _build()
 # The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
 _MIXES_SINCE_BUILD = 11434
 
-_VULKAN = " (vulkan)"
+_VULKAN = (" (vulkan)", " vulkan", "-vulkan")
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -316,8 +316,9 @@ _ALIASES = {
 def find_engine(name: str) -> EngineTraits:
     """The traits of engine ``name`` (case ignored, common spellings accepted). Raises UnknownName."""
     key = name.strip().casefold()
-    if key.endswith(_VULKAN):
-        return replace(find_engine(key.removesuffix(_VULKAN)), backend="vulkan")
+    for ending in _VULKAN:
+        if key.endswith(ending):
+            return _on_vulkan(find_engine(key.removesuffix(ending)), name)
     engine = ENGINES.get(_ALIASES.get(key, key))
     if engine is None and " " in key:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name
@@ -328,6 +329,13 @@ def find_engine(name: str) -> EngineTraits:
     if engine is None:
         raise UnknownName("engine", name, nearest(name, ENGINES))
     return engine
+
+
+def _on_vulkan(engine: EngineTraits, name: str) -> EngineTraits:
+    """``engine``, asked for as ``name``, with kernels in Vulkan. Raises UnknownName for one that has none."""
+    if not engine.gguf:
+        raise UnknownName("engine", name, (engine.id, "llama.cpp (Vulkan)"))
+    return replace(engine, backend="vulkan")
 
 
 def as_built(engine: EngineTraits, build: int) -> EngineTraits:

@@ -93,7 +93,7 @@ class _VariantSearch:
         self._expert_group = variant.expert_group
         self._workload = variant.problem.workload
         w = self._workload
-        self._group = (variant.problem.graph.quant, variant.problem.engine.id, f"{w.kv_type_k},{w.kv_type_v}")
+        self._group = (variant.problem.graph.quant, w.engine, f"{w.kv_type_k},{w.kv_type_v}")
         self._leader: dict[str, tuple[Score, Layout, float, float]] = {}
 
     def run(self) -> None:
@@ -220,7 +220,7 @@ class _VariantSearch:
     def _rejected(self, placement: Placement, reason: str) -> Rejected:
         return Rejected(
             quant=self.problem.graph.quant,
-            engine=self.problem.engine.id,
+            engine=self.problem.workload.engine,
             kind=placement.kind,
             placement=describe(placement),
             reason=reason,

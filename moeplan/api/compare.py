@@ -153,8 +153,10 @@ def _one_context(request: CompareRequest, session: Session, assumptions: list[st
 
 
 def _entry(session: Session, request: EstimateRequest) -> _Entry:
+    from moeplan.api.parallel import sharing_experts
+
     assumptions: list[str] = []
-    problem = session.problem(request, assumptions)
+    problem = sharing_experts(session.problem(request, assumptions), request, assumptions)
     return _Entry(request, problem, tuple(assumptions))
 
 

@@ -8,6 +8,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.engines.shards import shares_experts, undivided_experts
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import OptionError, SpecError
 from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
@@ -19,7 +20,10 @@ def moe_layers(spec: ModelSpec) -> tuple[int, ...]:
 
 
 def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> Placement:
-    """Everything on the GPUs: one, several by layers, or one shard of every matrix on each."""
+    """Everything on the GPUs: one, several by layers, or one shard of every matrix on each.
+
+    Experts that cannot be cut into equal slices are shared as whole ones where the engine has that.
+    """
     spec, n_gpus = graph.spec, len(hardware.gpus)
     # llama.cpp keeps the input embedding in host memory; only rows of it are read.
     embedding = "ram" if engine.family == "local" and not hardware.unified and engine.gguf else "gpu0"
@@ -28,8 +32,10 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
     if n_gpus == 1:
         return _uniform(spec, "gpu", "gpu0", embedding)
     if engine.multi_gpu == "tensor-parallel":
-        placement = _uniform(spec, "tensor-parallel", "gpu0", embedding)
-        return _replace(placement, tensor_parallel=n_gpus)
+        placement = _replace(_uniform(spec, "tensor-parallel", "gpu0", embedding), tensor_parallel=n_gpus)
+        cut = undivided_experts(spec, n_gpus, graph.expert_group) is not None
+        whole = cut and engine.expert_parallel and shares_experts(spec, n_gpus)
+        return experts_whole(placement) if whole else placement
     tiers = _spread(range(spec.n_layers), hardware, engine)
     return Placement(
         kind="layer-split",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from moeplan.domain.plan import Limits, Objective, Rejected
 from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.engines.shards import undivided
 from moeplan.predict.placement import on_gpus
 from moeplan.predict.problem import Problem
-from moeplan.search.candidates import explore, undivided, whole_placements
+from moeplan.search.candidates import explore, whole_placements
 from moeplan.search.chain import chained
 from moeplan.search.layout import RAM, Layout, Shape, several_gpus, shape_of
 from moeplan.search.objective import Score, aim_of, broken, score
@@ -19,12 +22,10 @@ from moeplan.search.two import TwoGpus
 
 
 class Variant(NamedTuple):
-    """One choice of everything but the placement. ``bits`` is the mean width of the weights,
-    ``expert_group`` how many columns of an expert's matrix are quantised together."""
+    """One choice of everything but the placement. ``bits`` is the mean width of the weights."""
 
     problem: Problem
     bits: float
-    expert_group: int = 1
 
 
 class Found(NamedTuple):
@@ -90,7 +91,6 @@ class _VariantSearch:
     def __init__(self, search: Search, variant: Variant) -> None:
         self.search, self.problem, self.bits = search, variant.problem, variant.bits
         self.table = Table(variant.problem, search.limits.max_vram_bytes)
-        self._expert_group = variant.expert_group
         self._workload = variant.problem.workload
         w = self._workload
         self._group = (variant.problem.graph.quant, w.engine, f"{w.kv_type_k},{w.kv_type_v}")
@@ -103,7 +103,7 @@ class _VariantSearch:
             placement = self.table.placement(layout)
             found = Found(best, self.problem, self.bits, placement, decode_s, prefill_s)
             self.search.offer((*self._group, kind), found)
-        for trial, placement in whole_placements(self.problem, self._expert_group):
+        for trial, placement in whole_placements(self.problem):
             self._whole(trial, placement)
         self._reject_parallel()
 
@@ -211,11 +211,11 @@ class _VariantSearch:
         n = len(hardware.gpus)
         if engine.multi_gpu != "tensor-parallel" or n < 2 or hardware.unified:
             return
-        what = undivided(self.problem.graph, n, self._expert_group)
+        what = undivided(self.problem.graph.spec, n, self.problem.graph.expert_group)
         if what is not None:
-            placement = on_gpus(self.problem.graph, hardware, engine)
+            sliced = replace(on_gpus(self.problem.graph, hardware, engine), expert_parallel=1)
             reason = f"{n} GPUs cannot share {what} evenly"
-            self.search.miss((*self._group, "tensor-parallel"), 0.0, self._rejected(placement, reason))
+            self.search.miss((*self._group, "tensor-parallel"), 0.0, self._rejected(sliced, reason))
 
     def _rejected(self, placement: Placement, reason: str) -> Rejected:
         return Rejected(

@@ -317,6 +317,8 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     one_sequence = (short.kv_bytes + short.state_bytes) / work.n_sequences
     if one_sequence * (work.n_sequences - 1) * with_margin > missing:
         changes.append("a smaller batch (--batch max finds the largest that fits)")
+    if problem.hardware.unified and "cpu" in problem.engine.splits and _fits(problem)(on_cpu(problem.graph)):
+        changes.append("--placement cpu, which RAM has room for")
     llama = ENGINES["llama.cpp"]
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")

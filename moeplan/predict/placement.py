@@ -10,7 +10,7 @@ from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement, PlacementKind
 from moeplan.engines.shards import shares_experts, undivided_experts
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import OptionError, SpecError
+from moeplan.errors import NotModelled, OptionError, SpecError
 from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
 
 
@@ -138,6 +138,8 @@ def candidates(
         if whole.kind in engine.splits and fits(whole):
             yield whole
     if hardware.unified:
+        # The CPU has no memory that the GPU has not. It is used where it is asked for: it takes many times as
+        # long for a prompt, and engines leave nothing to it unless told to.
         return
     in_memory = False
     if hardware.gpus:
@@ -236,6 +238,11 @@ def requested(
             hint=f"it has: {', '.join(sorted(engine.splits))}",
         )
     _check_agreement(kind, gpu_layers, cpu_moe, n_layers)
+    if hardware.unified and _divides(kind, gpu_layers, cpu_moe, n_layers):
+        raise NotModelled(
+            "a model divided between GPU and CPU of one memory",
+            "leave it to the GPU (--gpu-layers all) or to the CPU (--placement cpu)",
+        )
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
@@ -273,6 +280,16 @@ def _check_agreement(
         counts = (("--gpu-layers", gpu_layers), ("--cpu-moe", cpu_moe))
         given = " ".join(f"{option} {count}" for option, count in counts if count is not None)
         raise SpecError(f"--placement {kind} and {given} contradict each other", hint="leave one of them out")
+
+
+def _divides(
+    kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None, n_layers: int
+) -> bool:
+    """Whether options leave a part of the layers or experts to the CPU while a GPU has the others."""
+    if kind in ("cpu", "disk") or gpu_layers == 0:
+        return False
+    some = isinstance(gpu_layers, int) and gpu_layers <= n_layers
+    return kind in ("layers", "experts", "mixed", "stream") or some or cpu_moe not in (None, 0)
 
 
 def usable_ram_bytes(hardware: HardwareSpec) -> int:

@@ -46,10 +46,11 @@ def compare(
 
     >>> moeplan.compare(["llama-2-70b", "mixtral-8x7b"], hardware="h200-sxm")  # doctest: +SKIP
     """
-    from moeplan.api.options import request_of
+    from moeplan.api.options import named, request_of
     from moeplan.readers.catalog import Catalog
 
-    for name in ("batch", "placement", "gpu_layers", "cpu_moe"):
+    options = named(options)
+    for name in ("batch", "placement", "gpu_layers", "cpu_moe", "expert_parallel"):
         if options.get(name) is not None:
             raise SpecError(f"compare has no option {name!r}: it chooses for each model and batch")
     request = CompareRequest(

@@ -54,10 +54,11 @@ def plan(
 
     >>> moeplan.plan("gpt-oss-120b", gpu="rtx-3090", ram_gib=128, context=32768)  # doctest: +SKIP
     """
-    from moeplan.api.options import request_of
+    from moeplan.api.options import named, request_of
     from moeplan.readers.catalog import Catalog
     from moeplan.units import parse_bytes
 
+    options = named(options)
     for name in ("placement", "gpu_layers", "cpu_moe", "tensor_parallel", "expert_parallel"):
         if options.get(name) is not None:
             raise SpecError(f"plan has no option {name!r}: it chooses that")

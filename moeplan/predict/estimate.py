@@ -10,6 +10,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.machines import lacks
 from moeplan.engines.traits import ENGINES, EngineTraits
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
 from moeplan.memory.notes import counted_notes, uncounted_notes
@@ -336,7 +337,10 @@ def _more_memory(lacking: Sequence[DeviceMemory]) -> str:
 
 
 def _fits_in_llama(problem: Problem) -> bool:
-    trial = problem._replace(engine=ENGINES["llama.cpp"])
+    llama = ENGINES["llama.cpp"]
+    if problem.hardware.unified or lacks(llama, problem.hardware):
+        return False
+    trial = problem._replace(engine=llama)
     placement = choose_placement(trial, kind=None, gpu_layers=None, cpu_moe=None)
     return placement.kind != "disk" and _fits(trial)(placement)
 

@@ -11,6 +11,7 @@ from moeplan.domain.plan import Choice, Curve, Limits, MachineOffer, Objective, 
 from moeplan.errors import SpecError
 from moeplan.search.commands import commands
 from moeplan.search.curves import curves, filled
+from moeplan.search.objective import Score, score
 from moeplan.search.overrides import tensor_overrides
 from moeplan.search.pricing import exact_seconds
 from moeplan.search.search import Found, Search, Variant
@@ -373,6 +374,14 @@ def _winner(request: PlanRequest, machines: list[MachineOffer]) -> int | None:
     if request.objective == "cheapest":
         priced = [i for i in able if machines[i].usd_per_hour is not None]
         return min(priced, key=lambda i: machines[i].usd_per_hour or 0.0, default=None)
-    speed = {i: c.estimate.decode.seconds / c.estimate.workload.n_sequences
-             for i in able if (c := machines[i].choice) is not None}  # fmt: skip
-    return min(able, key=lambda i: speed[i], default=None)
+    scores = {i: _score(request.objective, c) for i in able if (c := machines[i].choice) is not None}
+    return min(able, key=lambda i: scores[i], default=None)
+
+
+def _score(objective: Objective, choice: Choice) -> Score:
+    """How good a choice is beside that of another machine, as the search compares on one."""
+    e = choice.estimate
+    total_bytes = sum(device.total_bytes for device in e.memory.devices)
+    return score(
+        objective, e.workload, choice.bits_per_weight, e.decode.seconds, e.prefill.seconds, total_bytes
+    )

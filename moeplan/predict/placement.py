@@ -33,7 +33,7 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
         return _uniform(spec, "gpu", "gpu0", embedding)
     if engine.multi_gpu == "tensor-parallel":
         placement = _replace(_uniform(spec, "tensor-parallel", "gpu0", embedding), tensor_parallel=n_gpus)
-        cut = undivided_experts(spec, n_gpus, graph.expert_group) is not None
+        cut = n_gpus > 1 and undivided_experts(spec, n_gpus, graph.expert_group) is not None
         whole = cut and engine.expert_parallel and shares_experts(spec, n_gpus)
         return experts_whole(placement) if whole else placement
     tiers = _spread(range(spec.n_layers), hardware, engine)

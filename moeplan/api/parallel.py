@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from moeplan.domain.model import ModelSpec, MoeFfn
-from moeplan.engines.shards import shares_experts, undivided, undivided_experts, undivided_heads
+from moeplan.engines.shards import (
+    shares_experts,
+    takes_whole_experts,
+    undivided,
+    undivided_experts,
+    undivided_heads,
+)
 from moeplan.errors import NotModelled, SpecError
 
 if TYPE_CHECKING:
@@ -55,7 +61,7 @@ def sharing_experts(problem: Problem, request: EstimateRequest, assumptions: lis
     what = undivided_experts(spec, found, graph.expert_group)
     if what is None:
         return problem
-    if request.expert_parallel is None and engine.expert_parallel and shares_experts(spec, found):
+    if request.expert_parallel is None and takes_whole_experts(spec, engine, found, graph.expert_group):
         assumptions.append(f"experts whole (--ep {found}): {found} GPUs cannot share {what} evenly")
         return problem
     most = next(n for n in range(found, 0, -1) if undivided(spec, n, graph.expert_group) is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moeplan.domain.model import GqaAttention, MlaAttention, ModelSpec, MoeFfn
 from moeplan.domain.quant import QuantScheme
+from moeplan.engines.traits import EngineTraits
 
 _LARGEST_PADDED_GROUP = 32
 
@@ -57,3 +58,10 @@ def shares_experts(spec: ModelSpec, n: int) -> bool:
     """Whether ``n`` GPUs can hold equally many whole experts."""
     counts = {b.ffn.n_experts for b in spec.blocks if isinstance(b.ffn, MoeFfn)}
     return bool(counts) and not any(count % n for count in counts)
+
+
+def takes_whole_experts(spec: ModelSpec, engine: EngineTraits, n: int, group: int = 1) -> bool:
+    """Whether ``engine`` gives each of ``n`` GPUs whole experts, where slices of them do not divide."""
+    if n < 2 or undivided_experts(spec, n, group) is None:
+        return False
+    return engine.expert_parallel and shares_experts(spec, n)

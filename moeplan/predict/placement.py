@@ -8,7 +8,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement, PlacementKind
-from moeplan.engines.shards import shares_experts, undivided_experts
+from moeplan.engines.shards import takes_whole_experts
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled, OptionError, SpecError
 from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
@@ -33,8 +33,7 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
         return _uniform(spec, "gpu", "gpu0", embedding)
     if engine.multi_gpu == "tensor-parallel":
         placement = _replace(_uniform(spec, "tensor-parallel", "gpu0", embedding), tensor_parallel=n_gpus)
-        cut = n_gpus > 1 and undivided_experts(spec, n_gpus, graph.expert_group) is not None
-        whole = cut and engine.expert_parallel and shares_experts(spec, n_gpus)
+        whole = takes_whole_experts(spec, engine, n_gpus, graph.expert_group)
         return experts_whole(placement) if whole else placement
     tiers = _spread(range(spec.n_layers), hardware, engine)
     return Placement(

@@ -292,12 +292,12 @@ def _more(frac: float, what: str) -> str:
 
 
 def _not_modelled(space: Space) -> tuple[str, ...]:
-    notes = []
-    if any(engine.gguf for engine in space.engines):
+    notes, hardware = [], space.hardware
+    if hardware.gpus and not hardware.unified and any(engine.gguf for engine in space.engines):
         notes.append("a cache in RAM under layers on a GPU (--no-kv-offload)")
         if space.source.spec.is_moe:
             notes.append("a cache of hot experts on the GPU")
-    if len(space.hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
+    if len(hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
         notes.append("pipeline parallelism, data-parallel attention, experts shared by some of the GPUs only")
     return tuple(notes)
 

@@ -247,20 +247,24 @@ class _VariantSearch:
         return room
 
 
+_WITHOUT_COUNTS: dict[PlacementKind, str] = {
+    "gpu": "all on one GPU",
+    "unified": "unified memory",
+    "cpu": "CPU only",
+    "stream": "streamed from RAM",
+    "disk": "paged from disk",
+}
+
+
 def describe(placement: Placement) -> str:
     """A placement in a few words, with the counts that engines take."""
     n = len(placement.dense_tiers)
     gpus = sorted({tier for tier in placement.dense_tiers if tier.startswith("gpu")})
-    match placement.kind:
-        case "cpu" | "stream" | "disk" | "unified":
-            return {"cpu": "CPU only", "stream": "streamed from RAM", "disk": "paged from disk"}.get(
-                placement.kind, "unified memory"
-            )
-        case "tensor-parallel":
-            whole = ", experts whole" if placement.expert_parallel > 1 else ""
-            return f"tensor parallel over {placement.tensor_parallel} GPUs{whole}"
-        case "gpu":
-            return "all on one GPU"
+    if placement.kind in _WITHOUT_COUNTS:
+        return _WITHOUT_COUNTS[placement.kind]
+    if placement.kind == "tensor-parallel":
+        whole = ", experts whole" if placement.expert_parallel > 1 else ""
+        return f"tensor parallel over {placement.tensor_parallel} GPUs{whole}"
     parts = []
     if placement.gpu_layers <= n:
         parts.append(f"{n + 1 - placement.gpu_layers} of {n} layers in RAM")
@@ -273,6 +277,4 @@ def describe(placement: Placement) -> str:
 
 
 def _with_bytes(rejected: Rejected, need: int, have: int, device: str) -> Rejected:
-    from msgspec.structs import replace
-
     return replace(rejected, need_bytes=need, have_bytes=have, device=device)

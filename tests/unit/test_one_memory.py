@@ -82,3 +82,12 @@ def test_a_model_on_both_sides_is_not_modelled(options: dict[str, object]) -> No
 def test_a_model_on_one_side_is(options: dict[str, object], kind: str) -> None:
     e = moeplan.estimate("qwen3-30b-a3b", hardware="apple-m2-max", quant="q4_k_m", **options)
     assert e.placement.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("machine", "told"), [("rtx-4090", True), ("apple-m2-max", False), ("ryzen-9-7950x", False)]
+)
+def test_a_plan_speaks_of_two_memories_where_there_are_two(machine: str, told: bool) -> None:
+    notes = moeplan.plan("qwen3-30b-a3b", hardware=machine, quant="q4_k_m").not_modelled
+    assert any("a cache in RAM under layers on a GPU" in note for note in notes) is told
+    assert any("hot experts on the GPU" in note for note in notes) is told

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from moeplan.api.accuracy_cells import by_setup, cell, factors, line, setups_of, table_regime
 from moeplan.api.calibrate import Fit
 from moeplan.api.validate import Traced
-from moeplan.cost.rates import peak_flop_per_s
+from moeplan.cost.gpu_units import peak_flop_per_s
 from moeplan.errors import NotModelled
 from moeplan.validate.baselines import BASELINES, SERVER_BASELINES, Facts, simple_law_with
 from moeplan.validate.score import quantile

@@ -76,7 +76,7 @@ def read_corpus(paths: Sequence[Path], session: Session) -> Corpus:
             runs += trace_runs(read_engine_runs(path, cpu=RUNS_CPU, source=RUNS_SOURCE), session)
         else:
             rows += read_serving(path) if is_serving(path) else read_speed(path)
-    usable = [r for r in rows if r.grade in GRADES and not _loaded(r)]
+    usable = [r for r in rows if r.grade in GRADES and not r.speculative and not _loaded(r)]
     traced, skipped = trace_rows(usable, session)
     series, _ = trace_rows([r for r in rows if r.grade not in GRADES and _varies_ubatch(r)], session)
     return Corpus(traced + runs, skipped, series)

@@ -71,7 +71,8 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.host import main_type
     from moeplan.calibrate.overlay import Target, measured_machine, overlay
     from moeplan.calibrate.steadiness import unsteady_log
-    from moeplan.cost.rates import best_isa, clock_frac, engine_era, host_rates
+    from moeplan.cost.cores import best_isa, clock_frac
+    from moeplan.cost.rates import engine_era, host_rates
     from moeplan.cost.work import main_type as law_type
 
     hardware = measured_machine(problem.hardware, host)

@@ -29,6 +29,8 @@ _STORAGE_WEIGHT = 0.8
 _ENGINE_SHARE = 0.7
 # That a part gets however late it is.
 _LEAST_S = 0.5
+# After the last measurement: fitting, writing, printing and leaving the interpreter.
+_LEAVING_S = 0.3
 
 
 def run_profile(
@@ -48,7 +50,7 @@ def run_profile(
     from moeplan.hw.facts import local_facts
     from moeplan.readers.cpu_kernels import read_cpu_kernels
 
-    # importing torch and looking at the machine are part of the time that was promised
+    # starting, importing torch and looking at the machine are part of the time that was promised
     started = time.perf_counter()
     facts = local_facts()
     with tempfile.TemporaryDirectory(prefix="moeplan-profile-") as folder, ExitStack() as stack:
@@ -58,7 +60,7 @@ def run_profile(
         parts = list(_parts(request, catalog, device, engine))
         engine.get_ready()
         watch = _watch(device)
-        whole_s = BUDGET_S[request.mode] - (time.perf_counter() - started)
+        whole_s = time_left_s(request, time.perf_counter() - started)
         samples, notes = _measured(parts, whole_s, progress, watch)
     if not samples:
         raise MeasurementError("nothing could be measured: " + "; ".join(notes))
@@ -75,6 +77,11 @@ def run_profile(
         coefficients=derive(samples, kernels),
         notes=tuple(notes),
     )
+
+
+def time_left_s(request: ProfileRequest, spent_s: float) -> float:
+    """Seconds for measurements when ``spent_s`` have gone into getting ready: all of it was promised."""
+    return max(_LEAST_S, BUDGET_S[request.mode] - request.age_s - spent_s - _LEAVING_S)
 
 
 def _measured(

@@ -27,3 +27,5 @@ class ProfileRequest(Value):
     memory_share: float = 0.4
     training: bool = False
     storage: str | None = None
+    age_s: float = 0.0
+    """Seconds since the command was given: they are part of what the mode promises."""

@@ -17,6 +17,7 @@ from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
+from moeplan.predict.capacity import largest_batch, with_batch
 from moeplan.predict.estimate import choose_placement, residual_regime
 from moeplan.predict.interval import closest, stretch_of, time_range
 from moeplan.predict.phases import decode_step, overlap_frac, prefill_steps
@@ -75,11 +76,14 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
+    if row.metric == "tpot_ms":
+        problem = _admitted(problem, placement)
     if row.ep > 1 and row.ep == placement.tensor_parallel and problem.graph.spec.is_moe:
         placement = experts_whole(placement)
     ops, n_tokens = phase_ops(row.phase, problem, placement)
     if row.metric == "tpot_ms":
-        ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0)]
+        ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0, equal_lengths=row.equal_lengths)]
+        n_tokens = row.batch  # what the row's speed was worked out from, however many ran at once
     return Traced(row, problem, placement, tuple(ops), n_tokens)
 
 
@@ -95,6 +99,13 @@ def _fused(row: SpeedRow, problem: Problem) -> bool:
         return row.flash_attn
     quantised = problem.workload.kv_type_v not in ("f32", "f16", "bf16")
     return quantised or flash_by_default(problem.engine, row.date)
+
+
+def _admitted(problem: Problem, placement: Placement) -> Problem:
+    """``problem`` with as many of its sequences as have room for their caches: the others wait in a queue."""
+    asked = problem.workload.n_sequences
+    running = largest_batch(problem, lambda _: placement, asked)
+    return with_batch(problem, running) if 0 < running < asked else problem
 
 
 def _placed(problem: Problem, request: EstimateRequest) -> Placement:

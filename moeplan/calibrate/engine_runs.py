@@ -56,6 +56,8 @@ class EngineRun(NamedTuple):
     """Layers, layers that route, entries of the vocabulary."""
     head_tokens: float = 0.0
     """Query heads (and in decode what the rows of the cache count for) times the tokens that each sees."""
+    pace: float = 1.0
+    """Of reading memory meanwhile, over what it mostly is."""
 
     @property
     def file(self) -> tuple[object, ...]:
@@ -68,12 +70,13 @@ class EngineRun(NamedTuple):
 
 
 def engine_runs(samples: Iterable[Sample]) -> list[EngineRun]:
-    """The runs among ``samples`` whose file is known by its parts; of the same run made twice the quicker."""
+    """The runs among ``samples`` whose file is known by its parts; of the same run made twice the quicker,
+    unless memory was quicker then than it mostly is."""
     found: dict[tuple[object, ...], EngineRun] = {}
     for s in samples:
         if s.name in ("engine decode", "engine prefill") and "dense_elements" in s.setup:
             run, key = _run(s), (s.name, *s.setup.values())
-            if key not in found or run.seconds < found[key].seconds:
+            if key not in found or (run.pace, run.seconds) < (found[key].pace, found[key].seconds):
                 found[key] = run
     return list(found.values())
 
@@ -114,7 +117,16 @@ def _run(sample: Sample) -> EngineRun:
         expert_flop=2.0 * experts * chosen,
         fixed=(get["layers"], get["moe_layers"], get["vocab"]),
         head_tokens=head_tokens,
+        pace=sample.pace if phase == "decode" else 1.0,
     )
+
+
+def usually(run: EngineRun, read_bytes_per_s: float) -> EngineRun:
+    """``run`` as it would have been with memory at ``read_bytes_per_s``, at which it mostly reads."""
+    if run.pace == 1.0:
+        return run
+    reading_s = min(run.seconds, (run.dense_bytes + run.expert_bytes) / (read_bytes_per_s * run.pace))
+    return run._replace(seconds=run.seconds + reading_s * (run.pace - 1.0), pace=1.0)
 
 
 def _rows_of(get: Mapping[str, float], part: str, rows: float) -> float:
@@ -135,7 +147,8 @@ def from_engine(
     for (engine, threads), runs in groups.items():
         read = found.get(f"read.t{threads}.bytes_per_s")
         if read is not None:
-            made |= _Fit(engine, threads, runs, read.value, found).coefficients()
+            usual = [usually(run, read.value) for run in runs]
+            made |= _Fit(engine, threads, usual, read.value, found).coefficients()
     return made
 
 

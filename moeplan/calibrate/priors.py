@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from moeplan.cost.rates import PAPER_FLOP_PER_S
+from moeplan.cost.cores import PAPER_FLOP_PER_S
 
 _LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
 
@@ -46,14 +46,52 @@ _PRIORS = (
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
     Prior(r"cpu\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"\.step_s$", 5e-4, 0.7, "s", _GUESS),
+    Prior(r"hand_over\.step_time$", 1.0, 0.7, why="a copy and two waits: a fifth of a step's time"),
     Prior(r"all_reduce_s$", 4e-6, 0.7, "s", "latency tables of NCCL and engines' own kernels"),
+    Prior(
+        r"gpu\.blackwell\.all_reduce_time$",
+        1.5,
+        0.1,
+        why="6.6 us, H100 4.3, A100 4.9 (aiconfigurator)",
+    ),
+    Prior(r"gpu\.ampere\.all_reduce_time$", 1.15, 0.1, why="as above"),
+    Prior(r"tensorrt-llm\.all_reduce_time$", 0.7, 0.15, why="2.7 us on H100, vLLM 4.3 (aiconfigurator)"),
+    Prior(r"all_reduce_time$", 1.0, 0.1),
     Prior(r"cpu_moe_layer_s$", 1e-4, 0.3, "s", _GUESS),
+    Prior(
+        r"expert_product_s$",
+        1.6e-5,
+        0.3,
+        "s",
+        "2.0 ms for 128 products on an RTX 3090 (llama.cpp PR 16277, 0.40 TFLOP/s at 32 tokens)",
+    ),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(
         r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
     ),
+    Prior(
+        r"^local\.ungraphed\.layer_time$",
+        1.5,
+        0.2,
+        why="12 to 60 us more a layer (tables of llama.cpp PRs 6766, 22254, 27721, in no fit)",
+    ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
+    Prior(
+        r"^server\.gpu\.hopper\.mlaattention\.layer_time$",
+        1.35,
+        0.2,
+        why="a block of few heads takes vLLM 0.24 84 to 98 us on H200, 34 to 50 on B200 (aiconfigurator)",
+    ),
+    Prior(r"^server\.gpu\.blackwell\.mlaattention\.layer_time$", 0.8, 0.2, why="as above"),
+    Prior(r"gpu\..*mlaattention\.layer_time$", 1.0, 0.2),
+    Prior(
+        r"shared_experts\.layer_time$",
+        1.3,
+        0.2,
+        why="two products, an activation and a sum beside seven kernels of routed experts, partly at once",
+    ),
+    Prior(r"indexer\.layer_time$", 1.7, 0.3, why="about as many kernels again as latent attention has"),
     Prior(r"mlaattention\.layer_time$", 1.5, 0.4, why="two projections down and up, keys absorbed"),
     Prior(r"shortconv\.layer_time$", 0.7, 0.4, why="fewer kernels"),
     Prior(
@@ -61,6 +99,12 @@ _PRIORS = (
         1.25,
         0.4,
         why="routing was fused later than in CUDA (llama.cpp PR 16641)",
+    ),
+    Prior(
+        r"quantised_inputs\.layer_time$",
+        1.3,
+        0.2,
+        why="FP8 products of vLLM 0.24 on H100, H200 take 4 us more each than 16-bit ones (aiconfigurator)",
     ),
     Prior(r"\.moe\.layer_time$", 3.0, 0.5, why="routing, gather and scatter kernels"),
     Prior(
@@ -74,9 +118,21 @@ _PRIORS = (
     Prior(r"^(local|server)\.bandwidth$", 0.9, 0.05, why="large copies reach 0.85 to 0.95 of the data sheet"),
     Prior(r"^local\.(gpu|apple|unified)\.bandwidth$", 1.0, 0.05),
     Prior(
+        r"^server\.gpu\.blackwell\.bandwidth$",
+        0.92,
+        0.04,
+        why="large products of a B200 read at 0.80 to 0.82 (aiconfigurator)",
+    ),
+    Prior(
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
+    Prior(
+        r"expert_parallel\.bandwidth$",
+        0.9,
+        0.1,
+        why="eighths of the experts read at 0.78 to 0.84 of the data sheet, all at 0.9 (aiconfigurator)",
+    ),
     Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
     Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),
     Prior(r"^local\.ram\.bandwidth$", 0.85, 0.1, why="share of channels x rate that STREAM reaches"),
@@ -94,6 +150,9 @@ _PRIORS = (
     Prior(r"^local\.apple\.vector$", 2.0, 0.3, why="two FLOPs a weight hide behind the reads"),
     Prior(r"^local\.unified\.vector$", 1.0, 0.5),
     Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
+    Prior(
+        r"^local\.scalar-loads\.vector$", 0.6, 0.3, why="1.27 times the step on an H100 (llama.cpp PR 9816)"
+    ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
@@ -105,6 +164,12 @@ _PRIORS = (
     Prior(r"^local\.experts\.vector$", 1.0, 0.3),
     Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
     Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
+    Prior(
+        r"quantised_inputs\.flop_per_joule$",
+        1.4,
+        0.3,
+        why="large FP8 products run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator), what is around not",
+    ),
     Prior(r"gpu\..*flop_per_joule$", 1.0, 0.2),
     Prior(r"flop_per_joule$", 1.0, 0.4),
     Prior(r"flop_per_s_per_core\.amx$", PAPER_FLOP_PER_S["amx"], 0.5, "FLOP/s", _GUESS),
@@ -117,10 +182,21 @@ _PRIORS = (
         PAPER_FLOP_PER_S["neon"],
         0.4,
         "FLOP/s",
-        "a quarter of the width of AVX-512",
+        "llama.cpp on an M2 Max, eight cores (ik_llama.cpp discussion 164)",
     ),
     Prior(
         r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
+    ),
+    Prior(
+        r"cpu\.tiled\.amx\.compute$",
+        7.0,
+        0.5,
+        why="half of 35 TOP/s of 32 cores (ktransformers doc/en/AMX.md)",
+    ),
+    Prior(r"cpu\.tiled\.wide\.compute$", 2.0, 0.3, why="twice the width (AMD Zen 5)"),
+    Prior(r"cpu\.tiled\.neon\.compute$", 2.8, 0.3, why="M2 Max, all types (ik_llama.cpp discussion 164)"),
+    Prior(
+        r"cpu\.tiled\..*compute$", 2.0, 0.3, why="1.8 to 3.6 times llama.cpp (ik_llama.cpp discussion 164)"
     ),
     Prior(r"cpu\.decode\.compute$", 0.7, 0.5, why="matrix-vector kernels"),
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
@@ -138,6 +214,7 @@ _PRIORS = (
     Prior(r"\.202\d\.step_time$", 1.0, 0.5, why="schedulers moved off the critical path"),
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),
+    Prior(r"quants\.half\.vector$", 2.0, 0.25, why="two weights in each FP16 instruction"),
     Prior(r"quants\..*(vector|compute)$", 1.0, 0.25),
     Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
     Prior(r"\.(plain|table|super-block|block|nibble|byte|other)\.vector$", 1.0, 0.25),
@@ -166,7 +243,7 @@ ALWAYS = (
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
     "server.unpack",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
-    "local.cpu_moe_layer_s", "local.stream.bandwidth", "local.disk.moe_read_time",
+    "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
 )  # fmt: skip
 

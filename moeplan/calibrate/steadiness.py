@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from moeplan.domain.calibration import Residuals
 from moeplan.domain.profile import HostCalibration, Sample
-from moeplan.measure.looks import SLOW_FRAC, WAITING_FRAC, Kind, Look, speed, usual
+from moeplan.measure.looks import SLOW_FRAC, WAITING_FRAC, Kind, Look, reading_pace, speed, usual
 
 # With fewer slow looks than this share what counts was measured beside good ones too: most runs are made more
 # than once, and of the same run the quickest counts.
@@ -30,17 +30,18 @@ _NAMED = 3
 def marked(
     samples: Sequence[Sample], spans: Sequence[tuple[float, float]], looks: Sequence[Look]
 ) -> tuple[Sample, ...]:
-    """``samples``; those measured beside a slow look are not steady and say so.
+    """``samples``; those measured beside a slow look are not steady and say so, those beside quick ones at
+    which pace.
 
     ``spans``: when each was begun and done. Its looks are those from the last before to the first after.
     """
     good = usual(looks)
 
     def seen(sample: Sample, span: tuple[float, float]) -> Sample:
-        threads = sample.setup.get("threads", 0)
-        beside = [speed(look, good, int(float(threads))) for look in _beside(looks, span)]
+        threads, near = int(float(sample.setup.get("threads", 0))), _beside(looks, span)
+        beside = [speed(look, good, threads) for look in near]
         if min(beside, default=1.0) >= SLOW_FRAC:
-            return sample
+            return replace(sample, pace=reading_pace(looks, near, threads))
         remedy = f"the machine was slow meanwhile ({min(beside):.0%} of its usual speed): run again"
         return replace(sample, stable=False, remedy=sample.remedy or remedy)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,7 @@ def _kind(name: str, help: str, metavar: str) -> object:
 @app.callback(epilog=EXAMPLES)
 def profile(
     ctx: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="About 16 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About 15 seconds.")] = False,
     full: Annotated[bool, typer.Option("--full", help="About five minutes.")] = False,
     gpu: Annotated[
         bool,
@@ -189,6 +190,7 @@ def _request(ctx: typer.Context, mode: Mode) -> ProfileRequest:
         memory_share=_share(p["memory_share"]),
         training=p["training"],
         storage=p["storage"],
+        age_s=time.perf_counter() - ctx.obj if ctx.obj else 0.0,
     )
 
 

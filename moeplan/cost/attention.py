@@ -7,19 +7,23 @@ from typing import NamedTuple
 
 from moeplan.cost.ops import ONCE, Times
 from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
+from moeplan.domain.hardware import GpuSpec
+from moeplan.domain.model import GqaAttention
 from moeplan.domain.workload import Workload
 from moeplan.engines.eager import SCORE_BYTES, cache_passes
 from moeplan.engines.kv import kv_shard
+from moeplan.engines.launches import reads_per_head
 from moeplan.engines.traits import EngineTraits
 
 
 class Ways(NamedTuple):
-    """How attention is computed. ``quant``: the type of most weights."""
+    """How attention is computed. ``quant``: the type of most weights; ``gpu``: where, None for the host."""
 
     engine: EngineTraits
     workload: Workload
     quant: str
     tensor_parallel: int
+    gpu: GpuSpec | None = None
 
 
 class AttentionPart(NamedTuple):
@@ -31,21 +35,23 @@ class AttentionPart(NamedTuple):
     times: Times
 
 
-def attention_parts(
-    group: LayerGroup, work: LayerWork, step: Step, ways: Ways, *, host: bool
-) -> Iterator[AttentionPart]:
-    """What attention moves and computes, on a GPU or on the ``host``."""
-    engine, workload, quant, shards = ways
+def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) -> Iterator[AttentionPart]:
+    """What attention moves and computes, on a GPU or on the host."""
+    engine, workload, quant, shards, gpu = ways
     n, block = group.n_layers, group.block
     # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
     repeat = shards / kv_shard(block, shards)
     own, computing = repeat, 1.0
     if engine.eager and not block.encoder:  # which has no cache to copy
-        own *= cache_passes(block, quant, workload.engine_date, host=host)
+        own *= cache_passes(block, quant, workload.engine_date, host=gpu is None)
     if engine.eager and not workload.flash_attention:
         scores, computing = unfused_scores(block, step)
         if scores:
             yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
+    one_row = workload.flash_attention and step.tokens_per_sequence <= 1
+    again = gpu is not None and one_row and reads_per_head(engine, gpu, workload.engine_date)
+    if again and isinstance(block.mixer, GqaAttention):
+        own *= block.mixer.n_heads / block.mixer.n_kv_heads
     times = _moved(own)._replace(computing=computing)
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:

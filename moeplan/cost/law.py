@@ -10,15 +10,21 @@ from __future__ import annotations
 import math
 
 from moeplan.cost.attention import Ways, attention_parts
+from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
+from moeplan.cost.hops import hand_over_ops, logits_ops
+from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, Names, Op, Times
-from moeplan.cost.rates import PAPER_FLOP_PER_S, Rates, best_isa, engine_era, gpu_rates, host_rates
+from moeplan.cost.products import product_op
+from moeplan.cost.rates import Rates, engine_era, gpu_rates, host_rates
+from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import GqaAttention, MoeFfn
+from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -91,25 +97,36 @@ class _Clock:
 
     def _add_attention(self, group: LayerGroup, work: LayerWork) -> None:
         """Scores and values over the cache, and over what an encoder put out."""
-        # The CPU reads the cache of a layer in RAM, even where its weights go to the GPU.
+        # Attention has no weights: it runs where its neighbours do, on a GPU where theirs were copied there
+        # (ggml-backend.cpp, "expand gpu up": the CPU is used only where no GPU operation is next).
         home = group.dense_tier
-        if home in _HOST_TIERS and self.placement.streamed:
+        if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
-        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel)
-        for part in attention_parts(group, work, self.step, ways, host=home in _HOST_TIERS):
+        gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
+        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
+        for part in attention_parts(group, work, self.step, ways):
             self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
-        tier = self._runs_on(group.expert_tier, group, n_bytes, flop)
+        tier = self._runs_on(group.expert_tier, group, n_bytes)
         hybrid = group.dense_tier not in _HOST_TIERS and tier in _HOST_TIERS
         ffn, ranks, times = group.block.ffn, self.placement.expert_parallel, ONCE
         if ranks > 1 and isinstance(ffn, MoeFfn):  # all wait for the rank with the most to do
             most = busiest_rank(ffn.n_experts, ffn.n_active, self.step.n_tokens, ranks)
             inputs = {"times_mean_bytes_of_busiest_gpu": most[0], "times_mean_rows": most[1]}
             times = Times(*most, inputs)
-        more = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        more: Names = ("local.hybrid.ram_bandwidth",) if hybrid else ()
+        if ranks > 1:
+            more += (f"{self.engine.family}.expert_parallel.bandwidth",)
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
+        if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
+            maker = self.hardware.gpus[int(tier[3:])].vendor
+            one_each = product_op(
+                self.engine, maker, self.workload.engine_date, ffn, group.n_layers, self.step.n_tokens,
+                self.graph.spec.architecture, plain=quant_group(self.quant) == "plain",
+            )  # fmt: skip
+            self.ops += [one_each] if one_each else []
         if hybrid:
             self._expert_hops(group.n_layers)
 
@@ -123,6 +140,8 @@ class _Clock:
         tier = self._runs_on(self.placement.head_tier, None, self.graph.head_bytes)
         elements = float(self.graph.head_elements)
         self._work(tier, "weights", self.graph.head_bytes, flop, elements, label="output head")
+        if self.engine.gguf and tier not in _HOST_TIERS:
+            self.ops += logits_ops(self.hardware, self.step.n_head_rows, self.graph.spec.vocab_size)
 
     def add_disk(self) -> None:
         """Pages of a mapped file that RAM cannot keep are read again, step after step.
@@ -174,6 +193,7 @@ class _Clock:
         dated = (f"{run}{self.era}.step_time",) if self.era else ()
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
+        self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
 
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
@@ -195,26 +215,24 @@ class _Clock:
             self.ops.append(Op("layer overhead", n, names, formula=formula, inputs={"layers": n}))
 
     def _halves(self, tier: str, group: LayerGroup) -> list[tuple[float, Names]]:
-        fixed, family = self._at(tier).fixed, self.engine.family
-        half, mixer, ffn = group.n_layers / 2, group.block.mixer, group.block.ffn
+        rates, family, half = self._at(tier), self.engine.family, group.n_layers / 2
+        fixed, mixer, ffn = rates.fixed, group.block.mixer, group.block.ffn
         halves = []
         if mixer is not None:
-            plain = isinstance(mixer, GqaAttention)
-            names = fixed if plain else (*fixed, f"{family}.{type(mixer).__name__.casefold()}.layer_time")
-            halves.append((half, names))
+            halves.append((half, (*fixed, *mixing_names(mixer, family, rates.architecture))))
         if ffn is not None:
             halves.append(self._routed(tier, half, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
 
     def _routed(self, tier: str, half: float, ffn: MoeFfn) -> tuple[float, Names]:
         """Routing, gather and scatter beside the experts' products; from Python a kernel at a time."""
-        fixed, family, backend = self._at(tier).fixed, self.engine.family, self.engine.backend
+        fixed, family, backend = self._at(tier).routed, self.engine.family, self.engine.backend
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
             kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
-        names = (*fixed, f"{family}.moe.layer_time", own)
+        names = (*fixed, *routing_names(ffn, family), own)
         on_backend = backend and tier not in _HOST_TIERS
         return half, (*names, f"{family}.{backend}.moe.layer_time") if on_backend else names
 
@@ -246,7 +264,8 @@ class _Clock:
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0
         if not cache and n_elements and alone.vector and not rates.vector:
-            widened = alone.widenings(flop / (2.0 * n_elements), self.step.n_tokens)
+            rows_each = flop / (2.0 * n_elements)
+            widened = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * widened
             unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
@@ -285,11 +304,9 @@ class _Clock:
         seconds, formula = n_elements / rates.unpack_per_s, "packed elements / FP32 rate"
         self.ops.append(Op(f"{tier} unpacking", seconds, rates.unpacking, formula=formula, inputs=inputs))
 
-    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float, flop: float = 0.0) -> str:
+    def _runs_on(self, tier: str, group: LayerGroup | None, n_bytes: float) -> str:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
-            return tier
-        if self.engine.stream_scales_with_experts and self._faster_on_host(n_bytes, flop):
             return tier
         link = self.hardware.pcie
         if link is None:
@@ -306,24 +323,18 @@ class _Clock:
         )
         return "gpu0"
 
-    def _faster_on_host(self, n_bytes: float, flop: float) -> bool:
-        """Whether the CPU is done, on paper, before the copy is: users then keep experts there (-op)."""
-        link = self.hardware.pcie
-        per_core = PAPER_FLOP_PER_S[best_isa(self.hardware.host.cpu)]
-        seconds = flop / (self._at("ram").flop_per_s * per_core)
-        return link is not None and 0.0 < seconds < n_bytes / link.effective_bytes_per_s
-
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""
         if self.placement.streamed:
             return True
-        least = self.engine.stream_prefill_min_tokens
-        if least is None or self.placement.head_tier in _HOST_TIERS:
+        if self.placement.head_tier in _HOST_TIERS:
             return False  # nothing runs on a GPU
         ffn = group.block.ffn if group else None
-        if self.engine.stream_scales_with_experts and isinstance(ffn, MoeFfn):
-            least = round(least * ffn.n_experts / ffn.n_active)
-        return self.step.n_tokens >= least
+        if group is None or not isinstance(ffn, MoeFfn):
+            return copies_weights(self.engine, self.step.n_tokens)
+        stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
+        date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
+        return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
 
     def _expert_hops(self, n_layers: int) -> None:
         """Activations to the CPU and back around its experts, and the wait for both."""
@@ -342,26 +353,28 @@ class _Clock:
             self.ops.append(op)
 
     def _all_reduce(self, n_layers: int) -> None:
-        """Two sums over all GPUs a layer: a wait that grows with their number, and the bytes of a ring."""
-        n = self.placement.tensor_parallel
-        family = self.engine.family
-        waits = 2.0 * n_layers * math.log2(n)
-        names = (f"{family}.all_reduce_s",)
-        formula, counts = "2 x layers x log2(GPUs) x s", {"layers": n_layers, "n_gpus": n}
-        self.ops.append(Op("all-reduce latency", waits, names, formula=formula, inputs=counts))
+        """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
+        n, family = self.placement.tensor_parallel, self.engine.family
+        direct = self.hardware.peer_link is not None
+        n_bytes = self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
+        waits, moved = all_reduce_work(n, n_bytes, direct=direct)
+        names: Names = (f"{family}.all_reduce_s",)
+        if family == "server" and direct:
+            at = self._at("gpu0").architecture, f"{family}.engine.{self.engine.id}"
+            names += tuple(f"{name}.all_reduce_time" for name in at)
+        formula, counts = "2 x layers x waits x s", {"layers": n_layers, "n_gpus": n, "waits": waits}
+        op = Op("all-reduce latency", 2.0 * n_layers * waits, names, formula=formula, inputs=counts)
+        self.ops.append(op)
         link = self.hardware.peer_link or self.hardware.pcie
         if link is None:
             return
-        rate = self.hardware.gpus[0].peer_bytes_per_s if self.hardware.peer_link else None
+        rate = self.hardware.gpus[0].peer_bytes_per_s if direct else None
         rate = rate or link.effective_bytes_per_s
-        n_bytes = 2.0 * n_layers * 2.0 * (n - 1) / n
-        n_bytes *= self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
-        formula = "2 x layers x 2 (n - 1) / n x tokens x hidden x 2 B / link"
+        formula = "2 x layers x bytes that each GPU sends for one sum / link"
         inputs = {"link": link.id, "bytes_per_s": rate}
-        self.ops.append(
-            Op("all-reduce", n_bytes / rate, (f"{family}.all_reduce.bandwidth",), n_bytes=n_bytes,
-               formula=formula, inputs=inputs)
-        )  # fmt: skip
+        moved *= 2.0 * n_layers
+        names = (f"{family}.all_reduce.bandwidth",)
+        self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
     def _at(self, tier: str, rows: float = math.inf) -> Rates:
         """Rates of ``tier`` for kernels of that many rows: those for one are of another kind."""

@@ -10,26 +10,13 @@ import math
 import re
 from typing import NamedTuple
 
+from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
+from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import dot_group, quant_group, unpacking_group
-from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec
-from moeplan.engines.builds import before
+from moeplan.domain.hardware import GpuSpec, HardwareSpec, HostSpec
+from moeplan.engines.launches import launch_marks, scalar_loads
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import NotModelled
-
-# Instruction sets from fastest to slowest: the first one a CPU has picks its per-core rate.
-ISA_ORDER = ("amx", "avx512", "avx2", "neon")
-
-
-# Rates of cores are those at 2.5 GHz, the base clock of the machine whose runs fix them; a core's rate grows
-# with its base clock. Where that is unknown 3 GHz stand for it: the median of the catalog's 264 (2026-11-30).
-_REFERENCE_HZ, _USUAL_HZ = 2.5e9, 3.0e9
-# Rows of the matrix instruction: wgmma.m64nNk16 on Hopper, mma.m16n8k16 elsewhere (PTX ISA, recalled
-# 2026-11-30 and not re-read; an H20 that decodes at a third of its bandwidth bears it out, docs/design/003).
-_TILE_ROWS = {"hopper": 64}
-# The narrow instruction of earlier GPUs, 16 rows, reaches 63% of the peak on Hopper: as if it were 26 rows
-# (arXiv 2402.13499, recalled 2026-11-30 and not re-read).
-_NARROW_ROWS = {"hopper": 26}
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
 # their FP32 work is widening the weights, which rows share: with three tenths for each further row, ten
@@ -39,12 +26,6 @@ _NARROW_ROWS = {"hopper": 26}
 _VECTOR_ROWS, _OWN_FRAC = 8.0, 0.3
 # A full micro-batch has so much to multiply that widening hides behind it.
 _HIDING_ROWS = 512.0
-
-# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
-_METAL_CONCURRENT_SINCE = "2025-09"
-
-PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 1.75e10, "scalar": 4.4e9}
-"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
 
 
 # Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
@@ -87,6 +68,8 @@ class Rates(NamedTuple):
     cache: tuple[Names, Names]
     fixed: Names
     """Of the fixed time of one layer."""
+    routed: Names
+    """The same of an FFN with experts."""
     inputs: dict[str, object]
     unpack_per_s: float | None = None
     """Elements that the FP32 units would widen at one FLOP each, where they have to."""
@@ -95,6 +78,8 @@ class Rates(NamedTuple):
     """Whether these are kernels for one row, which unpack and multiply on the FP32 units."""
     own_frac: float = 0.0
     """Of one row's work on the FP32 units, what each further row adds."""
+    architecture: str = ""
+    """What names of this architecture begin with."""
     tile_rows: int = 1
     """Rows that the matrix units work on at least: fewer take as long."""
 
@@ -105,8 +90,9 @@ class Rates(NamedTuple):
     def widenings(self, rows: float, step_rows: float) -> float:
         """Times one row's work on the FP32 units that a GPU kernel for ``rows`` of them does beside reading.
 
-        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows a
-        step has, the more of it hides behind their arithmetic.
+        Kernels for more than 8 rows are chosen where they are no slower than those for 8; the more rows
+        meet a matrix (``step_rows``; of an expert those sent to it), the more of it hides behind their
+        arithmetic.
         """
         hidden = (step_rows - _VECTOR_ROWS) / (_HIDING_ROWS - _VECTOR_ROWS)
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
@@ -129,20 +115,22 @@ def gpu_rates(
     unpack and multiply on the FP32 units while they read. ``fused``: attention keeps its scores in a kernel.
     """
     at = _Labels.of(gpu, engine, date)
-    unit, peak = _unit(gpu, engine, quant, vector=vector)
+    unit, peak = unit_of(gpu, engine, quant, vector=vector)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
-    moving, unpack = _moving(at, gpu, n_shards), _unpack_per_s(gpu, engine, quant)
+    moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
+    old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
+    quantises = quantises_inputs(gpu, engine, quant)
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
-        _computing(at, gpu, unit, quant),
+        (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
     )
     experts = tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
     return Rates(
-        bytes_per_s=gpu.bandwidth_bytes_per_s * n_shards,
+        bytes_per_s=gpu.data_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
-        drawing=tuple(f"{n}.flop_per_joule" for n in (at.family, at.architecture, f"{at.family}.{unit}")),
+        drawing=_drawing(at, unit, narrow=quantises_inputs(gpu, engine, quant)),
         norms=_VECTOR_NORMS[at.kind] if vector else _ALWAYS_OVERLAP,
         weights=weights,
         experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
@@ -150,16 +138,18 @@ def gpu_rates(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
             _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
         ),
-        fixed=_fixed(at, engine, date, quant),
+        fixed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=False), quantises=quantises),
+        routed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=True), quantises=quantises),
         inputs={
-            "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+            "bandwidth_bytes_per_s": gpu.data_bytes_per_s,
             f"peak_flop_per_s.{unit}": peak,
             "n_gpus": n_shards,
         },
         unpack_per_s=unpack * n_shards if unpack else None,
-        tile_rows=_tile_rows(gpu, at.family, narrow=unpack is not None) if not vector else 1,
+        tile_rows=tile_rows_of(_generation(gpu), at.family, narrow=unpack is not None) if not vector else 1,
         unpacking=tuple(f"{n}.unpack" for n in (at.family, at.run, f"{at.family}.quant.{quant}")),
         vector=vector,
+        architecture=at.architecture,
         own_frac=0.0 if quant_group(quant) == "plain" else _OWN_FRAC,
     )
 
@@ -212,6 +202,14 @@ def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
     return (*names, f"{at.architecture}.{sort}.{unit}") if vector and at.kind != "gpu" else names
 
 
+def _drawing(at: _Labels, unit: str, *, narrow: bool) -> Names:
+    """Names of the FLOPs that a joule pays for; ``narrow``: of products of 8 or 4 bits."""
+    names: Names = (at.family, at.architecture, f"{at.family}.{unit}")
+    if narrow:
+        names += (f"{at.family}.quantised_inputs",)
+    return tuple(f"{name}.flop_per_joule" for name in names)
+
+
 def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     """Names of the rate of attention, on the units that compute ``scores``."""
     names = tuple(f"{name}.attention.{scores}" for name in (at.family, at.place, at.architecture))
@@ -220,53 +218,17 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
     return (*names, f"{at.run}.attention.{scores}")
 
 
-def _fixed(at: _Labels, engine: EngineTraits, date: str, quant: str) -> Names:
-    """Names of the fixed time of a layer."""
-    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in at.general[1:]))
+def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quantises: bool) -> Names:
+    """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
+    # Python launches at the pace of the host, whatever the GPU's architecture.
+    whose = (at.place, at.run) if engine.eager else (at.place, at.architecture, at.run)
+    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in whose))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
-    if at.kind == "apple" and _runs_serially(engine, date):
-        names += (f"{at.place}.serial.layer_time",)
+    names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
+    if quantises:
+        names += (f"{at.family}.quantised_inputs.layer_time",)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
-
-
-def _tile_rows(gpu: GpuSpec, family: str, *, narrow: bool) -> int:
-    """Kernels that widen weights as they go (Marlin, AWQ) use the ``narrow`` instruction everywhere."""
-    if family != "server":
-        return 1
-    return (_NARROW_ROWS if narrow else _TILE_ROWS).get(_generation(gpu), 16)
-
-
-def _unpack_per_s(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:
-    """FP32 rate where weights are of a type that the matrix units do not multiply: servers widen them."""
-    if engine.family != "server" or quant_group(quant) == "plain":
-        return None
-    native = {"fp8": "fp8", "mxfp4": "fp4", "nvfp4": "fp4"}.get(quant)
-    if native is not None and native in gpu.peak_flop_per_s:
-        return None
-    return gpu.peak_flop_per_s.get("fp32")
-
-
-def _unit(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> tuple[str, float]:
-    """(which arithmetic units multiply the weights, their peak).
-
-    llama.cpp multiplies quantised blocks as 8-bit integers (ggml-cuda mmq); servers compute in the type
-    of the weights where the GPU has it. ggml-vulkan leaves Intel's matrix units idle before Xe2, and reaches
-    less than the FP32 rate with them: 978 and 1,631 tokens/s of a 2B model on an A770 and a B580 (PR 14001).
-    """
-    peaks = gpu.peak_flop_per_s
-    if vector and "fp32" in peaks:
-        return "vector", peaks["fp32"]
-    plain = peak_flop_per_s(gpu)
-    if engine.backend == "vulkan" and gpu.vendor == "intel":
-        return "compute", peaks.get("fp32", plain)
-    if engine.gguf and quant_group(quant) != "plain" and "int8" in peaks and gpu.vendor != "intel":
-        return "int8", max(peaks["int8"], plain)
-    if engine.gguf:
-        return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
-    if quant == "fp8" or quant.startswith("nvfp4"):
-        return "compute", max(plain, peaks.get("fp8", 0.0))
-    return "compute", plain
 
 
 def device_class(gpu: GpuSpec, family: str) -> str:
@@ -274,14 +236,6 @@ def device_class(gpu: GpuSpec, family: str) -> str:
     if not gpu.unified_memory:
         return "gpu"
     return "apple" if gpu.vendor == "apple" and family == "local" else "unified"
-
-
-def peak_flop_per_s(gpu: GpuSpec) -> float:
-    """The best dense rate with 16- or 32-bit inputs and FP32 accumulation. Raises NotModelled."""
-    rates = [gpu.peak_flop_per_s[dtype] for dtype in ("fp16", "bf16", "fp32") if dtype in gpu.peak_flop_per_s]
-    if not rates:
-        raise NotModelled(f"prefill speed of {gpu.id}", missing=("peak_flop_per_s of fp16, bf16 or fp32",))
-    return max(rates)
 
 
 def host_rates(
@@ -293,17 +247,21 @@ def host_rates(
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    per_core = f"local.cpu.flop_per_s_per_core.{best_isa(host.cpu)}"
+    tiled = "" if decode else tiled_isa(host.cpu, engine, quant)
+    per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu)}"
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
     computing = (
         per_core,
-        *(f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")),
+        *(_by_type(run, quant) if not tiled else (*tiled_names(host.cpu, tiled), f"{run}.cpu_tiled_compute")),
         *(("local.cpu.decode.compute",) if decode else ()),
         f"host.{step}.compute",
         *((f"{run}{era}.cpu_compute",) if era else ()),
     )
+    # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
+    shape = tiled_isa(host.cpu, engine, "f16")
     attending = (
+        *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
@@ -318,13 +276,21 @@ def host_rates(
         weights=(moving, computing),
         experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
         cache=((*moving, "local.ram.cache.bandwidth"), (per_core, *attending)),
-        fixed=_host_fixed(engine, run, quant),
+        fixed=(fixed := _host_fixed(engine, run, quant)),
+        routed=fixed,
         inputs={
             "ram_bytes_per_s": host.ram_bytes_per_s,
             "sockets_used": n_sockets,
             "n_cores": cores,
-            "clock_hz": host.cpu.base_hz or _USUAL_HZ,
+            "clock_hz": host.cpu.base_hz or USUAL_HZ,
         },
+    )
+
+
+def _by_type(run: str, quant: str) -> Names:
+    """Names of what types differ by."""
+    return tuple(
+        f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")
     )
 
 
@@ -345,21 +311,6 @@ def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
     if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
         return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
     return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
-
-
-def clock_frac(cpu: CpuSpec) -> float:
-    """Base clock over that of the machine whose runs fix the rates of cores."""
-    return (cpu.base_hz or _USUAL_HZ) / _REFERENCE_HZ
-
-
-def sockets_used(cpu: CpuSpec, threads: int | None) -> int:
-    """Sockets that ``threads`` need: threads that fit on one are kept beside its memory."""
-    return min(cpu.sockets, math.ceil(threads * cpu.sockets / cpu.cores)) if threads else cpu.sockets
-
-
-def best_isa(cpu: CpuSpec) -> str:
-    """The instruction set that decides a CPU's arithmetic rate; "scalar" when none is known."""
-    return next((isa for isa in ISA_ORDER if isa in cpu.isa), "scalar")
 
 
 def engine_era(date: str) -> str:
@@ -384,11 +335,6 @@ def _apple_chip(gpu: GpuSpec) -> tuple[str, str] | None:
     """(generation, size) that the id tells: the more memory channels, the less of them one GPU may reach."""
     found = re.search(r"\b(m\d+)(?:-(pro|max|ultra))?\b", gpu.id)
     return (found[1], found[2] or "base") if found else None
-
-
-def _runs_serially(engine: EngineTraits, date: str) -> bool:
-    """Whether each of a layer's kernels waits for the one before: ggml's Metal backend did."""
-    return engine.gguf and before(date, _METAL_CONCURRENT_SINCE)
 
 
 def _slug(text: str) -> str:

@@ -189,7 +189,7 @@ def _explain(
     ledger.close(name, sum(seconds.values()) * in_time, "s", formula)
 
 
-_COUNTS = frozenset({"layers", "elements", "FLOP of whole tiles"})
+_COUNTS = frozenset({"layers", "elements", "products", "FLOP of whole tiles"})
 """Inputs that add up over the operations of a term, and over its steps."""
 
 

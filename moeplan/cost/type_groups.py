@@ -16,9 +16,16 @@ def quant_group(quant: str) -> str:
     return "other"
 
 
+# Kernels of exllama and its heirs widen and multiply two weights in each FP16 instruction (half2; exllamav2's
+# q_gemm kernels, dot22_8_h2, read 2026-11-30).
+_HALF_PAIRS = ("gptq", "exl2", "exl3")
+
+
 def unpacking_group(quant: str) -> str:
     """Types that a GPU unpacks alike: nibbles and bytes whatever their scales, the others by their blocks."""
     group = quant_group(quant)
+    if quant.startswith(_HALF_PAIRS):
+        return "half"
     if group in ("block", "super-block"):
         return {"4": "nibble", "8": "byte"}.get(quant[1], group)
     return group

@@ -72,6 +72,15 @@ class GpuSpec(Value):
         """Memory that a program can get: what the driver reports where known, else the nominal size."""
         return self.memory_bytes if self.visible_bytes is None else self.visible_bytes
 
+    @property
+    def data_bytes_per_s(self) -> float:
+        """Bandwidth that is left for data: GDDR has no lanes of its own for check bits, so that a GPU which
+        keeps a sixteenth of it for them reads as much more. HBM has (NVIDIA WP-08608, Tesla V100)."""
+        checked = (
+            self.memory_type.upper().startswith("GDDR") and self.usable_bytes <= 0.94 * self.memory_bytes
+        )
+        return self.bandwidth_bytes_per_s * (15 / 16 if checked else 1.0)
+
 
 class CpuSpec(Value):
     """A processor, or all sockets of one machine together when ``sockets`` is above 1.

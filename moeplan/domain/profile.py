@@ -30,6 +30,8 @@ class Sample(Value):
     """Why it is not stable and what to do; empty when it is."""
     load: float = 0.0
     """Processes that other programs kept running meanwhile, in cores."""
+    pace: float = 1.0
+    """Speed of the memory meanwhile over its usual one, where a canary saw it much quicker; else 1."""
 
 
 class HostFacts(Value):

@@ -72,6 +72,8 @@ class EngineTraits(Value):
     """Tensor-parallel GPUs can share routed experts as whole ones; attention and its sums stay the same."""
     hosts_any_layer: bool = True
     """Experts of any number of layers can be in RAM; else those of all layers or of none."""
+    prompts_first: bool = False
+    """Prompts that wait are worked through, in batches of their own, before any answer goes on."""
     pipeline_copies: int = 1
     """Copies of a graph's inputs on each of several GPUs, so that micro-batches overlap."""
     chooses_attention: bool = False
@@ -91,13 +93,19 @@ class EngineTraits(Value):
     """Makers of GPUs that it has kernels for; None: any. "gaudi" is not one of Intel's GPUs here."""
     least_capability: float = 0.0
     """The oldest CUDA compute capability that it is built for."""
+    cpu_tiles: Literal["", "types", "amx"] = ""
+    """Prompts on a CPU go through kernels that unpack any type into tiles first (ik_llama.cpp, and
+    llamafile's in ktransformers); "amx": those, and AMX ones for types that are not GGUF's."""
+    interleaves_at_load: bool = False
+    """Tensors in RAM are repacked to interleaved rows while they are read (ik_llama.cpp's -rtr)."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
     @property
     def asked(self) -> str:
         """The name that answers show and ``find_engine`` finds it by, backend and all: llama.cpp (Vulkan)."""
-        return f"{self.id} ({self.backend.capitalize()})" if self.backend else self.id
+        way = self.backend.capitalize() or ("rtr" if self.interleaves_at_load else "")
+        return f"{self.id} ({way})" if way else self.id
 
 
 _LLAMA_SPLITS: frozenset[PlacementKind] = frozenset(
@@ -158,6 +166,7 @@ def _llama(id: str, status: Status = "measured", *, ik: bool = False) -> EngineT
         pipeline_copies=4,
         chooses_attention=True,
         latent_modes=ik,
+        cpu_tiles="types" if ik else "",
         kv_types=_GGUF_KV_TYPES,
         makers=_GGML_MAKERS,
     )
@@ -171,6 +180,7 @@ def _server(
     hybrid: bool = False,
     expert_parallel: bool = True,
     mxfp4_tile: int = 1,
+    prompts_first: bool = False,
     makers: frozenset[str] = _SERVER_MAKERS,
 ) -> EngineTraits:
     return EngineTraits(
@@ -190,6 +200,7 @@ def _server(
         memory_utilization_frac=utilization,
         expert_parallel=expert_parallel,
         mxfp4_tile=mxfp4_tile,
+        prompts_first=prompts_first,
         shares_memory=True,
         kv_types=_SERVER_KV_TYPES,
         makers=makers,
@@ -208,6 +219,7 @@ def _library(
     fuses_experts: bool = False,
     chooses_attention: bool = False,
     shares_memory: bool = False,
+    cpu_tiles: Literal["", "types", "amx"] = "",
     kv_types: frozenset[str] | None = None,
     makers: frozenset[str] | None = None,
 ) -> EngineTraits:
@@ -232,6 +244,7 @@ def _library(
         fuses_experts=fuses_experts,
         chooses_attention=chooses_attention,
         shares_memory=shares_memory,
+        cpu_tiles=cpu_tiles,
         kv_types=kv_types,
         makers=makers,
     )
@@ -253,8 +266,9 @@ def _build() -> dict[str, EngineTraits]:
         # GiB for gpt-oss-120b on an H100; logged: 64.38 (vllm issue 33155, v0.14.1, January 2026). FlashInfer
         # on Blackwell pads both sides.
         _server("vllm", block=16, utilization=0.9, hybrid=True, mxfp4_tile=256),
-        # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU (server_args.py).
-        _server("sglang", block=1, utilization=0.88),
+        # SGLang: page size 1, mem_fraction_static about 0.88 on one GPU, no mixed chunks (server_args.py:
+        # enable_mixed_chunk is off by default).
+        _server("sglang", block=1, utilization=0.88, prompts_first=True),
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
         # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
         _server("tgi", block=1, utilization=1.0, expert_parallel=False),
@@ -267,6 +281,7 @@ def _build() -> dict[str, EngineTraits]:
             stream=False,
             hosts_any_layer=False,
             shares_memory=True,
+            cpu_tiles="amx",
             kv_types=_SERVER_KV_TYPES,
             makers=frozenset({"nvidia", "amd", "intel"}),
         ),
@@ -300,7 +315,7 @@ ENGINES = _build()
 # The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
 _MIXES_SINCE_BUILD = 11434
 
-_VULKAN = (" (vulkan)", " vulkan", "-vulkan")
+_VULKAN, _INTERLEAVING = (" (vulkan)", " vulkan", "-vulkan"), " (rtr)"
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -319,6 +334,9 @@ def find_engine(name: str) -> EngineTraits:
     for ending in _VULKAN:
         if key.endswith(ending):
             return _on_vulkan(find_engine(key.removesuffix(ending)), name)
+    if key.endswith(_INTERLEAVING):
+        plain = find_engine(key.removesuffix(_INTERLEAVING))
+        return replace(plain, interleaves_at_load=plain.stream_scales_with_experts)
     engine = ENGINES.get(_ALIASES.get(key, key))
     if engine is None and " " in key:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name

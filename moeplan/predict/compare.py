@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from moeplan.cost.rates import peak_flop_per_s
+from moeplan.cost.gpu_units import peak_flop_per_s
 from moeplan.cost.textbook import textbook_model
 from moeplan.domain.comparison import BatchPoint, Coverage
 from moeplan.domain.graph import ModelGraph

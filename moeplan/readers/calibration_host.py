@@ -44,6 +44,7 @@ class SampleWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stable: bool
     remedy: str = ""
     load: float = 0.0
+    pace: float = 1.0
 
 
 class FactsWire(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.paths import require_file
+from moeplan.readers.sweeps import (
+    cache_type,
+    is_speculative,
+    lengths_are_equal,
+    mean_tokens,
+    unrecorded_ranks,
+)
 
 
 class SpeedRow(Value):
@@ -50,6 +58,10 @@ class SpeedRow(Value):
     value: float = 0.0
     date: str = ""
     ep: int = 1
+    speculative: bool = False
+    """A step yields drafted tokens too, which no prediction is for: the row is kept out of fits."""
+    equal_lengths: bool = False
+    """All requests of a server were as long as each other, prompts and answers."""
     power_limit_w: float | None = None
     """What each GPU was held to, below its own limit."""
 
@@ -72,7 +84,40 @@ _SERVING_COLUMNS = (
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
-_PINNED_ENGINES = {"ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)"}
+# The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
+_PINNED_ENGINES = {
+    "ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)",
+    "support intel amx for further accelerate.md L235": "llama.cpp",
+}
+# Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
+# and what the notes of those rows say.
+_EARLIER_BUILDS = {
+    ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
+    ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
+}
+# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
+_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
+# Pages on which every command for a GPU has -fa.
+_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+# Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
+# read 2026-11-30).
+_ADDED = {
+    "geerlingguy/ai-benchmarks:README.md": {
+        "": "2024-10-28", "issues/1": "2024-11-18", "issues/2": "2024-11-12", "issues/5": "2024-12-11",
+        "issues/9": "2025-01-29", "issues/10": "2025-01-29", "issues/12": "2025-01-30",
+        "issues/13": "2025-05-06", "pull/11": "2025-01-30", "issues/17": "2025-02-06",
+        "pull/18": "2025-02-07", "issues/21": "2025-08-07", "issues/23": "2025-09-22",
+        "issues/25": "2025-09-30", "issues/26": "2025-10-08", "issues/27": "2025-10-10",
+        "issues/29": "2025-10-20", "issues/32": "2025-11-10", "issues/33": "2025-11-12",
+        "issues/34": "2025-11-22", "issues/35": "2025-11-24", "issues/36": "2025-11-28",
+        "issues/39": "2025-11-28", "issues/40": "2025-12-11", "issues/42": "2025-12-07",
+        "issues/43": "2025-12-11", "issues/45": "2025-12-11", "issues/46": "2025-12-18",
+    }
+}  # fmt: skip
+# A contributor whose submissions state one length for prompt and context: from 512 to 131,072 tokens answers
+# slow down as that many tokens of cache are to be read (2.9 ms for 2.1 GB at 16,384 of Phi-4 mini).
+_AFTER_PROMPT = "user Sandberg;"
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
     "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
@@ -83,7 +128,13 @@ _PRECISIONS = {
 
 def read_speed(path: Path) -> tuple[SpeedRow, ...]:
     """The rows of a speed corpus. Raises SpecError with the line of the first value that cannot be read."""
-    return tuple(_speed_row(Cells(row, path, line)) for row, line in lines(path, _SPEED_COLUMNS))
+    cells = [Cells(row, path, line) for row, line in lines(path, _SPEED_COLUMNS)]
+    prompts = {
+        c.text("source"): c.count("prompt_tokens") or 0
+        for c in cells
+        if c.text("phase") == "prefill" and _AFTER_PROMPT in c.text("notes")
+    }
+    return tuple(_speed_row(c, prompts.get(c.text("source"), 0)) for c in cells)
 
 
 def read_serving(path: Path) -> tuple[SpeedRow, ...]:
@@ -166,17 +217,17 @@ class Cells:
         return None if value is None else int(value)
 
 
-def _speed_row(cells: Cells) -> SpeedRow:
-    flash = cells.text("flash_attn")
+def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
+    """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
         source_family=source_family(cells.text("source")),
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
-        quant=cells.text("quant"),
+        quant=_quant(cells),
         file_gib=cells.number("file_gib"),
-        engine=_pinned(_PINNED_ENGINES, cells.text("source")) or cells.text("engine"),
+        engine=_engine(cells),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -187,10 +238,10 @@ def _speed_row(cells: Cells) -> SpeedRow:
         cpu_moe=cells.count("cpu_moe"),
         batch=cells.count("batch") or 1,
         prompt_tokens=cells.count("prompt_tokens"),
-        depth_tokens=cells.count("depth_tokens") or 0,
+        depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch"),
-        flash_attn=None if flash == "" else flash not in ("0", "false"),
+        flash_attn=_flash(cells),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
         phase=cells.text("phase"),
@@ -200,9 +251,47 @@ def _speed_row(cells: Cells) -> SpeedRow:
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=cells.text("ram_gbps_basis"),
         value=cells.number("tokens_per_s") or 0.0,
-        date=cells.text("date") or _pinned(_PINNED_BUILDS, cells.text("source")),
+        date=_build_date(cells),
         power_limit_w=cells.number("power_limit_w"),
     )
+
+
+def _quant(cells: Cells) -> str:
+    """The type; files for MLX say in their name that what is no expert has 4 bits as well."""
+    quant, mlx = cells.text("quant"), cells.text("engine").startswith("mlx")
+    return "mlx-mxfp4-q4" if mlx and quant == "mxfp4" and "MXFP4-Q4" in cells.text("model_raw") else quant
+
+
+def _engine(cells: Cells) -> str:
+    """The engine, with its backend where notes or page say so, or a switch of ik_llama.cpp's that decides
+    where its prompts are computed."""
+    source = cells.text("source")
+    engine = _pinned(_PINNED_ENGINES, source) or cells.text("engine")
+    if _VULKAN_NOTE.search(cells.text("notes")) and "(" not in engine:
+        return f"{engine} (Vulkan)"
+    asked = "-rtr" in cells.text("notes") or any(page in source for page in _INTERLEAVED_PAGES)
+    return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
+
+
+_VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
+
+
+def _flash(cells: Cells) -> bool | None:
+    """Whether attention was fused, by the row or by its page."""
+    said = cells.text("flash_attn")
+    if said:
+        return said not in ("0", "false")
+    on_page = cells.text("gpu") and any(page in cells.text("source") for page in _FUSED_PAGES)
+    return True if on_page else None
+
+
+def _build_date(cells: Cells) -> str:
+    """When the build was made, as far as known: no later than the row."""
+    source, notes = cells.text("source"), cells.text("notes")
+    earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
+    page, _, part = source.partition(" (")
+    added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
+    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source)
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:
@@ -219,16 +308,19 @@ def source_family(source: str) -> str:
 
 def _serving_row(cells: Cells) -> SpeedRow | None:
     metric, value = cells.text("metric"), cells.number("value")
-    batch = cells.count("concurrency") or 1
-    prompt, output = cells.count("input_len") or 0, cells.count("output_len") or 1
+    batch, family = cells.count("concurrency") or 1, cells.text("source_family")
+    nominal = cells.count("input_len") or 0, cells.count("output_len") or 1
+    prompt, output = (mean_tokens(family, n) for n in nominal)
     if not value or metric not in _STEP_METRICS:
         return None
     whole = metric == "bs1_output_tok_s" and prompt > 1  # the prompt's time is inside that figure
     tp = cells.count("tp") or 1
+    engine, gpu, model, precision, date = (cells.text(c) for c in _LAUNCH)
+    launch = engine, gpu, model, precision, date
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
-        source_family=cells.text("source_family"),
+        source_family=family,
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
         quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
@@ -248,7 +340,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         gen_tokens=output,
         ubatch=None,
         flash_attn=None,
-        kv_type="",
+        kv_type=cache_type(family, launch),
         threads=None,
         phase="request" if whole else "decode",
         tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" else value,
@@ -257,8 +349,11 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         metric=metric,
         value=value,
         date=cells.text("date"),
-        ep=cells.count("ep") or 1,
+        equal_lengths=lengths_are_equal(family),
+        speculative=is_speculative(family, launch, (tp, cells.count("ep") or 1), batch, nominal[0]),
+        ep=tp if unrecorded_ranks(family, launch, tp, batch, nominal) else cells.count("ep") or 1,
     )
 
 
+_LAUNCH = ("engine", "gpu", "model", "precision", "date")
 _STEP_METRICS = frozenset({"tpot_ms", "bs1_output_tok_s"})

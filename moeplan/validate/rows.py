@@ -50,7 +50,7 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
         cpu=cpu or None,
         ram_gbs=row.ram_gbps if row.placement != "unified" else None,
         ram_basis=row.ram_basis if row.ram_basis in _BASES else "stated",  # type: ignore[arg-type]
-        pcie=_pcie(row.pcie),
+        pcie=_pcie(row.pcie, cpu),
     )
     return EstimateRequest(
         model=row.model,
@@ -71,9 +71,22 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
     )
 
 
-def _pcie(text: str) -> str | None:
-    """``gen4x16`` from "gen4" or "gen4 x16"; what names no generation, or several links, is the host's."""
-    found = re.fullmatch(r"(gen\d) ?(x\d+)?", text)
+# Of lanes that are stated without their generation: the Pi 5 has one, run as PCIe 3.0 for GPUs
+# (jeffgeerling.com, "Big GPUs don't need big PCs", December 2025).
+_LANES_OF = {("raspberry-pi-5", "x1"): "gen3x1"}
+
+
+def _pcie(text: str, cpu: str) -> str | None:
+    """``gen4x16`` from "gen4" or "gen4 x16"; of several ("x16/x4/x1") the first GPU's, which copies go to.
+
+    One that names neither generation nor several links is the host's.
+    """
+    if (cpu, text) in _LANES_OF:
+        return _LANES_OF[cpu, text]
+    first, *others = text.split("/")
+    if others and re.fullmatch(r"x\d+", first):
+        return first
+    found = re.fullmatch(r"(gen\d) ?(x\d+)?", first)
     return f"{found[1]}{found[2] or 'x16'}" if found else None
 
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from msgspec.structs import replace
 
-from moeplan.cost.rates import peak_flop_per_s
+from moeplan.cost.gpu_units import peak_flop_per_s
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, LinkSpec, StorageSpec
 from moeplan.domain.request import MachineFlags
 from moeplan.errors import NotModelled

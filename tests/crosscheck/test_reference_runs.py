@@ -13,7 +13,7 @@ from moeplan.measure import micro  # noqa: E402
 from moeplan.measure.decoder import Decoder  # noqa: E402
 from moeplan.measure.device import cpu_device  # noqa: E402
 from moeplan.measure.layout import joined_matrices  # noqa: E402
-from moeplan.measure.linear import linear_kernel, slices  # noqa: E402
+from moeplan.measure.linear import linear_kernel  # noqa: E402
 from moeplan.measure.reference import (  # noqa: E402
     Reference,
     Run,
@@ -95,12 +95,6 @@ def test_few_rows_are_multiplied_right_by_any_number_of_threads(threads: int, n_
             found = linear(x, weight)
         assert found.shape == (*shape[:-1], n_out)
         torch.testing.assert_close(found, x @ weight.T, rtol=1e-4, atol=1e-4)
-
-
-def test_threads_share_a_matrix_evenly() -> None:
-    assert slices(1024, 2) == 2
-    assert slices(1024, 6) == 32, "32 parts over 6 threads: 6 rounds, 36 places for 32"
-    assert slices(1027, 2) == 1, "no even share: left to torch"
 
 
 def test_experts_touched_stay_below_coverage() -> None:

@@ -171,6 +171,7 @@ _UNIT_VALUES = {
     "local.cpu.flop_per_s_per_core.avx2": 10e9,
     "local.cpu.experts.compute": 0.5,
     "local.cpu_moe_layer_s": 1e-4,
+    "local.expert_product_s": 1e-5,
     "local.stream.bandwidth": 1.0,
     "local.disk.moe_read_time": 5.0,
     "server.bandwidth": 1.0,

@@ -157,8 +157,9 @@ def test_decode_on_a_gpu_is_bytes_over_bandwidth_plus_the_fixed_part() -> None:
     weights = sum(layer.dense_bytes for layer in graph.layers) + graph.head_bytes
     # depth 512 + 64, the new token sees 577: 4 layers x 577 x 2 x 128 x 2 B
     cache = 4 * 577 * 2 * 128 * 2
+    logits = graph.spec.vocab_size * 4 / 20e9
     # 1 ms a step, 0.1 ms a layer; the arithmetic is hundreds of times faster and hides behind the reads
-    assert time.seconds == pytest.approx(1e-3 + 4e-4 + (weights + cache) / 500e9, rel=1e-6)
+    assert time.seconds == pytest.approx(1e-3 + 4e-4 + (weights + cache) / 500e9 + logits, rel=1e-6)
     assert time.bytes_read == pytest.approx(weights + cache)
     # 2 FLOP per matrix element, 2 x 8 x 128 per visible token and layer
     elements = sum(layer.dense_elements for layer in graph.layers) + graph.head_elements
@@ -218,18 +219,6 @@ def test_ik_llama_streams_later_for_sparser_models() -> None:
         terms = prefill_time(
             graph, hardware, workload(prompt_tokens=prompt), placement, ik, calibration()
         ).terms
-        assert ("weights over PCIe" in dict(terms)) is streams
-
-
-def test_ik_llama_leaves_experts_to_a_cpu_that_is_faster_than_the_copy() -> None:
-    graph = graph_of(moe_spec(n_experts=8, n_active=2))
-    ik = find_engine("ik_llama.cpp")
-    # 200 tokens, 2 FLOP of 2/8 of the elements at 35 GFLOP/s a core; the copy: 2 B an element over 20 GB/s.
-    # They break even at 2 x 200 x 2/8 / 35e9 / 2 x 20e9 = 28.6 cores.
-    for cores, streams in ((28, True), (29, False)):
-        hardware = machine((gpu(),), pcie_gbps=20, cores=cores)
-        placement = split(graph, hardware, LLAMA, graph.spec.n_layers + 1, 4)
-        terms = prefill_time(graph, hardware, workload(prompt_tokens=200), placement, ik, calibration()).terms
         assert ("weights over PCIe" in dict(terms)) is streams
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from moeplan.cost.cores import clock_frac, sockets_used
 from moeplan.cost.coverage import busiest_rank
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
-from moeplan.cost.rates import clock_frac, host_rates, sockets_used
+from moeplan.cost.rates import host_rates
 from moeplan.cost.work import Step, main_type
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import GpuSpec, HardwareSpec

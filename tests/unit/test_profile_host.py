@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
-from moeplan.cost.rates import best_isa, host_rates
+from moeplan.cost.cores import best_isa
+from moeplan.cost.rates import host_rates
 from moeplan.domain.profile import HostCalibration, HostFacts, Sample, host_differences
 from moeplan.engines.traits import find_engine
 from moeplan.errors import SpecError
@@ -149,6 +150,28 @@ def test_bare_files_tell_the_fixed_times() -> None:
 def test_of_the_same_run_made_twice_the_quicker_counts() -> None:
     one, other = (calibration((engine_run("decode", 50.0), engine_run("decode", r))) for r in (30.0, 50.0))
     assert one.coefficients == other.coefficients
+
+
+def test_a_run_in_a_quick_moment_counts_as_with_memory_as_it_mostly_is() -> None:
+    usual, quick = engine_run("decode", 50.0), replace(engine_run("decode", 60.0), pace=1.5)
+    both = calibration((usual, replace(engine_run("decode", 90.0), pace=1.5))).coefficients
+    assert both == calibration((usual,)).coefficients, "the run at the usual pace counts"
+    # alone: 200 MB at 1.5 x 20 GB/s are 6.67 of its 16.67 ms and take 10 at the usual pace: 20 ms, as 50/s
+    alone = calibration((quick,)).coefficients["llama.cpp.t1.f16.decode.flop_per_s"]
+    assert alone.value == pytest.approx(
+        calibration((usual,)).coefficients["llama.cpp.t1.f16.decode.flop_per_s"].value
+    )
+    # no more than the whole step takes half as long again: 4 ms become 6, 2 of them fixed, 5% compute
+    faster = replace(engine_run("decode", 250.0), pace=1.5)
+    read = calibration((faster,)).coefficients["llama.cpp.t1.read.bytes_per_s"]
+    assert read.value == pytest.approx(200e6 / (0.95 * 4e-3))
+
+
+def test_memory_that_was_read_in_a_quick_moment_is_taken_as_it_mostly_is() -> None:
+    quick = replace(rate("read bandwidth", 45e9, "B/s", threads=2), pace=1.5)
+    found = derive([quick])["read.t2.bytes_per_s"]
+    assert (found.value, found.high) == (pytest.approx(30e9), pytest.approx(45e9))
+    assert "50% quicker meanwhile" in found.note
 
 
 def test_a_type_that_was_not_run_keeps_its_place_among_the_others() -> None:

@@ -15,7 +15,7 @@ from moeplan.domain.calibration import Residuals
 from moeplan.domain.profile import Sample
 from moeplan.hw.pressure import Pressure, read_pressure, throttle_events
 from moeplan.measure.canary import Watch
-from moeplan.measure.looks import Look, speed, usual
+from moeplan.measure.looks import Look, reading_pace, speed, usual
 from moeplan.measure.run import run_jobs
 from moeplan.measure.timing import sample_of
 from moeplan.provenance import Source
@@ -100,6 +100,37 @@ def test_looks_that_touch_a_job_are_its_neighbours_and_hide_those_beyond() -> No
     assert marked([work], [(2.0, 3.0)], seen)[0].stable
     assert not marked([work], [(1.9, 3.0)], seen)[0].stable
     assert not marked([work], [(2.0, 3.1)], seen)[0].stable
+
+
+def reading(*rates: float, product: float = 190.0, waiting: float = 0.0) -> list[Look]:
+    """Looks of a second each, in which two threads read at ``rates`` and multiply at ``product``."""
+    return [
+        Look(i, i + 0.1, {("read", 1): 22.0, ("read", 2): r, ("product", 2): product}, waiting)
+        for i, r in enumerate(rates)
+    ]
+
+
+def test_what_was_read_in_a_quick_moment_says_so() -> None:
+    seen = reading(45.0, 44.0, 43.0, 31.0, 31.0, 30.0, 31.0, 32.0)  # the median: 31.5
+    work = [rate("engine decode", 1.0, "tokens/s", threads=n) for n in (2, 2, 2, 1)]
+    spans = [(0.2, 0.9), (2.2, 2.9), (4.2, 4.9), (0.2, 0.9)]
+    # the slower of the looks at 0 and 1 s; one of a quick and a usual look is not quick; nor is one thread
+    assert [s.pace for s in marked(work, spans, seen)] == pytest.approx([44.0 / 31.5, 1.0, 1.0, 1.0])
+    assert reading_pace(seen, seen[:2], 16) == pytest.approx(44.0 / 31.5), "as of most threads"
+    steady = reading(31.0, 33.0, 32.0, 34.0)  # 34 / 32.5: as looks differ
+    assert reading_pace(steady, steady[3:], 2) == 1.0
+    assert reading_pace([], [], 2) == 1.0
+
+
+def test_moments_in_which_others_wanted_the_cores_are_not_the_usual_ones() -> None:
+    free = reading(31.0, 32.0, 31.0)
+    for others in (
+        reading(16.0, 17.0, 16.0, 15.0, product=60.0),
+        reading(16.0, 17.0, 16.0, 15.0, waiting=0.5),
+    ):
+        assert reading_pace([*others, *free], free, 2) == 1.0
+    alone = reading(16.0, 17.0, 16.0, 15.0, waiting=0.5)
+    assert reading_pace(alone, alone[1:2], 2) == 1.0, "no other looks: 17 / 16"
 
 
 def test_work_on_all_threads_is_not_judged_by_one() -> None:

@@ -82,6 +82,42 @@ def test_a_page_of_one_backend_names_the_engine_of_its_rows(tmp_path: Path) -> N
     assert [row.engine for row in read_speed(path)] == ["llama.cpp", "llama.cpp (Vulkan)"]
 
 
+def _reread(tmp_path: Path, **changes: str) -> SpeedRow:
+    """The first row with other cells, and a column of notes."""
+    names = [*SPEED.splitlines()[0].split(","), "notes"]
+    cells = dict(zip(names, [*SPEED.splitlines()[1].split(","), ""], strict=True)) | changes
+    text = ",".join(names) + "\n" + ",".join(cells[name] for name in names) + "\n"
+    return read_speed(_write(tmp_path, text))[0]
+
+
+def test_pages_that_measure_an_older_build_too_date_the_rows_of_that_one(tmp_path: Path) -> None:
+    page = "ikawrakow/ik_llama.cpp:github-data/issues/490 - Bug.md L109"
+    old = _reread(tmp_path, source=page, notes="llama-bench; build 24c010b3 (prompt experts on CPU)")
+    new = _reread(tmp_path, source=page, notes="llama-bench; main (prompt experts streamed to GPU)")
+    assert (old.date, new.date) == ("2025-05-25", "2025-06")
+    assert _reread(tmp_path, notes="build 24c010b3").date == "2025-06"
+
+
+def test_pages_of_commands_with_fa_say_it_for_their_rows_on_gpus(tmp_path: Path) -> None:
+    page = "ikawrakow/ik_llama.cpp:github-data/discussions/357 - Qwen3.md L174"
+    assert _reread(tmp_path, source=page).flash_attn is True
+    assert _reread(tmp_path, source=page, gpu="").flash_attn is None
+    assert _reread(tmp_path).flash_attn is None
+
+
+def test_rows_of_repacked_tensors_say_so_with_their_engine(tmp_path: Path) -> None:
+    page = "ikawrakow/ik_llama.cpp:github-data/issues/629 - Multi-GPU.md L789"
+    for changes in ({"source": page}, {"notes": "llama-sweep-bench; -rtr -fmoe"}):
+        assert _reread(tmp_path, engine="ik_llama.cpp", **changes).engine == "ik_llama.cpp (rtr)"
+        assert _reread(tmp_path, engine="llama.cpp", **changes).engine == "llama.cpp"
+
+
+def test_a_table_of_another_engine_than_its_row_says(tmp_path: Path) -> None:
+    page = "o/r:github-data/issues/437 - support intel amx for further accelerate.md L"
+    rows = [_reread(tmp_path, source=page + line, engine="ik_llama.cpp") for line in ("235", "8532")]
+    assert [row.engine for row in rows] == ["llama.cpp", "ik_llama.cpp"]
+
+
 def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Path) -> None:
     row = replace(_rows(tmp_path)["a"], date="2024-05")
 
@@ -153,7 +189,7 @@ def test_rows_without_what_a_request_needs_say_so(tmp_path: Path) -> None:
         ("gen5 x8", "gen5x8"),
         ("gen3x4", "gen3x4"),
         ("x1", None),
-        ("x16/x4/x1", None),
+        ("x16/x4/x1", "x16"),  # the first GPU's: weights in RAM are copied there
         ("", None),
     ],
 )

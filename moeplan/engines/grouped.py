@@ -1,0 +1,31 @@
+"""Whether a GPU multiplies the rows of all experts at once, or one expert after the other."""
+
+from __future__ import annotations
+
+from moeplan.engines.builds import before
+from moeplan.engines.traits import EngineTraits
+
+# ggml-cuda multiplies quantised experts in one launch since PR 13199 (2025-04-30), ik_llama.cpp's since
+# PR 728 (2025-08-26), there for up to 32 tokens an expert (ggml-cuda.cu). Of 16-bit ones it does so for up to
+# 64 tokens (PR 16277); for more the host sorts the rows and calls a library for each expert.
+_GROUPED_SINCE = {True: "2025-08-26", False: "2025-04-30"}
+_GROUPED_ROWS = 32
+_GROUPED_PLAIN_TOKENS = 64
+# The matrix-vector kernels before them take so many tokens at most.
+_VECTOR_TOKENS = 8
+
+
+def one_by_one(
+    engine: EngineTraits, maker: str, date: str, n_tokens: float, n_experts: int, *, plain: bool
+) -> bool:
+    """Whether a step of ``n_tokens`` calls a product for each expert that it meets.
+
+    ``maker`` of the GPU: CUDA and HIP share this code, Metal and Vulkan have kernels for all experts.
+    ``plain``: of 16 or 32 bit.
+    """
+    if not engine.gguf or engine.backend or maker not in ("nvidia", "amd") or n_tokens <= _VECTOR_TOKENS:
+        return False
+    if plain:
+        return n_tokens > _GROUPED_PLAIN_TOKENS
+    ik = engine.stream_scales_with_experts
+    return before(date, _GROUPED_SINCE[ik]) or (ik and n_tokens > _GROUPED_ROWS * n_experts)

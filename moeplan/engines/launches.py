@@ -1,0 +1,65 @@
+"""What kernels cost beside their work, by build: replayed or launched one by one, and what they read again.
+
+Pull requests of llama.cpp and ik_llama.cpp, read 2026-11-30. Their tables are in no fit.
+"""
+
+from __future__ import annotations
+
+from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.builds import before
+from moeplan.engines.traits import EngineTraits
+
+# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
+_METAL_CONCURRENT_SINCE = "2025-09"
+# CUDA graphs replay the kernels of a step at once: on compute capability 8.0 and later (PR 6766), on 7.0 (PR
+# 25749), on none before (PR 27721, open); on AMD's GPUs by default (PR 22254).
+_GRAPHS_SINCE = {"ampere": "2024-05", "volta": "2026-07", "amd": "2026-04"}
+# Experts were chosen by the host until then, which no graph allows (llama.cpp PR 13014, ik_llama.cpp PR 689).
+_ROUTED_GRAPHS_SINCE = {"ik_llama.cpp": "2025-08"}
+_ROUTED_GRAPHS_USUALLY_SINCE = "2025-05"
+# Matrix-vector kernels for 16-bit weights loaded one value at a time until then: no matter for GDDR, 1.27
+# times the whole step on an H100 (PRs 9816 and 10318).
+_WIDE_LOADS_SINCE = "2024-11"
+# Kernels without tensor cores take the query heads that share keys together since then (PR 16492); before,
+# each head read the cache again.
+_SHARED_KEYS_SINCE = "2025-11"
+
+
+def launch_marks(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> tuple[str, ...]:
+    """What lengthens the fixed time of a half of a layer in a build of ``date``: "serial" where each kernel
+    waits for the one before, "ungraphed" where each is launched. ``routed``: its FFN has experts."""
+    if not engine.gguf:
+        return ()
+    if gpu.vendor == "apple":
+        return ("serial",) if before(date, _METAL_CONCURRENT_SINCE) else ()
+    by_cuda = gpu.vendor in ("nvidia", "amd") and engine.backend != "vulkan"
+    return ("ungraphed",) if by_cuda and _ungraphed(engine, gpu, date, routed=routed) else ()
+
+
+def _ungraphed(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> bool:
+    if routed and before(date, _ROUTED_GRAPHS_SINCE.get(engine.id, _ROUTED_GRAPHS_USUALLY_SINCE)):
+        return True
+    if gpu.vendor == "amd":
+        return before(date, _GRAPHS_SINCE["amd"])
+    capability = _capability(gpu)
+    if capability < 7.0:
+        return True
+    return before(date, _GRAPHS_SINCE["ampere" if capability >= 8.0 else "volta"])
+
+
+def scalar_loads(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ...]:
+    """("scalar-loads",) where kernels for 16-bit weights are those of an early CUDA backend."""
+    early = engine.gguf and engine.backend != "vulkan" and before(date, _WIDE_LOADS_SINCE)
+    return ("scalar-loads",) if early and gpu.vendor in ("nvidia", "amd") else ()
+
+
+def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
+    """Whether fused attention of one row reads the cache again for every query head that shares its keys:
+    on AMD's GPUs and on NVIDIA's before Turing."""
+    old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
+    return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and _capability(gpu) < 7.5))
+
+
+def _capability(gpu: GpuSpec) -> float:
+    """Unknown: as of those that are sold now."""
+    return float(gpu.compute_capability or 8.0)

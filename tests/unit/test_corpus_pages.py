@@ -1,0 +1,78 @@
+"""What a page says of its rows beside their columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moeplan.readers.corpus import SpeedRow, read_speed
+from moeplan.validate.rows import request_of
+
+_COLUMNS = [
+    *("id", "setup", "model", "model_raw", "quant", "engine", "gpu", "n_gpus", "pcie", "placement", "phase"),
+    *("tokens_per_s", "grade", "source", "notes", "date", "prompt_tokens", "depth_tokens"),
+]
+_ROW = {
+    "id": "a", "setup": "s", "model": "llama-3-8b", "quant": "q4_k_m", "engine": "llama.cpp",
+    "gpu": "rtx-4090", "n_gpus": "1", "placement": "gpu", "phase": "decode",
+    "tokens_per_s": "130", "grade": "A",
+}  # fmt: skip
+
+
+def _read(tmp_path: Path, *rows: dict[str, str]) -> tuple[SpeedRow, ...]:
+    path = tmp_path / "speed.csv"
+    lines = [",".join({**_ROW, **row}.get(name, "") for name in _COLUMNS) for row in rows]
+    path.write_text("\n".join([",".join(_COLUMNS), *lines]) + "\n", encoding="utf-8")
+    return read_speed(path)
+
+
+def test_a_table_that_grew_dates_each_row_by_when_it_was_added(tmp_path: Path) -> None:
+    table = "geerlingguy/ai-benchmarks:README.md"
+    sources = (
+        f"{table} (issues/1)",
+        f"{table} (pull/11)",
+        table,
+        f"{table} (issues/999)",
+        "other (issues/1)",
+    )
+    rows = _read(tmp_path, *({"source": source, "date": "2025-12-18"} for source in sources))
+    assert [row.date for row in rows] == [
+        "2024-11-18",
+        "2025-01-30",
+        "2024-10-28",
+        "2025-12-18",
+        "2025-12-18",
+    ]
+
+
+def test_notes_name_the_backend(tmp_path: Path) -> None:
+    notes = ("backend=vulkan_radv fa=1", "backend=llama.cpp-vulkan_amdvlk", "backend=rocm-7_2_3", "no vulkan")
+    rows = _read(
+        tmp_path, *({"notes": text} for text in notes), {"engine": "llama.cpp (Vulkan)", "notes": notes[0]}
+    )
+    named, plain = "llama.cpp (Vulkan)", "llama.cpp"
+    assert [row.engine for row in rows] == [named, named, plain, plain, named]
+
+
+def test_answers_after_a_prompt_are_as_deep_as_it_is_long(tmp_path: Path) -> None:
+    def submission(id: str, notes: str) -> list[dict[str, str]]:
+        common = {"source": f"site submission {id}", "notes": notes}
+        return [{**common, "phase": "prefill", "prompt_tokens": "8192"}, {**common, "depth_tokens": "0"}]
+
+    rows = _read(tmp_path, *submission("1", "llama-bench; user Sandberg; x"), *submission("2", "user Other;"))
+    assert [(row.phase, row.depth_tokens) for row in rows] == [
+        ("prefill", 0), ("decode", 8192), ("prefill", 0), ("decode", 0),
+    ]  # fmt: skip
+
+
+def test_files_for_mlx_name_the_type_of_what_is_no_expert(tmp_path: Path) -> None:
+    raw = {"model_raw": "gpt-oss-20b-MXFP4-Q4", "quant": "mxfp4"}
+    rows = _read(
+        tmp_path, {**raw, "engine": "mlx-lm"}, raw, {**raw, "engine": "mlx-lm", "model_raw": "gpt-oss-20b"}
+    )
+    assert [row.quant for row in rows] == ["mlx-mxfp4-q4", "mxfp4", "mxfp4"]
+
+
+def test_the_lane_of_a_pi_is_of_the_third_generation(tmp_path: Path) -> None:
+    (row,) = _read(tmp_path, {"pcie": "x1"})
+    assert request_of(row, "raspberry-pi-5").machine.pcie == "gen3x1"
+    assert request_of(row, "core-i9-13900k").machine.pcie is None

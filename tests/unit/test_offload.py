@@ -1,0 +1,171 @@
+"""Weights in RAM under a prompt: what is copied to the GPU, and how experts are multiplied there."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from moeplan.cost.cores import tiled_isa, tiled_names
+from moeplan.cost.law import step_ops
+from moeplan.cost.ops import Op
+from moeplan.cost.rates import host_rates
+from moeplan.domain.workload import Placement
+from moeplan.engines.grouped import one_by_one
+from moeplan.engines.offload import copies_experts, copies_weights
+from moeplan.engines.traits import find_engine
+from moeplan.predict.phases import prefill_steps, prefill_time
+from moeplan.predict.placement import on_gpus, split
+from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
+
+LLAMA, IK, KT = (find_engine(name) for name in ("llama.cpp", "ik_llama.cpp", "ktransformers"))
+
+
+def _terms(prompt: int = 512, engine: str = "llama.cpp", date: str = "") -> dict[str, float]:
+    """Of a prompt with all experts in RAM."""
+    graph, hardware = graph_of(moe_spec(n_experts=8, n_active=2)), machine((gpu(),))
+    placement = split(graph, hardware, LLAMA, graph.spec.n_layers + 1, 4)
+    work = workload(prompt_tokens=prompt, engine_date=date)
+    return dict(prefill_time(graph, hardware, work, placement, find_engine(engine), calibration()).terms)
+
+
+def test_llama_copies_from_32_tokens_whatever_the_number_of_experts() -> None:
+    assert [copies_weights(LLAMA, n) for n in (31, 32)] == [False, True]
+    assert [copies_experts(LLAMA, "", "q4_k", n, 32.0) for n in (31, 32)] == [False, True]
+    # "mul_mat_id always on GPU for batches >= 32", PR 4553
+    assert not copies_experts(LLAMA, "2023-12-16", "q4_k", 512, 4.0)
+    assert not copies_weights(KT, 4096) and not copies_experts(KT, "", "q4_k", 4096, 32.0)
+
+
+@pytest.mark.parametrize(
+    ("date", "least"),
+    [("2025-05-03", None), ("2025-05-12", 32), ("2025-06-11", 32), ("2025-06-12", 1024), ("", 1024)],
+)
+def test_ik_llama_copied_no_fused_experts_then_all_then_scaled(date: str, least: int | None) -> None:
+    # PRs 405 and 520; 256 experts of which 8 compute
+    for n in (31, 32, 1023, 1024, 8192):
+        assert copies_experts(IK, date, "iq4_k", n, 32.0) is (least is not None and n >= least)
+
+
+@pytest.mark.parametrize(
+    ("qtype", "date", "copied"),
+    [
+        ("iq4_k_r4", "2025-05-25", False),
+        ("iq4_k_r4", "2025-05-26", True),  # PR 461
+        ("iq4_ks_r4", "2025-06-09", True),
+        ("iq1_s_r4", "2025-06-04", False),
+        ("q4_k_r4", "", False),  # no kernel on CUDA to this day
+        ("q8_0_r8", "", False),
+    ],
+)
+def test_interleaved_rows_are_copied_once_the_gpu_has_kernels(qtype: str, date: str, copied: bool) -> None:
+    assert copies_experts(IK, date, qtype, 8192, 32.0) is copied
+
+
+def test_repacking_at_load_keeps_what_has_no_kernel_on_the_cpu() -> None:
+    # README of ik_llama.cpp: k-quants have no interleaved implementation on CUDA
+    rtr = find_engine("ik_llama.cpp (rtr)")
+    assert (rtr.id, rtr.asked) == ("ik_llama.cpp", "ik_llama.cpp (rtr)")
+    assert not find_engine("llama.cpp (rtr)").interleaves_at_load
+    for qtype, copied in (("q8_0", False), ("q4_k", False), ("iq3_k", True), ("iq6_k", True)):
+        assert copies_experts(rtr, "", qtype, 8192, 32.0) is copied
+        assert copies_experts(IK, "", qtype, 8192, 32.0)
+
+
+def test_the_law_asks_for_the_date() -> None:
+    assert "weights over PCIe" in _terms(128, "ik_llama.cpp")
+    assert "weights over PCIe" not in _terms(127, "ik_llama.cpp")
+    assert "weights over PCIe" in _terms(127, "ik_llama.cpp", "2025-06-01")
+    assert "CPU experts" in _terms(512, "ik_llama.cpp", "2025-05-01")
+
+
+def test_attention_of_layers_in_ram_goes_where_their_weights_are_copied() -> None:
+    graph, hardware = graph_of(dense_spec()), machine((gpu(),))
+    half = split(graph, hardware, LLAMA, graph.spec.n_layers // 2 + 1, 0)
+
+    def terms(prompt: int, placement: Placement = half) -> dict[str, float]:
+        work = workload(prompt_tokens=prompt)
+        return dict(prefill_time(graph, hardware, work, placement, LLAMA, calibration()).terms)
+
+    assert "CPU KV cache" in terms(31) and "weights over PCIe" not in terms(31)
+    assert "CPU KV cache" not in terms(32) and "weights over PCIe" in terms(32)
+
+
+def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
+    def apart(engine: str, maker: str, date: str, n: float, *, plain: bool = False) -> bool:
+        return one_by_one(find_engine(engine), maker, date, n, 128, plain=plain)
+
+    # PR 13199
+    assert apart("llama.cpp", "nvidia", "2025-04-29", 512) and not apart(
+        "llama.cpp", "nvidia", "2025-05", 512
+    )
+    assert not apart("llama.cpp", "nvidia", "2025-04-29", 8)
+    # PR 728 of ik_llama.cpp, up to 32 tokens an expert
+    assert apart("ik_llama.cpp", "nvidia", "2025-07", 512)
+    assert [apart("ik_llama.cpp", "nvidia", "", n) for n in (4096, 4097)] == [False, True]
+    # 16 bit: PR 16277
+    assert [apart("llama.cpp", "amd", "", n, plain=True) for n in (64, 65)] == [False, True]
+    assert not apart("llama.cpp", "apple", "", 512, plain=True)
+    assert not apart("llama.cpp (Vulkan)", "amd", "", 512, plain=True)
+    assert not apart("vllm", "nvidia", "", 512, plain=True)
+
+
+def test_a_product_for_each_expert_costs_its_launch() -> None:
+    graph, hardware = graph_of(moe_spec(n_experts=8, n_active=2)), machine((gpu(),))
+    placement = on_gpus(graph, hardware, LLAMA)
+    work = workload(prompt_tokens=512)
+    terms = dict(prefill_time(graph, hardware, work, placement, LLAMA, calibration()).terms)
+    n_moe = sum(layer.expert_bytes > 0 for layer in graph.layers)
+    # 512 tokens meet all 8 experts; gate, up and down of each, 10 us a product
+    assert terms["expert products"] == pytest.approx(n_moe * 3 * 8 * 1e-5)
+
+
+def test_few_rows_an_expert_hide_little_of_the_unpacking() -> None:
+    """Of a long prompt each expert sees a part: as many unpacked weights for fewer rows."""
+    chip = replace(gpu(), peak_flop_per_s={"fp16": 5e13, "fp32": 1e13})
+    graph, hardware = graph_of(moe_spec(n_experts=64, n_active=2)), machine((chip,))
+
+    def experts(n: int) -> Op:
+        work = workload(prompt_tokens=n, ubatch_tokens=n)
+        (step, _), *_ = prefill_steps(graph.spec, work, LLAMA)
+        ops, _, _ = step_ops(graph, hardware, work, on_gpus(graph, hardware, LLAMA), LLAMA, step)
+        return next(op for op in ops if op.term == "gpu0 experts")
+
+    # 16 rows an expert of 512 tokens, 512 rows an expert of 16,384
+    assert experts(512).unpacking_s > 0.0
+    assert experts(16384).unpacking_s == pytest.approx(0.0)
+
+
+def test_tiled_kernels_multiply_all_types_at_one_rate_and_use_no_amx() -> None:
+    hardware = machine((gpu(),))
+    names = {
+        quant: host_rates(hardware, None, IK, "", quant, decode=False).weights[1]
+        for quant in ("q4_0", "q8_0", "q6_k", "iq4_xs")
+    }
+    assert len(set(names.values())) == 1
+    assert "local.cpu.tiled.avx2.compute" in names["q4_0"]
+    decode = host_rates(hardware, None, IK, "", "q8_0", decode=True)
+    assert "local.quants.block.cpu_compute" in decode.weights[1]
+    assert "local.cpu.tiled.avx2.compute" in decode.cache[1]  # heads that share keys fill a tile
+    llama = host_rates(hardware, None, LLAMA, "", "q8_0", decode=False)
+    assert not any("tiled" in name for name in (*llama.weights[1], *llama.cache[1]))
+
+
+def test_the_instruction_set_of_tiled_kernels() -> None:
+    cpu = machine((gpu(),)).host.cpu
+    sapphire = replace(cpu, isa=("avx2", "avx512", "amx"), microarchitecture="Golden Cove")
+    skylake = replace(cpu, isa=("avx2", "avx512"), microarchitecture="Skylake-SP")
+    assert tiled_isa(sapphire, IK, "q8_0") == "avx512"
+    assert tiled_isa(skylake, IK, "q8_0") == "avx2"  # no VNNI
+    assert (tiled_isa(sapphire, KT, "int8"), tiled_isa(sapphire, KT, "q4_k")) == ("amx", "avx512")
+    assert tiled_isa(sapphire, LLAMA, "q8_0") == ""
+
+
+def test_only_some_zen_5_computes_512_bits_at_once() -> None:
+    cpu = replace(machine((gpu(),)).host.cpu, isa=("avx2", "avx512"), microarchitecture="Zen 5")
+    narrow = ("local.cpu.tiled.avx512.compute",)
+    wide = (*narrow, "local.cpu.tiled.wide.compute")
+    assert tiled_names(replace(cpu, segment="desktop"), "avx512") == wide
+    assert tiled_names(replace(cpu, segment="server", microarchitecture="Zen 5c"), "avx512") == wide
+    assert tiled_names(replace(cpu, segment="laptop"), "avx512") == narrow
+    assert tiled_names(replace(cpu, microarchitecture="Zen 4"), "avx512") == narrow
+    assert tiled_names(cpu, "") == ()

@@ -46,10 +46,11 @@ def compare(
 
     >>> moeplan.compare(["llama-2-70b", "mixtral-8x7b"], hardware="h200-sxm")  # doctest: +SKIP
     """
-    from moeplan.api.options import request_of
+    from moeplan.api.options import named, request_of
     from moeplan.readers.catalog import Catalog
 
-    for name in ("batch", "placement", "gpu_layers", "cpu_moe"):
+    options = named(options)
+    for name in ("batch", "placement", "gpu_layers", "cpu_moe", "expert_parallel"):
         if options.get(name) is not None:
             raise SpecError(f"compare has no option {name!r}: it chooses for each model and batch")
     request = CompareRequest(
@@ -153,8 +154,10 @@ def _one_context(request: CompareRequest, session: Session, assumptions: list[st
 
 
 def _entry(session: Session, request: EstimateRequest) -> _Entry:
+    from moeplan.api.parallel import sharing_experts
+
     assumptions: list[str] = []
-    problem = session.problem(request, assumptions)
+    problem = sharing_experts(session.problem(request, assumptions), request, assumptions)
     return _Entry(request, problem, tuple(assumptions))
 
 

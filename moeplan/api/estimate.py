@@ -52,6 +52,7 @@ def solve(
     """(problem, estimate) of a resolved ``request``; with ``context="max"`` the problem gets its context."""
     from msgspec.structs import replace
 
+    from moeplan.api.parallel import sharing_experts
     from moeplan.predict.capacity import MOST_SEQUENCES, context_curve, largest_batch, with_batch
     from moeplan.predict.estimate import choose_placement, largest_context, with_context
     from moeplan.predict.estimate import estimate as predict
@@ -63,6 +64,7 @@ def solve(
         )
         return experts_whole(placement) if (request.expert_parallel or 1) > 1 else placement
 
+    problem = sharing_experts(problem, request, assumptions)
     if request.context == "max":
         limit = problem.graph.spec.context_tokens
         context = largest_context(problem, limit, place)

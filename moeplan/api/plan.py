@@ -11,6 +11,7 @@ from moeplan.domain.plan import Choice, Curve, Limits, MachineOffer, Objective, 
 from moeplan.errors import SpecError
 from moeplan.search.commands import commands
 from moeplan.search.curves import curves, filled
+from moeplan.search.objective import Score, score
 from moeplan.search.overrides import tensor_overrides
 from moeplan.search.pricing import exact_seconds
 from moeplan.search.search import Found, Search, Variant
@@ -54,10 +55,11 @@ def plan(
 
     >>> moeplan.plan("gpt-oss-120b", gpu="rtx-3090", ram_gib=128, context=32768)  # doctest: +SKIP
     """
-    from moeplan.api.options import request_of
+    from moeplan.api.options import named, request_of
     from moeplan.readers.catalog import Catalog
     from moeplan.units import parse_bytes
 
+    options = named(options)
     for name in ("placement", "gpu_layers", "cpu_moe", "tensor_parallel", "expert_parallel"):
         if options.get(name) is not None:
             raise SpecError(f"plan has no option {name!r}: it chooses that")
@@ -250,7 +252,7 @@ def _twin(found: Found) -> tuple[object, ...]:
     problem, placement = found.problem, found.placement
     work = problem.workload
     kv = (work.kv_type_k, work.kv_type_v)
-    return problem.graph.quant, problem.engine.id, kv, placement.kind, placement.tensor_parallel
+    return problem.graph.quant, work.engine, kv, placement.kind, placement.tensor_parallel
 
 
 def _lost_by(found: Found, best: Found, request: PlanRequest) -> str:
@@ -290,12 +292,12 @@ def _more(frac: float, what: str) -> str:
 
 
 def _not_modelled(space: Space) -> tuple[str, ...]:
-    notes = []
-    if any(engine.gguf for engine in space.engines):
+    notes, hardware = [], space.hardware
+    if hardware.gpus and not hardware.unified and any(engine.gguf for engine in space.engines):
         notes.append("a cache in RAM under layers on a GPU (--no-kv-offload)")
         if space.source.spec.is_moe:
             notes.append("a cache of hot experts on the GPU")
-    if len(space.hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
+    if len(hardware.gpus) > 1 and any(engine.family == "server" for engine in space.engines):
         notes.append("pipeline parallelism, data-parallel attention, experts shared by some of the GPUs only")
     return tuple(notes)
 
@@ -372,6 +374,14 @@ def _winner(request: PlanRequest, machines: list[MachineOffer]) -> int | None:
     if request.objective == "cheapest":
         priced = [i for i in able if machines[i].usd_per_hour is not None]
         return min(priced, key=lambda i: machines[i].usd_per_hour or 0.0, default=None)
-    speed = {i: c.estimate.decode.seconds / c.estimate.workload.n_sequences
-             for i in able if (c := machines[i].choice) is not None}  # fmt: skip
-    return min(able, key=lambda i: speed[i], default=None)
+    scores = {i: _score(request.objective, c) for i in able if (c := machines[i].choice) is not None}
+    return min(able, key=lambda i: scores[i], default=None)
+
+
+def _score(objective: Objective, choice: Choice) -> Score:
+    """How good a choice is beside that of another machine, as the search compares on one."""
+    e = choice.estimate
+    total_bytes = sum(device.total_bytes for device in e.memory.devices)
+    return score(
+        objective, e.workload, choice.bits_per_weight, e.decode.seconds, e.prefill.seconds, total_bytes
+    )

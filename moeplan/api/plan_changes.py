@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from moeplan.domain.plan import Change, PlanRequest
 from moeplan.errors import SpecError, nearest
 from moeplan.search.search import Found, Search, Variant, describe
-from moeplan.units import GIB, parse_bytes, parse_rate
+from moeplan.units import GIB, fmt_si, parse_bytes, parse_rate
 
 if TYPE_CHECKING:
     from moeplan.api.plan_space import Space
@@ -181,7 +181,7 @@ def _paged(space: Space, request: PlanRequest) -> _Tried | None:
     from moeplan.search.pricing import exact_memory, exact_seconds
 
     allowed = {variant.problem.graph.quant for variant in space.variants()}
-    for problem, bits, *_ in _least_memory(space.variants(narrower=True)):
+    for problem, bits in _least_memory(space.variants(narrower=True)):
         if not problem.engine.mmap:
             return None
         placement = choose_placement(problem, kind=None, gpu_layers=None, cpu_moe=None)
@@ -262,21 +262,17 @@ def changed(space: Space, hardware: HardwareSpec, key: str, value: str) -> Hardw
             more = _delta(value, lambda v: parse_bytes(v, "gib", option), host.ram_bytes)
             return replace(hardware, host=replace(host, ram_bytes=max(0, host.ram_bytes + more)))
         case "ram_gbs":
-            now = host.ram_bytes_per_s
-            rate = now + _delta(value, lambda v: parse_rate(v, "gb/s", option), now)
+            rate = _rate(value, option, host.ram_bytes_per_s)
             return replace(hardware, host=replace(host, ram_bytes_per_s=rate, ram_basis="stated"))
         case "vram_gbs":
-            gpus = []
-            for gpu in hardware.gpus:
-                now = gpu.bandwidth_bytes_per_s
-                more_rate = _delta(value, lambda v: parse_rate(v, "gb/s", option), now)
-                gpus.append(replace(gpu, bandwidth_bytes_per_s=now + more_rate))
-            return replace(hardware, gpus=tuple(gpus))
+            gpus = tuple(
+                replace(gpu, bandwidth_bytes_per_s=_rate(value, option, gpu.bandwidth_bytes_per_s))
+                for gpu in hardware.gpus
+            )
+            return replace(hardware, gpus=gpus)
         case "storage_gbs":
-            disk = host.storage
-            rate = disk.read_bytes_per_s
-            rate += _delta(value, lambda v: parse_rate(v, "gb/s", option), rate)
-            return replace(hardware, host=replace(host, storage=replace(disk, read_bytes_per_s=rate)))
+            disk = replace(host.storage, read_bytes_per_s=_rate(value, option, host.storage.read_bytes_per_s))
+            return replace(hardware, host=replace(host, storage=disk))
         case "gpus":
             return _with_gpus(hardware, value)
     return replace(hardware, pcie=_link(space, value))
@@ -303,6 +299,14 @@ def _delta(value: str, parse: Callable[[str], float], now: float) -> int:
         amount = parse(value[1:])
         return round(amount if value[0] == "+" else -amount)
     return round(parse(value) - now)
+
+
+def _rate(value: str, option: str, now: float) -> float:
+    """Bytes per second that ``value`` makes of ``now``. Raises SpecError where nothing would be left."""
+    rate = now + _delta(value, lambda v: parse_rate(v, "gb/s", option), now)
+    if rate <= 0:
+        raise SpecError(f"{option}: {value} leaves nothing of {fmt_si(now, 'B/s')}")
+    return rate
 
 
 def with_vram(hardware: HardwareSpec, more_bytes: int) -> HardwareSpec:

@@ -49,7 +49,6 @@ class Space:
         self.engines = self._engines()
         self._roomy = roomy and self._keep_room()
         self._name_order()
-        self._groups: dict[str, int] = {}
         self.choices = [
             choice for engine in self.engines for choice in self._quantised(engine, self._quants(engine))
         ]
@@ -84,7 +83,7 @@ class Space:
                             base = _shortened(base, context)
                         workload = build_workload(base, problem.graph.spec, engine, [])
                         trial = problem._replace(workload=workload, hardware=machine)
-                        yield Variant(trial, bits, self._expert_group(problem.graph.quant))
+                        yield Variant(trial, bits)
 
     # ── one after the other ──────────────────────────────────────────────────────────────────────
 
@@ -204,17 +203,6 @@ class Space:
                 continue
             self.assumptions += [note for note in notes if note not in self.assumptions]
             yield problem, problem.graph.file_bytes * 8 / problem.graph.params.total
-
-    def _expert_group(self, quant: str) -> int:
-        """Columns of an expert that share a scale and cannot be cut: 1 where there are none.
-
-        Groups of 32 and fewer do not count: vLLM pads MXFP4 experts to whole ones (mxfp4.py, 0.19).
-        """
-        if quant not in self._groups:
-            scheme = self.session.quants.find(quant)
-            storage = scheme.storages.get(scheme.weights.get("experts", scheme.weights.get("default", "")))
-            self._groups[quant] = storage.group if storage is not None and storage.group > 32 else 1
-        return self._groups[quant]
 
     def _gap(self, text: str) -> None:
         if text not in self.not_modelled:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeplan.domain.request import EstimateRequest, MachineFlags
-from moeplan.errors import SpecError
+from moeplan.errors import NotModelled, UnknownName
 
 if TYPE_CHECKING:
     from moeplan.domain.calibration import Calibration
@@ -94,13 +94,26 @@ class Session:
         return self._graphs[key]
 
     def _build_graph(self, source: Any, quant: str, gguf: bool) -> ModelGraph:
+        from msgspec.structs import replace
+
         from moeplan.graph.inventory import build_tensors, summarise
         from moeplan.graph.quantise import assign_types
 
         if source.tensors is not None and quant == source.file_quant:
-            return summarise(source.spec, quant, source.tensors, "file")
-        tensors = assign_types(source.spec, build_tensors(source.spec), quant, self.quants, gguf=gguf)
-        return summarise(source.spec, quant, tensors, "rules")
+            graph = summarise(source.spec, quant, source.tensors, "file")
+        else:
+            tensors = assign_types(source.spec, build_tensors(source.spec), quant, self.quants, gguf=gguf)
+            graph = summarise(source.spec, quant, tensors, "rules")
+        return graph if gguf else replace(graph, expert_group=self._expert_group(quant))
+
+    def _expert_group(self, quant: str) -> int:
+        """Columns of an expert's matrix that ``quant`` keeps together; 1 for a file's own, unnamed layout."""
+        from moeplan.engines.shards import expert_group
+
+        try:
+            return expert_group(self.quants.find(quant))
+        except (NotModelled, UnknownName):
+            return 1
 
     def resized(self, graph: ModelGraph, file_bytes: float) -> ModelGraph:
         """``graph`` as large as its file is stated to be, when that is believable.
@@ -145,9 +158,15 @@ class Session:
         workload = build_workload(request, spec, engine, [])
         return Problem(self._graphs[key], hardware, workload, engine, self.calibration)
 
-    def problem(self, request: EstimateRequest, assumptions: list[str]) -> Problem:
-        """Resolve names and defaults of ``request``; every default used is added to ``assumptions``."""
+    def problem(self, request: EstimateRequest, assumptions: list[str], *, measured: bool = False) -> Problem:
+        """Resolve names and defaults of ``request``; every default used is added to ``assumptions``.
+
+        ``measured``: it ran so, which shows that its groups of weights could be shared among its GPUs.
+        """
+        from msgspec.structs import replace
+
         from moeplan.api.asked import check_request
+        from moeplan.api.parallel import check_whole_experts, first_gpus, sharing_heads
         from moeplan.api.workload import build_workload
         from moeplan.engines.machines import refuse_machine
         from moeplan.engines.options import refuse_foreign
@@ -171,16 +190,17 @@ class Session:
         if request.placement not in ("cpu", "disk") and request.gpu_layers != 0:
             refuse_machine(engine, hardware)
         engine = _adjusted(engine, request)
+        graph = self.loaded(request.model, quant_id, engine)
+        if measured and graph.expert_group > 1:
+            graph = replace(graph, expert_group=1)
         if engine.multi_gpu == "tensor-parallel":
-            hardware = _sharded(hardware, source.spec, engine, request.tensor_parallel, assumptions)
+            hardware = sharing_heads(hardware, graph, engine, request, assumptions)
         elif len(hardware.gpus) > 1 and engine.multi_gpu not in engine.splits:
             assumptions.append(
                 f"one of {len(hardware.gpus)} GPUs used: {engine.id} over several is not modelled"
             )
-            hardware = _first_gpus(hardware, 1)
-        asked = 1 if request.expert_parallel is None else request.expert_parallel
-        _check_expert_parallel(asked, source.spec, len(hardware.gpus))
-        graph = self.loaded(request.model, quant_id, engine)
+            hardware = first_gpus(hardware, 1)
+        check_whole_experts(request.expert_parallel or 1, source.spec, len(hardware.gpus))
         if graph.origin == "rules" and (kept := published_experts(source.spec, quant_id, gguf=engine.gguf)):
             assumptions.append(f"experts in {kept}: files of this model keep them so, whatever their type")
         workload = build_workload(request, source.spec, engine, assumptions)
@@ -242,61 +262,6 @@ def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:
     if request.memory_utilization is not None:
         engine = replace(engine, memory_utilization_frac=request.memory_utilization)
     return engine if request.mmap is None else replace(engine, mmap=request.mmap)
-
-
-def _sharded(
-    hardware: HardwareSpec,
-    spec: ModelSpec,
-    engine: EngineTraits,
-    asked: int | None,
-    assumptions: list[str],
-) -> HardwareSpec:
-    """``hardware`` with the GPUs that tensor parallelism uses: as many as divide the attention heads.
-
-    Serving engines refuse any other number (vLLM, config/model.py, verify_with_parallel_config).
-    """
-    from moeplan.domain.model import GqaAttention, MlaAttention
-
-    mixers = [block.mixer for block in spec.blocks]
-    heads = {mixer.n_heads for mixer in mixers if isinstance(mixer, GqaAttention | MlaAttention)}
-    found = len(hardware.gpus) if asked is None else asked
-    if found < 2 or not heads or not any(n % found for n in heads):
-        return hardware if asked is None else _first_gpus(hardware, asked)
-    fitting = next(n for n in range(found, 0, -1) if not any(count % n for count in heads))
-    counts = " and ".join(str(n) for n in sorted(heads))
-    if asked is not None:
-        raise SpecError(
-            f"--tp {asked}: {engine.id} cannot share {counts} attention heads among {asked} GPUs",
-            hint=f"--tp {fitting}",
-        )
-    assumptions.append(f"{fitting} of {found} GPUs used: {found} do not divide {counts} attention heads")
-    return _first_gpus(hardware, fitting)
-
-
-def _check_expert_parallel(asked: int, spec: ModelSpec, n_gpus: int) -> None:
-    """Raise where ``asked`` GPUs cannot share the experts as whole ones."""
-    from moeplan.domain.model import MoeFfn
-    from moeplan.errors import NotModelled
-
-    if asked == 1:
-        return
-    counts = sorted({block.ffn.n_experts for block in spec.blocks if isinstance(block.ffn, MoeFfn)})
-    if not counts:
-        raise SpecError(f"--ep {asked}: {spec.id} has no experts to share")
-    if asked != n_gpus:
-        raise NotModelled(
-            f"--ep {asked} over {n_gpus} GPU{'s' * (n_gpus > 1)}", "experts are shared by all GPUs of --tp"
-        )
-    if any(count % asked for count in counts):
-        raise SpecError(f"--ep {asked}: {counts[0]} experts cannot be shared evenly by {asked} GPUs")
-
-
-def _first_gpus(hardware: HardwareSpec, n: int) -> HardwareSpec:
-    from msgspec.structs import replace
-
-    if n > len(hardware.gpus):
-        raise SpecError(f"--tp {n}: the machine has {len(hardware.gpus)} GPUs")
-    return replace(hardware, gpus=hardware.gpus[:n])
 
 
 def _detect() -> FoundMachine:

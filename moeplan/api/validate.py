@@ -67,7 +67,7 @@ def trace_rows(rows: Iterable[SpeedRow], session: Session) -> tuple[list[Traced]
 def trace_row(row: SpeedRow, session: Session) -> Traced:
     """The operations of what ``row`` measured. Raises a MoeplanError."""
     request = request_of(row, _cpu_of(row, session))
-    problem = session.problem(request, [])
+    problem = session.problem(request, [], measured=True)
     fused = _fused(row, problem)
     work = replace(problem.workload, engine_date=row.date, flash_attention=fused)
     problem = problem._replace(workload=work)

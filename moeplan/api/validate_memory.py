@@ -54,7 +54,7 @@ def predict_load(load: Sequence[MemoryRow], session: Session) -> tuple[MemoryRep
     from msgspec.structs import replace
 
     request = request_of(load)
-    problem = session.problem(request, [])
+    problem = session.problem(request, [], measured=True)
     problem = problem._replace(engine=aged(problem.engine, load[0]))
     check_size(load[0], problem.graph.weights_bytes)
     cpu_moe = request.cpu_moe

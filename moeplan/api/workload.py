@@ -68,7 +68,7 @@ def build_workload(
         n_sequences=n_sequences,
         kv_type_k=type_k,
         kv_type_v=type_v,
-        engine=engine.id,
+        engine=engine.asked,
         ubatch_tokens=ubatch,
         batch_tokens=max(ubatch, 2048),
         flash_attention=True if request.flash_attention is None else request.flash_attention,
@@ -84,11 +84,18 @@ def build_workload(
 
 
 def _default_context(request: EstimateRequest, spec: ModelSpec) -> int:
-    """8192 or the model's own limit, but never less than what the other options need."""
-    prompt = request.prompt_tokens or 0
+    """8192 or the model's own limit, but never less than what the other options need.
+
+    Behind a depth there is room for the usual prompt and answer too, where the model takes that many.
+    """
+    depth, prompt = request.depth_tokens, request.prompt_tokens or 0
     output = request.output_tokens or (DEFAULT_OUTPUT_TOKENS if prompt else 0)
-    needed = request.depth_tokens + prompt + output
-    return max(min(DEFAULT_CONTEXT_TOKENS, spec.context_tokens), needed)
+    context = max(min(DEFAULT_CONTEXT_TOKENS, spec.context_tokens), depth + prompt + output)
+    # Of what is left behind the depth half at most is prompt.
+    usual = depth + max(2 * DEFAULT_PROMPT_TOKENS, DEFAULT_PROMPT_TOKENS + output)
+    if depth and not prompt and (usual <= spec.context_tokens or depth + output >= context):
+        return max(context, usual)
+    return context
 
 
 def _kv_types(asked: str | None) -> tuple[str, str]:

@@ -70,7 +70,8 @@ Quant = Annotated[
     str | None, _workload("--quant", "ID", "Type of the weights (moeplan quants list). Default: the model's.")
 ]
 Engine = Annotated[
-    str | None, _workload("--engine", "NAME", "llama.cpp, vllm ... Default: llama.cpp for GGUF types.")
+    str | None,
+    _workload("--engine", "NAME", "llama.cpp, llama.cpp-vulkan, vllm ... Default: llama.cpp for GGUF types."),
 ]
 Context = Annotated[
     str | None,
@@ -152,7 +153,10 @@ CpuMoe = Annotated[
 ]
 Tp = Annotated[str | None, _placement("--tp", "N", "GPUs that share every layer (tensor parallel).")]
 Pp = Annotated[str | None, _placement("--pp", "N", "Pipeline stages. Not modelled above 1.")]
-Ep = Annotated[str | None, _placement("--ep", "N", "GPUs that hold whole experts: 1, or as many as --tp.")]
+Ep = Annotated[
+    str | None,
+    _placement("--ep", "N", "GPUs that hold whole experts: 1, or as many as --tp. Default: what divides."),
+]
 Dp = Annotated[str | None, _placement("--dp", "N", "Replicas. Not modelled above 1.")]
 Threads = Annotated[str | None, _placement("--threads", "N", "CPU threads. Default: the physical cores.")]
 

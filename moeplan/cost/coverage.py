@@ -49,14 +49,6 @@ def prompt_experts(architecture: str, n_experts: int, n_active: int, n_tokens: f
     return min(uniform, max(float(n_active), n_experts * (1.0 - missed_frac)))
 
 
-def tokens_for_coverage(n_experts: int, n_active: int, fraction: float) -> int:
-    """Smallest batch at which the expected share of touched experts reaches ``fraction`` (0..1)."""
-    tokens = 1
-    while expected_experts(n_experts, n_active, tokens) < fraction * n_experts:
-        tokens += 1
-    return tokens
-
-
 @lru_cache(maxsize=4096)
 def busiest_rank(n_experts: int, n_active: int, n_tokens: float, n_ranks: int) -> tuple[float, float]:
     """How many times the mean the busiest of ``n_ranks`` GPUs has of (experts touched, rows computed).

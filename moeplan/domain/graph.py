@@ -97,6 +97,8 @@ class ModelGraph(Value):
     params: ParamCounts
     expert_bits_per_weight: float | None = None
     other_bits_per_weight: float | None = None
+    expert_group: int = 1
+    """Columns of an expert's matrix that are quantised together and cannot be shared among GPUs; 1: none."""
     padding_bytes: int = 0
     """Of ``weights_bytes``, what an engine adds at loading; no file has it."""
 

@@ -26,6 +26,7 @@ class Workload(Value):
     kv_type_k: str
     kv_type_v: str
     engine: str
+    """As an answer names it, with its backend where one was asked for: llama.cpp (Vulkan)."""
     ubatch_tokens: int
     batch_tokens: int
     flash_attention: bool

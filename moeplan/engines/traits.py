@@ -105,8 +105,8 @@ class EngineTraits(Value):
 
     @property
     def asked(self) -> str:
-        """The name that ``find_engine`` finds it by, backend and all."""
-        way = self.backend or ("rtr" if self.interleaves_at_load else "")
+        """The name that answers show and ``find_engine`` finds it by, backend and all: llama.cpp (Vulkan)."""
+        way = self.backend.capitalize() or ("rtr" if self.interleaves_at_load else "")
         return f"{self.id} ({way})" if way else self.id
 
 
@@ -318,7 +318,7 @@ ENGINES = _build()
 # The earliest build whose buffers were seen to hold room for mixed batches (a load log, October 2026).
 _MIXES_SINCE_BUILD = 11434
 
-_VULKAN, _INTERLEAVING = " (vulkan)", " (rtr)"
+_VULKAN, _INTERLEAVING = (" (vulkan)", " vulkan", "-vulkan"), " (rtr)"
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -334,8 +334,9 @@ _ALIASES = {
 def find_engine(name: str) -> EngineTraits:
     """The traits of engine ``name`` (case ignored, common spellings accepted). Raises UnknownName."""
     key = name.strip().casefold()
-    if key.endswith(_VULKAN):
-        return replace(find_engine(key.removesuffix(_VULKAN)), backend="vulkan")
+    for ending in _VULKAN:
+        if key.endswith(ending):
+            return _on_vulkan(find_engine(key.removesuffix(ending)), name)
     if key.endswith(_INTERLEAVING):
         plain = find_engine(key.removesuffix(_INTERLEAVING))
         return replace(plain, interleaves_at_load=plain.stream_scales_with_experts)
@@ -349,6 +350,13 @@ def find_engine(name: str) -> EngineTraits:
     if engine is None:
         raise UnknownName("engine", name, nearest(name, ENGINES))
     return engine
+
+
+def _on_vulkan(engine: EngineTraits, name: str) -> EngineTraits:
+    """``engine``, asked for as ``name``, with kernels in Vulkan. Raises UnknownName for one that has none."""
+    if not engine.gguf:
+        raise UnknownName("engine", name, (engine.id, "llama.cpp (Vulkan)"))
+    return replace(engine, backend="vulkan")
 
 
 def as_built(engine: EngineTraits, build: int) -> EngineTraits:

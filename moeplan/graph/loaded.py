@@ -18,7 +18,9 @@ def as_loaded(graph: ModelGraph, engine: EngineTraits) -> ModelGraph:
     """
     if engine.fuses_experts and graph.quant.startswith("bnb-"):
         tensors = tuple(_unquantised(t) if _is_expert(t) else t for t in graph.tensors)
-        return summarise(graph.spec, graph.quant, tensors, graph.origin)
+        return replace(
+            summarise(graph.spec, graph.quant, tensors, graph.origin), expert_group=graph.expert_group
+        )
     if engine.mxfp4_tile > 1 and graph.quant.startswith("mxfp4"):
         padding = [_padding_bytes(t, engine.mxfp4_tile) for t in graph.tensors]
         tensors = tuple(
@@ -26,7 +28,7 @@ def as_loaded(graph: ModelGraph, engine: EngineTraits) -> ModelGraph:
             for t, more in zip(graph.tensors, padding, strict=True)
         )
         padded = summarise(graph.spec, graph.quant, tensors, graph.origin)
-        return replace(padded, padding_bytes=sum(padding))
+        return replace(padded, padding_bytes=sum(padding), expert_group=graph.expert_group)
     return graph
 
 

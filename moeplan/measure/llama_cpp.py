@@ -20,7 +20,6 @@ from moeplan.measure.timing import CpuMeter, sample_of
 
 _BINARY = "llama-bench"
 OUTPUT_TOKENS = 16
-_FACTS = ("bytes", "quant", "arch")
 
 
 class Engine(NamedTuple):

@@ -10,6 +10,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.machines import lacks
 from moeplan.engines.traits import ENGINES, EngineTraits
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
 from moeplan.memory.notes import counted_notes, uncounted_notes
@@ -317,6 +318,8 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     one_sequence = (short.kv_bytes + short.state_bytes) / work.n_sequences
     if one_sequence * (work.n_sequences - 1) * with_margin > missing:
         changes.append("a smaller batch (--batch max finds the largest that fits)")
+    if problem.hardware.unified and "cpu" in problem.engine.splits and _fits(problem)(on_cpu(problem.graph)):
+        changes.append("--placement cpu, which RAM has room for")
     llama = ENGINES["llama.cpp"]
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")
@@ -334,7 +337,10 @@ def _more_memory(lacking: Sequence[DeviceMemory]) -> str:
 
 
 def _fits_in_llama(problem: Problem) -> bool:
-    trial = problem._replace(engine=ENGINES["llama.cpp"])
+    llama = ENGINES["llama.cpp"]
+    if problem.hardware.unified or lacks(llama, problem.hardware):
+        return False
+    trial = problem._replace(engine=llama)
     placement = choose_placement(trial, kind=None, gpu_layers=None, cpu_moe=None)
     return placement.kind != "disk" and _fits(trial)(placement)
 

@@ -8,8 +8,9 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.engines.shards import takes_whole_experts
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import OptionError, SpecError
+from moeplan.errors import NotModelled, OptionError, SpecError
 from moeplan.memory.capacity import gpu_capacity_bytes, ram_capacity_bytes
 
 
@@ -19,7 +20,10 @@ def moe_layers(spec: ModelSpec) -> tuple[int, ...]:
 
 
 def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> Placement:
-    """Everything on the GPUs: one, several by layers, or one shard of every matrix on each."""
+    """Everything on the GPUs: one, several by layers, or one shard of every matrix on each.
+
+    Experts that cannot be cut into equal slices are shared as whole ones where the engine has that.
+    """
     spec, n_gpus = graph.spec, len(hardware.gpus)
     # llama.cpp keeps the input embedding in host memory; only rows of it are read.
     embedding = "ram" if engine.family == "local" and not hardware.unified and engine.gguf else "gpu0"
@@ -28,8 +32,9 @@ def on_gpus(graph: ModelGraph, hardware: HardwareSpec, engine: EngineTraits) -> 
     if n_gpus == 1:
         return _uniform(spec, "gpu", "gpu0", embedding)
     if engine.multi_gpu == "tensor-parallel":
-        placement = _uniform(spec, "tensor-parallel", "gpu0", embedding)
-        return _replace(placement, tensor_parallel=n_gpus)
+        placement = _replace(_uniform(spec, "tensor-parallel", "gpu0", embedding), tensor_parallel=n_gpus)
+        whole = takes_whole_experts(spec, engine, n_gpus, graph.expert_group)
+        return experts_whole(placement) if whole else placement
     tiers = _spread(range(spec.n_layers), hardware, engine)
     return Placement(
         kind="layer-split",
@@ -144,6 +149,8 @@ def candidates(
         if whole.kind in engine.splits and fits(whole):
             yield whole
     if hardware.unified:
+        # The CPU has no memory that the GPU has not. It is used where it is asked for: it takes many times as
+        # long for a prompt, and engines leave nothing to it unless told to.
         return
     in_memory = False
     if hardware.gpus:
@@ -242,6 +249,11 @@ def requested(
             hint=f"it has: {', '.join(sorted(engine.splits))}",
         )
     _check_agreement(kind, gpu_layers, cpu_moe, n_layers, pages=engine.gguf)
+    if hardware.unified and _divides(kind, gpu_layers, cpu_moe, n_layers):
+        raise NotModelled(
+            "a model divided between GPU and CPU of one memory",
+            "leave it to the GPU (--gpu-layers all) or to the CPU (--placement cpu)",
+        )
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
@@ -282,6 +294,16 @@ def _check_agreement(
         counts = (("--gpu-layers", gpu_layers), ("--cpu-moe", cpu_moe))
         given = " ".join(f"{option} {count}" for option, count in counts if count is not None)
         raise SpecError(f"--placement {kind} and {given} contradict each other", hint="leave one of them out")
+
+
+def _divides(
+    kind: str | None, gpu_layers: int | str | None, cpu_moe: int | str | None, n_layers: int
+) -> bool:
+    """Whether options leave a part of the layers or experts to the CPU while a GPU has the others."""
+    if kind in ("cpu", "disk") or gpu_layers == 0:
+        return False
+    some = isinstance(gpu_layers, int) and gpu_layers <= n_layers
+    return kind in ("layers", "experts", "mixed", "stream") or some or cpu_moe not in (None, 0)
 
 
 def usable_ram_bytes(hardware: HardwareSpec) -> int:

@@ -56,7 +56,7 @@ def _alternatives(plan: Plan) -> str:
         return ""
     rows = [
         (
-            c.estimate.quant,
+            pw.weights(c, plan),
             words.placement_words(c.estimate.placement),
             f"{fmt_number(pw.decode_rate(c))} tok/s",
             f"{fmt_number(c.full_decode_tokens_per_s)} tok/s",

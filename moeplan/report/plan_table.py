@@ -85,7 +85,7 @@ def _alternatives(plan: Plan, width: int) -> list[Line]:
     rows: list[list[Span]] = [[(text, "dim" if i else "head") for i, text in enumerate(header)]]
     for c in plan.alternatives:
         cells = (
-            pw.short(c),
+            pw.short(c, plan),
             fmt_number(pw.decode_rate(c)),
             fmt_number(c.full_decode_tokens_per_s),
             fmt_seconds(c.estimate.prefill_s.expected),

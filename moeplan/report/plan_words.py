@@ -58,13 +58,25 @@ def micro_batch(work: Workload) -> str:
     return f"{work.ubatch_tokens:,} tokens"
 
 
-def short(choice: Choice) -> str:
-    """Quantisation and kind of placement, in two words."""
+def short(choice: Choice, plan: Plan) -> str:
+    """Quantisation and kind of placement in two words, with what else tells the choices of ``plan`` apart."""
     e = choice.estimate
     n, whole = e.placement.tensor_parallel, e.placement.expert_parallel
-    if n == 1:
-        return f"{e.quant} {e.placement.kind}"
-    return f"{e.quant} tp{n} ep{whole}" if whole > 1 else f"{e.quant} tp{n}"
+    kind = e.placement.kind if n == 1 else f"tp{n} ep{whole}" if whole > 1 else f"tp{n}"
+    return ", ".join([f"{e.quant} {kind}", *_apart(choice, plan)])
+
+
+def weights(choice: Choice, plan: Plan) -> str:
+    """Quantisation, with what else tells the choices of ``plan`` apart."""
+    return ", ".join([choice.estimate.quant, *_apart(choice, plan)])
+
+
+def _apart(choice: Choice, plan: Plan) -> list[str]:
+    """Engine and type of the cache of ``choice``, each where the choices shown have several."""
+    work = choice.estimate.workload
+    every = [c.estimate.workload for c in (plan.best, *plan.alternatives) if c is not None]
+    engines, caches = {w.engine for w in every}, {words.kv_words(w) for w in every}
+    return [work.engine] * (len(engines) > 1) + [f"KV {words.kv_words(work)}"] * (len(caches) > 1)
 
 
 def none_words(plan: Plan) -> str:

@@ -73,13 +73,17 @@ def machine_facts(hardware: HardwareSpec) -> str:
 def workload_facts(e: Estimate) -> str:
     """What is asked: context, prompt, output, sequences."""
     w = e.workload
-    kv = w.kv_type_k if w.kv_type_k == w.kv_type_v else f"{w.kv_type_k}/{w.kv_type_v}"
     depth = f", {w.depth_tokens:,} tokens before the prompt" if w.depth_tokens else ""
     sequences = f"{w.n_sequences:,} sequence{'s' if w.n_sequences != 1 else ''}"
     return (
         f"context {w.context_tokens:,} tokens, prompt {w.prompt_tokens:,}, output {w.output_tokens:,}, "
-        f"{sequences}, KV {kv}{_cache_words(w)}{depth}"
+        f"{sequences}, KV {kv_words(w)}{_cache_words(w)}{depth}"
     )
+
+
+def kv_words(w: Workload) -> str:
+    """Type of the cache, keys before values where they differ."""
+    return w.kv_type_k if w.kv_type_k == w.kv_type_v else f"{w.kv_type_k}/{w.kv_type_v}"
 
 
 def reserved_words(e: Estimate) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from itertools import combinations_with_replacement, pairwise, product
 from math import comb
 
-from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
-from moeplan.domain.model import GqaAttention, MlaAttention, MoeFfn
 from moeplan.domain.workload import Placement
+from moeplan.engines.shards import shares_experts, undivided_experts, undivided_heads
 from moeplan.engines.traits import EngineTraits
 from moeplan.predict.placement import experts_whole, on_cpu, on_gpus, streamed
 from moeplan.predict.problem import Problem
@@ -67,23 +66,20 @@ def on_several(shape: Shape, engine: EngineTraits, n_gpus: int) -> Iterator[Layo
                 yield several_gpus(n, in_ram, cuts[1:], hosted)
 
 
-def whole_placements(problem: Problem, expert_group: int = 1) -> Iterator[tuple[Problem, Placement]]:
-    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism.
-
-    ``expert_group``: columns of an expert's matrix that are quantised together.
-    """
+def whole_placements(problem: Problem) -> Iterator[tuple[Problem, Placement]]:
+    """Placements without a depth to choose: unified memory, CPU only, streaming, tensor parallelism."""
     graph, hardware, _, engine, _ = problem
     if hardware.unified and "unified" in engine.splits:
         yield problem, on_gpus(graph, hardware, engine)
     elif hardware.gpus and engine.multi_gpu == "tensor-parallel":
         for n in range(1, len(hardware.gpus) + 1):
-            if undivided_heads(graph, n) is not None:
+            if undivided_heads(graph.spec, n) is not None:
                 continue
             trial = problem._replace(hardware=_first_gpus(problem, n))
             placement = on_gpus(graph, trial.hardware, engine)
-            if undivided_experts(graph, n, expert_group) is None:
+            if undivided_experts(graph.spec, n, graph.expert_group) is None:
                 yield trial, placement
-            if n > 1 and engine.expert_parallel and shares_experts(graph, n):
+            if n > 1 and engine.expert_parallel and shares_experts(graph.spec, n):
                 yield trial, experts_whole(placement)
     if hardware.unified:
         return
@@ -91,42 +87,6 @@ def whole_placements(problem: Problem, expert_group: int = 1) -> Iterator[tuple[
         yield problem, streamed(graph)
     if "cpu" in engine.splits:
         yield problem, on_cpu(graph)
-
-
-def undivided(graph: ModelGraph, n: int, expert_group: int = 1) -> str | None:
-    """What ``n`` GPUs cannot share evenly by tensor parallelism, in words; None when all divides."""
-    return undivided_heads(graph, n) or undivided_experts(graph, n, expert_group)
-
-
-def undivided_heads(graph: ModelGraph, n: int) -> str | None:
-    """Attention heads that ``n`` GPUs cannot share evenly."""
-    for block in graph.spec.blocks:
-        mixer = block.mixer
-        if isinstance(mixer, GqaAttention | MlaAttention) and mixer.n_heads % n:
-            return f"{mixer.n_heads} attention heads"
-        if isinstance(mixer, GqaAttention) and max(mixer.n_kv_heads, n) % min(mixer.n_kv_heads, n):
-            return f"{mixer.n_kv_heads} key-value heads"
-    return None
-
-
-def undivided_experts(graph: ModelGraph, n: int, group: int = 1) -> str | None:
-    """Experts that ``n`` GPUs cannot share as equal slices of whole quantisation groups.
-
-    vLLM and SGLang refuse slices that cut 128-wide FP8 blocks, and leave their fast kernels where they cut
-    the groups of a 4-bit format (vLLM 0.19 fp8.py and marlin_utils.py, read 2026-11).
-    """
-    for width in sorted({b.ffn.expert_intermediate for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}):
-        if width % n:
-            return f"experts of width {width}"
-        if n > 1 and group > 1 and width // n % group:
-            return f"experts of width {width} in whole groups of {group}"
-    return None
-
-
-def shares_experts(graph: ModelGraph, n: int) -> bool:
-    """Whether ``n`` GPUs can hold equally many whole experts."""
-    counts = {b.ffn.n_experts for b in graph.spec.blocks if isinstance(b.ffn, MoeFfn)}
-    return bool(counts) and not any(count % n for count in counts)
 
 
 def _first_gpus(problem: Problem, n: int) -> HardwareSpec:

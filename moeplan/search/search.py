@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from moeplan.domain.plan import Limits, Objective, Rejected
 from moeplan.domain.workload import Placement, PlacementKind
+from moeplan.engines.shards import undivided
 from moeplan.predict.placement import on_gpus
 from moeplan.predict.problem import Problem
-from moeplan.search.candidates import explore, undivided, whole_placements
+from moeplan.search.candidates import explore, whole_placements
 from moeplan.search.chain import chained
 from moeplan.search.layout import RAM, Layout, Shape, several_gpus, shape_of
 from moeplan.search.objective import Score, aim_of, broken, score
@@ -19,12 +22,10 @@ from moeplan.search.two import TwoGpus
 
 
 class Variant(NamedTuple):
-    """One choice of everything but the placement. ``bits`` is the mean width of the weights,
-    ``expert_group`` how many columns of an expert's matrix are quantised together."""
+    """One choice of everything but the placement. ``bits`` is the mean width of the weights."""
 
     problem: Problem
     bits: float
-    expert_group: int = 1
 
 
 class Found(NamedTuple):
@@ -90,10 +91,9 @@ class _VariantSearch:
     def __init__(self, search: Search, variant: Variant) -> None:
         self.search, self.problem, self.bits = search, variant.problem, variant.bits
         self.table = Table(variant.problem, search.limits.max_vram_bytes)
-        self._expert_group = variant.expert_group
         self._workload = variant.problem.workload
         w = self._workload
-        self._group = (variant.problem.graph.quant, variant.problem.engine.id, f"{w.kv_type_k},{w.kv_type_v}")
+        self._group = (variant.problem.graph.quant, w.engine, f"{w.kv_type_k},{w.kv_type_v}")
         self._leader: dict[str, tuple[Score, Layout, float, float]] = {}
 
     def run(self) -> None:
@@ -103,7 +103,7 @@ class _VariantSearch:
             placement = self.table.placement(layout)
             found = Found(best, self.problem, self.bits, placement, decode_s, prefill_s)
             self.search.offer((*self._group, kind), found)
-        for trial, placement in whole_placements(self.problem, self._expert_group):
+        for trial, placement in whole_placements(self.problem):
             self._whole(trial, placement)
         self._reject_parallel()
 
@@ -211,16 +211,16 @@ class _VariantSearch:
         n = len(hardware.gpus)
         if engine.multi_gpu != "tensor-parallel" or n < 2 or hardware.unified:
             return
-        what = undivided(self.problem.graph, n, self._expert_group)
+        what = undivided(self.problem.graph.spec, n, self.problem.graph.expert_group)
         if what is not None:
-            placement = on_gpus(self.problem.graph, hardware, engine)
+            sliced = replace(on_gpus(self.problem.graph, hardware, engine), expert_parallel=1)
             reason = f"{n} GPUs cannot share {what} evenly"
-            self.search.miss((*self._group, "tensor-parallel"), 0.0, self._rejected(placement, reason))
+            self.search.miss((*self._group, "tensor-parallel"), 0.0, self._rejected(sliced, reason))
 
     def _rejected(self, placement: Placement, reason: str) -> Rejected:
         return Rejected(
             quant=self.problem.graph.quant,
-            engine=self.problem.engine.id,
+            engine=self.problem.workload.engine,
             kind=placement.kind,
             placement=describe(placement),
             reason=reason,
@@ -247,20 +247,24 @@ class _VariantSearch:
         return room
 
 
+_WITHOUT_COUNTS: dict[PlacementKind, str] = {
+    "gpu": "all on one GPU",
+    "unified": "unified memory",
+    "cpu": "CPU only",
+    "stream": "streamed from RAM",
+    "disk": "paged from disk",
+}
+
+
 def describe(placement: Placement) -> str:
     """A placement in a few words, with the counts that engines take."""
     n = len(placement.dense_tiers)
     gpus = sorted({tier for tier in placement.dense_tiers if tier.startswith("gpu")})
-    match placement.kind:
-        case "cpu" | "stream" | "disk" | "unified":
-            return {"cpu": "CPU only", "stream": "streamed from RAM", "disk": "paged from disk"}.get(
-                placement.kind, "unified memory"
-            )
-        case "tensor-parallel":
-            whole = ", experts whole" if placement.expert_parallel > 1 else ""
-            return f"tensor parallel over {placement.tensor_parallel} GPUs{whole}"
-        case "gpu":
-            return "all on one GPU"
+    if placement.kind in _WITHOUT_COUNTS:
+        return _WITHOUT_COUNTS[placement.kind]
+    if placement.kind == "tensor-parallel":
+        whole = ", experts whole" if placement.expert_parallel > 1 else ""
+        return f"tensor parallel over {placement.tensor_parallel} GPUs{whole}"
     parts = []
     if placement.gpu_layers <= n:
         parts.append(f"{n + 1 - placement.gpu_layers} of {n} layers in RAM")
@@ -273,6 +277,4 @@ def describe(placement: Placement) -> str:
 
 
 def _with_bytes(rejected: Rejected, need: int, have: int, device: str) -> Rejected:
-    from msgspec.structs import replace
-
     return replace(rejected, need_bytes=need, have_bytes=have, device=device)

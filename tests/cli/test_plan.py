@@ -158,6 +158,32 @@ def test_the_cheapest_machine(inside: Run) -> None:
     assert next(m["why_not"] for m in fast["machines"] if m["hardware"] == "l4")
 
 
+def test_of_several_machines_the_one_that_serves_the_objective_best(inside: Run) -> None:
+    # much bandwidth and little arithmetic, the other way round, and so little that a part is in RAM
+    machines = ["apple-m2-ultra", "t4", "gtx-1050-ti"]
+
+    def offers(objective: str) -> tuple[int, list[dict[str, Any]]]:
+        options = ["--quant", "q4_k_m", "--engine", "llama.cpp", "--objective", objective, "--format", "json"]
+        got = inside("plan", "qwen3-8b", "--hardware", ",".join(machines), *options).json
+        return machines.index(got["hardware"]["gpus"][0]), [m["best"] for m in got["machines"]]
+
+    def ttft(best: dict[str, Any]) -> float:
+        return float(best["prefill"]["ttft_ms"]["expected"])
+
+    def step(best: dict[str, Any]) -> float:
+        return float(best["decode"]["step_ms"]["expected"])
+
+    def memory(best: dict[str, Any]) -> float:
+        return float(sum(device["total_bytes"] for device in best["memory"]["devices"]))
+
+    winners = set()
+    for objective, worth in (("decode", step), ("ttft", ttft), ("memory", memory)):
+        winner, found = offers(objective)
+        assert worth(found[winner]) == min(map(worth, found)), objective
+        winners.add(winner)
+    assert len(winners) > 1, "one machine is the best for all: the test says nothing"
+
+
 def test_what_if(inside: Run) -> None:
     machine = ["gpt-oss-120b", "--gpu", "rtx-3090", "--ram-gib", "128", "--ram-gbs", "50", "--format", "json"]
     done = inside("plan", *machine, "--what-if", "vram=+8GiB,ram_gbs=100,pcie=gen5x16")
@@ -196,6 +222,9 @@ def test_device_map_of_transformers(inside: Run) -> None:
         ("gpt-oss-20b --objective request", "needs --prompt and --output-tokens"),
         ("gpt-oss-20b --what-if speed=9", "unknown key 'speed'"),
         ("gpt-oss-20b --what-if vram", "expected KEY=VALUE"),
+        ("gpt-oss-20b --ram-gbs 50 --what-if ram_gbs=-50", "-50 leaves nothing of 50.0 GB/s"),
+        ("gpt-oss-20b --what-if vram_gbs=-5000", "-5000 leaves nothing of 360 GB/s"),
+        ("gpt-oss-20b --what-if storage_gbs=-99", "-99 leaves nothing of 7.30 GB/s"),
         ("gpt-oss-20b --min-tps fast", "--min-tps: expected a number above zero"),
         ("gpt-oss-20b --max-vram-gib -3", "must not be negative"),
         ("gpt-oss-20b --quant q4_k_m,,", "--quant: expected names separated by commas"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from moeplan.cost.gpu_units import peak_flop_per_s
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, LinkSpec, StorageSpec
@@ -206,10 +207,37 @@ def test_typical_hosts_name_their_sources() -> None:
         assert all(getattr(when, key) is None for key in when.__struct_fields__), "the last rule catches all"
 
 
+def test_every_gpu_has_a_rate_to_compute_with() -> None:
+    for gpu in GPUS.values():
+        assert peak_flop_per_s(gpu) > 0, gpu.id
+
+
 def test_a_rate_that_is_unknown_is_missing_not_zero() -> None:
-    assert GPUS["arc-pro-b70"].peak_flop_per_s == {}
+    unknown = replace(GPUS["arc-pro-b70"], peak_flop_per_s={})
     with pytest.raises(NotModelled):
-        peak_flop_per_s(GPUS["arc-pro-b70"])
+        peak_flop_per_s(unknown)
+
+
+def test_the_arithmetic_of_intels_gpus_follows_cores_and_clock() -> None:
+    # XMX engines: 4096 int8 operations a core and clock, half as many in 16 bits; vectors: 256 in fp32.
+    # (cores, GHz of the matrix rate, GHz of the vector rate) of Arc A380, A770, B580 and Pro B70
+    sizes = {
+        "arc-a380": (8, 2.0, 2.05), "arc-a770-16gb": (32, 2.0, 2.4), "arc-b580": (20, 2.85, 2.67),
+        "arc-pro-b70": (32, 2.8, 2.8),
+    }  # fmt: skip
+    for id_, (cores, matrix_ghz, vector_ghz) in sizes.items():
+        peaks = GPUS[id_].peak_flop_per_s
+        assert peaks["int8"] == pytest.approx(cores * 4096 * matrix_ghz * 1e9, rel=0.01), id_
+        assert peaks["fp16"] == peaks["bf16"] == pytest.approx(peaks["int8"] / 2, rel=0.01), id_
+        assert peaks["fp32"] == pytest.approx(cores * 256 * vector_ghz * 1e9, rel=0.01), id_
+
+
+def test_the_name_of_a_chip_means_its_gpu() -> None:
+    """Where CPU and GPU are one chip with one memory, no name of it may mean a machine without the GPU."""
+    for gpu in GPUS.values():
+        if gpu.segment == "desktop-unified" and gpu.id != "radeon-890m":  # found in few of the HX 370's uses
+            for alias in CPUS[gpu.host_cpu].aliases:
+                assert CATALOG.resolve("hardware/gpu", alias) is not None, alias
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=[f"{kind}s" for kind in KINDS])

@@ -16,8 +16,11 @@ from moeplan.domain.model import ModelSpec
 from moeplan.engines.kv import kv_elements, window_of
 from moeplan.graph.deviation import deviation, rounds_to
 from moeplan.graph.inventory import build_tensors, param_counts
+from moeplan.readers.catalog import Catalog
 from moeplan.readers.model_yaml import read_model_yaml
+from moeplan.readers.models import resolve_model
 from moeplan.readers.paths import shipped_configs
+from moeplan.readers.quants import load_quants
 
 COUNTS = Path(__file__).parents[1] / "data" / "model_counts.csv"
 LINES = [line for line in COUNTS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -28,7 +31,12 @@ ROWS = {row["id"]: row for row in csv.DictReader(LINES)}
 BESIDE_THE_TABLE = {"kimi-k3": (2 * 93 + 1) * 2 * 7168}
 
 # Parameters that a repository stores and nothing accounts for. Kimi K3: its vision tower.
-UNEXPLAINED = {"kimi-k2": 3_416, "mimo-v2-flash-309b-a15b": 576, "kimi-k3": 447_361_184}
+UNEXPLAINED = {
+    "kimi-k2": 3_416,
+    "kimi-k2-thinking": 7_808,
+    "mimo-v2-flash-309b-a15b": 576,
+    "kimi-k3": 447_361_184,
+}
 
 
 @cache
@@ -132,3 +140,35 @@ def test_parts_beside_the_text_model_are_not_counted() -> None:
 )
 def test_rounding(count: int, published: float, expected: bool) -> None:
     assert rounds_to(count, published) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "vocabulary"),
+    [
+        ("Qwen/Qwen3-30B-A3B", 40960, 151936),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", 262144, 151936),
+        ("Qwen/Qwen3-Coder-30B-A3B-Instruct", 262144, 151936),
+        ("Qwen/Qwen3-235B-A22B-Thinking-2507", 262144, 151936),
+        ("Qwen/Qwen3-4B-Instruct-2507", 262144, 151936),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 131072, 151936),
+        ("mistralai/Mistral-Small-24B-Instruct-2501", 32768, 131072),
+        ("mistralai/Devstral-Small-2505", 131072, 131072),
+        ("moonshotai/Kimi-K2-Instruct-0905", 262144, 163840),
+        ("microsoft/Phi-3-mini-4k-instruct", 4096, 32064),
+        ("microsoft/Phi-3.5-mini-instruct", 131072, 32064),
+        ("ibm-granite/granite-3.3-8b-base", 131072, 49152),
+        ("ibm-granite/granite-3.3-8b-instruct", 131072, 49159),
+    ],
+)
+def test_versions_of_a_model_have_their_own_length_and_vocabulary(
+    name: str, context: int, vocabulary: int
+) -> None:
+    spec = resolve_model(name, Catalog(user=Path("/nonexistent")), load_quants()).spec
+    assert (spec.context_tokens, spec.vocab_size) == (context, vocabulary)
+
+
+def test_the_long_phi_3_is_counted_with_all_of_its_context() -> None:
+    # 32 heads x (96 + 96) elements x 32 layers a token: no window bounds them
+    row = ROWS["phi-3-mini-128k"]
+    assert int(row["kv_elements_full"]) == 32 * 192 * 32 and row["window_tokens"] == ""
+    assert ROWS["phi-3-mini"]["window_tokens"] == "2047"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from moeplan.cost.coverage import busiest_rank, expected_experts, prompt_experts, tokens_for_coverage
+from moeplan.cost.coverage import busiest_rank, expected_experts, prompt_experts
 from moeplan.cost.timing import step_time
 from moeplan.cost.work import Step, attention_work, layer_work
 from moeplan.domain.model import Block, MlaAttention
@@ -94,12 +94,6 @@ def test_the_busiest_gpu_of_random_routing(
     touched = expected_experts(n_experts, n_active, n_tokens)
     seen = experts / runs / (touched / n_ranks), rows / runs / (n_active * n_tokens / n_ranks)
     assert busiest_rank(n_experts, n_active, n_tokens, n_ranks) == pytest.approx(seen, rel=0.05)
-
-
-def test_batch_at_which_half_the_experts_are_touched() -> None:
-    # 1 - 0.75^n >= 0.5 first at n = 3 (0.578); 0.9 first at n = 9 (0.925; n = 8: 0.8999)
-    assert tokens_for_coverage(8, 2, 0.5) == 3
-    assert tokens_for_coverage(8, 2, 0.9) == 9
 
 
 def test_attention_work_of_one_decoded_token() -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from moeplan.api.plan import EVEN_FRAC, plainer
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Limits
+from moeplan.engines.shards import shares_experts, undivided
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
 from moeplan.predict.estimate import choose_placement
@@ -20,7 +21,7 @@ from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem
 from moeplan.readers.engine_tables import EngineTables
 from moeplan.report import plan_words
-from moeplan.search.candidates import explore, shares_experts, undivided, whole_placements
+from moeplan.search.candidates import explore, whole_placements
 from moeplan.search.chain import MOST_CHOICES, choices
 from moeplan.search.commands import commands
 from moeplan.search.layout import hosted_last, one_gpu, several_gpus, to_placement
@@ -225,11 +226,11 @@ def test_tensor_parallel_degrees_divide_heads_and_experts() -> None:
     assert degrees(graph_of(moe_spec(expert=12))) == [1, 2, 4]
     # slices of whole groups of 32 columns: 96 = 3 groups cannot be cut in two
     assert degrees(graph, 32) == [1]
-    assert undivided(graph, 8, 32) == "experts of width 96 in whole groups of 32"
+    assert undivided(graph.spec, 8, 32) == "experts of width 96 in whole groups of 32"
 
 
 def degrees(graph: ModelGraph, group: int = 1) -> list[int]:
-    return [n for n in range(1, 9) if undivided(graph, n, group) is None]
+    return [n for n in range(1, 9) if undivided(graph.spec, n, group) is None]
 
 
 def test_whole_experts_where_slices_do_not_divide() -> None:
@@ -238,10 +239,11 @@ def test_whole_experts_where_slices_do_not_divide() -> None:
     p = problem(4, graph)._replace(engine=vllm)
     shown = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p)]
     assert shown == [(1, 1), (2, 1), (2, 2), (4, 1), (4, 4)]
-    cut = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p, 32)]
+    p = p._replace(graph=replace(graph, expert_group=32))
+    cut = [(q.tensor_parallel, q.expert_parallel) for _, q in whole_placements(p)]
     assert cut == [(1, 1), (2, 2), (4, 4)]
-    assert not shares_experts(graph, 3)
-    found = texts(p, list(whole_placements(p, 32))[-1][1])
+    assert not shares_experts(graph.spec, 3)
+    found = texts(p, list(whole_placements(p))[-1][1])
     assert shlex.split(found["vllm", "serve"])[-1] == "--enable-expert-parallel"
     assert "--ep-size 4" in found["sglang", "serve"]
     assert "--ep_size 4" in found["tensorrt-llm", "serve"]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from moeplan.api.profile_engine import neediest
 from moeplan.calibrate.host import Kernels, derive
 from moeplan.calibrate.overlay import Target, measured_machine, overlay
 from moeplan.cost.host_rates import host_rates
@@ -314,36 +313,6 @@ def test_what_an_engine_is_timed_on_does_not_stay_in_a_cache() -> None:
     huge = profile_files(every_type=True, cache_bytes=2**30)
     assert max(f.shape.layers for f in huge if f.label.startswith("random")) == 24
     assert sum(f.qtype == "q6_k" for f in huge) == 2
-
-
-def test_what_is_run_again_is_what_looks_slow() -> None:
-    # of twice one core's 100: 190 and 188 are near and alike; 150 is not near; 190 is near, 160 beside it far
-    prompts = {
-        ("good", 1): [100.0], ("good", 2): [188.0, 190.0], ("slow", 1): [100.0], ("slow", 2): [150.0, 149.0],
-        ("apart", 1): [100.0], ("apart", 2): [190.0, 160.0],
-    }  # fmt: skip
-    assert neediest(prompts, 2) == ("slow", 2)
-    prompts["slow", 2].append(189.0)
-    assert neediest(prompts, 2) == ("apart", 2), "run twice, the other three times"
-    prompts["apart", 2].append(185.0)
-    prompts["slow", 2].append(186.0)
-    assert neediest(prompts, 2) is None
-    prompts["good", 1] = [80.0]
-    assert neediest(prompts, 2) == ("good", 1), "two cores together at 190, twice one core is 160"
-
-
-def test_every_run_on_all_cores_is_made_again_the_slow_ones_first() -> None:
-    prompts = {
-        ("well", 1): [100.0], ("well", 2): [190.0], ("slow", 1): [100.0], ("slow", 2): [150.0],
-    }  # fmt: skip
-    assert neediest(prompts, 2) == ("slow", 2)
-    prompts["slow", 2].append(151.0)
-    assert neediest(prompts, 2) == ("well", 2), "once, the other twice"
-    prompts["well", 2].append(191.0)
-    assert neediest(prompts, 2) == ("slow", 2)
-    prompts["slow", 2].append(192.0)
-    prompts["slow", 2].append(191.0)
-    assert neediest(prompts, 2) is None
 
 
 def test_verdicts() -> None:

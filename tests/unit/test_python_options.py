@@ -36,8 +36,8 @@ NAN = float("nan")
         ({"mmap": "yes"}, "mmap: expected True or False"),
         ({"ram_basis": "guessed"}, "ram_basis: expected one of theoretical"),
         ({"configs": "/nonexistent"}, "no such directory"),
-        ({"ep": 2}, "did you mean expert_parallel"),
-        ({"tp": 2}, "did you mean tensor_parallel"),
+        ({"prompts": 2}, "unknown option 'prompts'.*did you mean prompt"),
+        ({"tp": 2, "tensor_parallel": 2}, "given twice, under the names tp and tensor_parallel"),
     ],
 )
 def test_an_estimate(options: dict[str, Any], said: str) -> None:
@@ -69,6 +69,7 @@ def test_a_plan(options: dict[str, Any], said: str) -> None:
         (["llama-3.1-8b", "qwen3-30b-a3b"], {"batches": [1.5]}, "--batches: expected a whole number"),
         (["llama-3.1-8b", "qwen3-30b-a3b"], {"twin": "equal"}, "--twin: expected one of active"),
         (["llama-3.1-8b", "qwen3-30b-a3b"], {"tensor_parallel": 0}, "--tp must be at least 1"),
+        (["llama-3.1-8b", "qwen3-30b-a3b"], {"ep": 2}, "compare has no option 'expert_parallel'"),
     ],
 )
 def test_a_comparison(models: list[Any], options: dict[str, Any], said: str) -> None:
@@ -85,6 +86,8 @@ def test_the_textbook() -> None:
     ("option", "value", "said"),
     [
         ("expert_parallel", 2, "it chooses that"),
+        ("tp", 2, "it chooses that"),
+        ("gpu_memory_utilization", 0.8, "estimate has it"),
         ("kv_offload", False, "estimate has it"),
         ("mla", 1, "estimate has it"),
     ],
@@ -92,3 +95,31 @@ def test_the_textbook() -> None:
 def test_a_plan_has_no_setting_that_its_commands_would_not_say(option: str, value: object, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         moeplan.plan("deepseek-v2-lite", hardware="rtx-4090", quant="q4_k_m", **{option: value})
+
+
+def test_names_of_the_command_line_are_taken() -> None:
+    asked = {"hardware": "h100-sxm-80gb", "n_gpus": 2, "quant": "fp8"}
+    here = moeplan.estimate(
+        "mixtral-8x7b", **asked, tp=2, ep=2, prompt=100, depth=50, gpu_memory_utilization=0.8
+    )
+    there = moeplan.estimate(
+        "mixtral-8x7b",
+        **asked,
+        tensor_parallel=2,
+        expert_parallel=2,
+        prompt_tokens=100,
+        depth_tokens=50,
+        memory_utilization=0.8,
+    )
+    assert here == there
+    assert (here.workload.prompt_tokens, here.workload.depth_tokens) == (100, 50)
+    plain = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m", flash_attn=False)
+    assert not plain.workload.flash_attention
+
+
+def test_advice_about_an_engine_without_kernels_is_not_tried() -> None:
+    """On chips with no link to a host llama.cpp cannot split a model: the answer is no, not an error."""
+    e = moeplan.estimate(
+        "llama-3.1-8b", hardware="aws-inf2-48xlarge", quant="fp8-block", context=32768, batch=64
+    )
+    assert not e.fits and "llama.cpp" not in e.fix

@@ -145,13 +145,13 @@ def test_work_on_all_threads_is_not_judged_by_one() -> None:
 
 
 class Clock:
-    """A second for each time that it is asked."""
+    """A second, or ``step_s``, for each time that it is asked."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, step_s: float = 1.0) -> None:
+        self.now, self.step_s = 0.0, step_s
 
     def __call__(self) -> float:
-        self.now += 1.0
+        self.now += self.step_s
         return self.now
 
 
@@ -166,6 +166,86 @@ def test_jobs_wait_while_the_canary_is_slow(monkeypatch: pytest.MonkeyPatch) -> 
         watch.settle(100.0)
         assert len(slept) == wanted
     assert [s.median for s in watch.samples() if s.name == "canary"] == [10.0]
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, waiting_s: float = 0.0, stolen_s: float = 0.0, step_s: float = 1.0
+) -> Watch:
+    """A watch whose looks take ``step_s``, in which so much is counted; nothing else slows them."""
+    counted = [0]
+
+    def pressure() -> Pressure:  # once at the start, then before and after each look
+        counted[0] += 1
+        done = (counted[0] - 1) // 2
+        return Pressure(stolen_s * done, waiting_s * done)
+
+    monkeypatch.setattr("moeplan.measure.canary.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("moeplan.measure.canary.read_pressure", pressure)
+    return Watch(lambda: {("read", 2): 10.0}, Clock(step_s))
+
+
+def test_a_look_counts_what_was_waited_and_taken_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = watched(monkeypatch, waiting_s=0.5, stolen_s=0.8)
+    first, second = watch.look(), watch.look()
+    # the clock says 1 at the start, 2 and 3 around the first look, 4 and 5 around the second: waiting is a
+    # share of the look's one second, what the host took a share of the two since the count before
+    assert (first.at_s, first.until_s, second.at_s, second.until_s) == (2.0, 3.0, 4.0, 5.0)
+    assert (first.waiting_frac, second.waiting_frac) == (0.5, 0.5)
+    assert (first.stolen_cores, second.stolen_cores) == (0.4, 0.4)
+    assert watched(monkeypatch, waiting_s=3.0).look().waiting_frac == 1.0, "counted late: not above all of it"
+    assert watched(monkeypatch, stolen_s=-1.0).look().stolen_cores == 0.0, "a counter that was set back"
+
+
+@pytest.mark.parametrize(("waiting_s", "n_looks"), [(0.0, 1), (0.24, 1), (0.25, 1), (0.26, 4), (0.9, 4)])
+def test_others_on_the_cores_for_a_quarter_of_a_look_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, waiting_s: float, n_looks: int
+) -> None:
+    watch = watched(monkeypatch, waiting_s)
+    # The question whether to go on comes 1, 4, 7 and 10 seconds after the first look: three times it may.
+    watch.settle(10.0)
+    assert len(watch.looks) == n_looks
+
+
+@pytest.mark.parametrize(("rate", "n_looks"), [(7.6, 3), (7.5, 3), (7.4, 4)])
+def test_work_below_three_quarters_of_its_speed_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, rate: float, n_looks: int
+) -> None:
+    monkeypatch.setattr("moeplan.measure.canary.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("moeplan.measure.canary.read_pressure", lambda: Pressure(0.0, 0.0))
+    rates = iter([10.0, 10.0, rate, 10.0])
+    watch = Watch(lambda: {("read", 2): next(rates)}, Clock())
+    watch.look(), watch.look()
+    watch.settle(100.0)  # the upper quartile of (10, 10, rate) is 10
+    assert len(watch.looks) == n_looks
+
+
+@pytest.mark.parametrize(("apart_s", "n_looks"), [(0.0, 1), (0.79, 1), (0.8, 2), (0.81, 2)])
+def test_looks_are_most_of_a_second_apart(
+    monkeypatch: pytest.MonkeyPatch, apart_s: float, n_looks: int
+) -> None:
+    monkeypatch.setattr("moeplan.measure.canary.read_pressure", lambda: Pressure(0.0, 0.0))
+    now = [0.0]
+
+    def canary() -> dict[tuple[str, int], float]:
+        now[0] += 0.5
+        return {("read", 2): 10.0}
+
+    watch = Watch(canary, lambda: now[0])
+    watch.settle(1.0)
+    now[0] = 0.5 + apart_s
+    watch.settle(1.0)
+    assert len(watch.looks) == n_looks
+
+
+@pytest.mark.parametrize(("limit_s", "pause_s"), [(10.0, 0.15), (0.1, 0.1)])
+def test_a_pause_between_slow_looks_is_short_and_within_the_limit(
+    monkeypatch: pytest.MonkeyPatch, limit_s: float, pause_s: float
+) -> None:
+    slept: list[float] = []
+    watch = watched(monkeypatch, waiting_s=limit_s, step_s=limit_s / 10)  # ten times the length of a look
+    monkeypatch.setattr("moeplan.measure.canary.time.sleep", slept.append)
+    watch.settle(limit_s)
+    assert slept and set(slept) == {pause_s}
 
 
 def test_spans_name_the_job_of_each_sample() -> None:

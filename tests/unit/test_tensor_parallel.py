@@ -1,4 +1,4 @@
-"""How many GPUs share the attention heads: a divisor, as serving engines demand."""
+"""How many GPUs share heads and experts: as many as divide them, as serving engines demand."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import pytest
 
 import moeplan
 from moeplan.cost.coverage import busiest_rank
+from moeplan.domain.request import EstimateRequest, MachineFlags
 from moeplan.errors import MoeplanError, SpecError
 from moeplan.report import words
+from tests.support.problems import session
 
 
 def test_a_number_that_does_not_divide_the_heads_is_refused() -> None:
     # Qwen2.5 7B has 28 query heads (config.json: num_attention_heads)
-    with pytest.raises(SpecError, match="28 attention heads among 3 GPUs") as error:
+    with pytest.raises(SpecError, match="28 attention heads evenly among 3 GPUs") as error:
         moeplan.estimate("qwen2.5-7b", hardware="a100-sxm-80gb", n_gpus=3, tensor_parallel=3)
     assert "--tp 2" in str(error.value.hint)
 
@@ -24,6 +26,85 @@ def test_left_open_the_largest_divisor_is_used() -> None:
     assert e.placement.tensor_parallel == 2
     assert any("2 of 3 GPUs" in line for line in e.assumptions)
     assert moeplan.estimate("qwen2.5-7b", hardware="a100-sxm-80gb", n_gpus=4).placement.tensor_parallel == 4
+
+
+def test_cached_heads_must_divide_or_be_copied() -> None:
+    # 28 query heads divide by 7; 4 cached heads neither divide by 7 nor 7 by 4
+    with pytest.raises(SpecError, match="cannot share 4 key-value heads evenly among 7 GPUs"):
+        moeplan.estimate("qwen2.5-7b", hardware="a100-sxm-80gb", n_gpus=7, tensor_parallel=7)
+    e = moeplan.estimate("qwen2.5-7b", hardware="a100-sxm-80gb", n_gpus=7)
+    assert e.placement.tensor_parallel == 4
+    assert "4 of 7 GPUs used: 7 cannot share 4 key-value heads evenly" in e.assumptions
+
+
+# Experts of Qwen3 235B are 1536 wide (config.json: moe_intermediate_size). In 8 slices they are 192 columns,
+# one and a half blocks of 128; in 4 slices 384, three of them.
+EIGHT = {"model": "qwen3-235b-a22b", "hardware": "h100-sxm-80gb", "n_gpus": 8}
+
+
+@pytest.mark.parametrize("quant", ["fp8-block", "awq"])
+def test_slices_that_cut_groups_are_refused(quant: str) -> None:
+    said = "cannot share experts of width 1536 in whole groups of 128 evenly among 8 GPUs"
+    for options in ({}, {"expert_parallel": 1}):
+        with pytest.raises(SpecError, match=said) as error:
+            moeplan.estimate(**EIGHT, quant=quant, tensor_parallel=8, **options)
+        assert error.value.hint == "--tp 8 --ep 8 keeps experts whole; or --tp 4"
+    with pytest.raises(SpecError, match=said) as error:
+        moeplan.estimate(**EIGHT, quant=quant, tensor_parallel=8, engine="tgi")
+    assert error.value.hint == "--tp 4"
+    for shards, whole in ((8, 8), (4, 4), (4, 1)):
+        placement = moeplan.estimate(
+            **EIGHT, quant=quant, tensor_parallel=shards, expert_parallel=whole
+        ).placement
+        assert (placement.tensor_parallel, placement.expert_parallel) == (shards, whole)
+
+
+@pytest.mark.parametrize(
+    ("quant", "options", "shared", "note"),
+    [
+        ("fp8-block", {}, (8, 8), "experts whole (--ep 8): 8 GPUs cannot share experts of width 1536"),
+        ("fp8-block", {"expert_parallel": 1}, (4, 1), "4 of 8 GPUs used: 8 cannot share experts"),
+        ("fp8-block", {"engine": "tgi"}, (4, 1), "4 of 8 GPUs used: 8 cannot share experts"),
+        ("fp8", {}, (8, 1), ""),
+        ("bf16", {}, (8, 1), ""),
+    ],
+)
+def test_left_open_experts_are_whole_or_on_fewer_gpus(
+    quant: str, options: dict[str, object], shared: tuple[int, int], note: str
+) -> None:
+    e = moeplan.estimate(**EIGHT, quant=quant, **options)
+    assert (e.placement.tensor_parallel, e.placement.expert_parallel) == shared
+    assert any(line.startswith(note) for line in e.assumptions)
+    if not note:
+        assert "cannot share" not in " ".join(e.assumptions)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "tgi"])
+def test_a_comparison_shares_experts_as_an_estimate_does(engine: str) -> None:
+    asked = {"hardware": "h100-sxm-80gb", "n_gpus": 8, "quant": "fp8-block", "engine": engine}
+    compared = moeplan.compare(["qwen3-235b-a22b", "deepseek-v3"], **asked)
+    one, alone = compared.models[0].estimate, moeplan.estimate(**EIGHT, quant="fp8-block", engine=engine)
+    assert one.placement == alone.placement
+    assert one.decode_step_s == alone.decode_step_s
+    assert any("cannot share experts" in line for line in compared.assumptions)
+
+
+def test_a_plan_says_which_slices_lost() -> None:
+    missed = moeplan.plan(**EIGHT, quant="fp8-block").rejected
+    why = "8 GPUs cannot share experts of width 1536 in whole groups of 128 evenly"
+    assert ("tensor parallel over 8 GPUs", why) in [(r.placement, r.reason) for r in missed]
+
+
+def test_what_ran_could_share_its_groups() -> None:
+    request = EstimateRequest(
+        model="qwen3-235b-a22b",
+        machine=MachineFlags(gpu="h100-sxm-80gb", n_gpus=8),
+        quant="fp8-block",
+        tensor_parallel=8,
+    )
+    assert session().problem(request, [], measured=True).graph.expert_group == 1
+    with pytest.raises(SpecError, match="whole groups of 128"):
+        session().problem(request, [])
 
 
 def test_llama_cpp_splits_layers_over_any_number() -> None:

@@ -20,6 +20,7 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.stored_types import type_shares
 from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -74,7 +75,7 @@ class _Clock:
         self.era = engine_era(workload.engine_date)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
-        self._rates: dict[tuple[str, bool], Rates] = {}
+        self._rates: dict[tuple[str, bool, str], Rates] = {}
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -223,10 +224,16 @@ class _Clock:
         more: Names = (),
         label: str = "",
         times: Times = ONCE,
+        quant: str = "",
     ) -> None:
         cache = what == "KV cache"
+        if tier in _HOST_TIERS and not cache and not quant:
+            for share in type_shares(self.graph, label or what):
+                n, part = n_bytes * share.bytes_frac, flop * share.flop_frac
+                self._work(tier, what, n, part, more=more, label=label, times=times, quant=share.qtype)
+            return
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
-        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens)
+        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
         computed, inputs = flop * times.computing, rates.inputs
@@ -350,16 +357,20 @@ class _Clock:
         names = (f"{family}.all_reduce.bandwidth",)
         self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
-    def _at(self, tier: str, rows: float = math.inf) -> Rates:
-        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind."""
-        key = tier, rows <= 1
+    def _at(self, tier: str, rows: float = math.inf, quant: str = "") -> Rates:
+        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind.
+
+        A CPU has others for each type: of ``quant`` or of most weights.
+        """
+        key = tier, rows <= 1, quant
         rates = self._rates.get(key)
         if rates is None:
             if tier in _HOST_TIERS:
                 decode = self.step.tokens_per_sequence <= 1
                 rates = host_rates(
-                    self.hardware, self.workload.threads, self.engine, self.era, self.quant, decode=decode
-                )
+                    self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
+                    decode=decode, rows=self.step.n_tokens,
+                )  # fmt: skip
             else:
                 first, shards = int(tier[3:]), self.placement.tensor_parallel
                 # All wait for the slowest that has a shard.

@@ -20,8 +20,12 @@ def host_rates(
     *,
     decode: bool,
     rows: float | None = None,
+    row_attention: bool = False,
 ) -> Rates:
-    """Rates of the CPU on weights in RAM in a step of ``rows``: of one sequence unless given."""
+    """Rates of the CPU on weights in RAM in a step of ``rows``: of one sequence unless given.
+
+    ``row_attention``: fused attention takes a row of one head at a time.
+    """
     rows = (1.0 if decode else float("inf")) if rows is None else rows
     host, run = hardware.host, f"local.engine.{engine.id}"
     # What was measured is what programs get, on as many sockets as they are spread over.
@@ -53,6 +57,7 @@ def host_rates(
         f"local.cpu.flop_per_s_per_core.{shape or best_isa(host.cpu, decode=True)}",
         *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
+        *(("local.cpu.row_attention.compute",) if row_attention else ()),
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
     )

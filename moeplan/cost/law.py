@@ -20,6 +20,7 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.row_kernels import one_row_attention
 from moeplan.cost.stored_types import type_shares
 from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
@@ -370,6 +371,7 @@ class _Clock:
                 rates = host_rates(
                     self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
                     decode=decode, rows=self.step.n_tokens,
+                    row_attention=one_row_attention(self.engine, self.workload, decode=decode),
                 )  # fmt: skip
             else:
                 first, shards = int(tier[3:]), self.placement.tensor_parallel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moeplan.cost.type_groups import dot_group
+from moeplan.domain.workload import Workload
 from moeplan.engines.traits import EngineTraits
 
 # ggml-cpu (read in ggml 0.25.3, 2026-11-30): tinyBLAS takes two rows or more (sgemm.cpp) of 16- and 32-bit
@@ -25,3 +26,19 @@ def one_row_kernels(engine: EngineTraits, quant: str, rows: float, *, experts: b
     if quant in _TINY_BLAS:
         return rows < 2
     return rows < _FEWEST_ROWS.get(dot_group(quant), float("inf"))
+
+
+# Prompts of 16- and 32-bit keys and values go through ggml-cpu's fused attention in tiles of rows since
+# llama.cpp PR 19012 (opened then); before, and of packed ones to this day, a row of one head at a time.
+_TILED_SINCE, _TILED_TYPES = "2026-01-22", frozenset({"f16", "f32"})
+
+
+def one_row_attention(engine: EngineTraits, workload: Workload, *, decode: bool) -> bool:
+    """Whether fused attention of a prompt takes a row of one head at a time on a CPU.
+
+    Of a single token it does in any build, but there what the fit has for attention is of such rows.
+    """
+    if decode or not engine.gguf or engine.cpu_tiles or not workload.flash_attention:
+        return False
+    packed = not {workload.kv_type_k, workload.kv_type_v} <= _TILED_TYPES
+    return packed or ("" < workload.engine_date < _TILED_SINCE)

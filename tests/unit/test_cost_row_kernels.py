@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from moeplan.calibrate.priors import prior
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
-from moeplan.cost.row_kernels import one_row_kernels
+from moeplan.cost.row_kernels import one_row_attention, one_row_kernels
 from moeplan.cost.stored_types import type_shares
 from moeplan.cost.work import Step
 from moeplan.domain.graph import ModelGraph, Tensor
@@ -89,3 +89,18 @@ def test_where_rates_of_types_start() -> None:
     assert start("codebook.cpu_row_compute") < start("super-block.cpu_row_compute") < 1
     assert start("block.cpu_compute") < start("interleaved.cpu_compute")
     assert prior("local.cpu.tiled.one_row.compute").value > prior("local.cpu.one_row.compute").value > 1
+
+
+def test_prompts_pass_over_a_cache_row_by_row_in_builds_without_tiles() -> None:
+    def rows(**changes: object) -> bool:
+        asked = replace(workload(), **{"flash_attention": True, "engine_date": "2025-04-17", **changes})
+        return one_row_attention(LLAMA, asked, decode=False)
+
+    assert rows()
+    assert not rows(engine_date="2026-07-01") and not rows(engine_date="")
+    assert rows(engine_date="2026-07-01", kv_type_k="q8_0", kv_type_v="q8_0")
+    assert not rows(flash_attention=False)
+    assert not one_row_attention(LLAMA, replace(workload(), flash_attention=True), decode=True)
+    assert not one_row_attention(IK, replace(workload(), flash_attention=True), decode=False)
+    names = host_rates(machine(), 8, LLAMA, "", "q8_0", decode=False, row_attention=True).cache[1]
+    assert "local.cpu.row_attention.compute" in names

@@ -126,6 +126,7 @@ _PRIORS = (
     Prior(
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
+    Prior(r"^local\.widening\.bandwidth$", 1.0, 0.2, why="written and read once, partly from a cache"),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(
         r"expert_parallel\.bandwidth$",
@@ -155,6 +156,18 @@ _PRIORS = (
     ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
+    Prior(
+        r"^local\.untuned-library\.",
+        0.4,
+        0.3,
+        why="hipBLASLt is two to three times as fast there (lhl/strix-halo-testing)",
+    ),
+    Prior(
+        r"^local\.narrow\.",
+        0.1,
+        0.4,
+        why="16,384 tokens of a 1B model on an MI50: 186, then 1,511 tokens/s (llama.cpp PRs 15769 and 15884)",
+    ),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),

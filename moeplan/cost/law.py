@@ -20,12 +20,12 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
-from moeplan.cost.type_groups import quant_group
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.blas import library_marks, widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
@@ -33,6 +33,7 @@ from moeplan.errors import NotModelled
 
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
+_WIDE_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
 
 
@@ -74,7 +75,7 @@ class _Clock:
         self.era = engine_era(workload.engine_date)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
-        self._rates: dict[tuple[str, bool], Rates] = {}
+        self._rates: dict[tuple[str, bool, bool], Rates] = {}
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -129,10 +130,9 @@ class _Clock:
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
         if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
-            maker = self.hardware.gpus[int(tier[3:])].vendor
             one_each = product_op(
-                self.engine, maker, self.workload.engine_date, ffn, group.n_layers, self.step.n_tokens,
-                self.graph.spec.architecture, plain=quant_group(self.quant) == "plain",
+                self.engine, self.hardware.gpus[int(tier[3:])], self.workload.engine_date, self.quant, ffn,
+                group.n_layers, self.step.n_tokens, self.graph.spec.architecture,
             )  # fmt: skip
             self.ops += [one_each] if one_each else []
         if hybrid:
@@ -227,6 +227,11 @@ class _Clock:
         cache = what == "KV cache"
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
         rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens)
+        rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
+        widened = self._widens(tier, rows_each)
+        if widened:
+            n_bytes = self._widen(tier, n_bytes, n_elements, times)
+            rates = self._at(tier, widened=True)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
         computed, inputs = flop * times.computing, rates.inputs
@@ -234,13 +239,15 @@ class _Clock:
         if rows > 1 and tiles > computed:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
+        if widened:
+            marks = library_marks(self.hardware.gpus[int(tier[3:])])
+            computing += tuple(f"{self.engine.family}.{mark}.compute" for mark in marks)
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0
-        if not cache and n_elements and alone.vector and not rates.vector:
-            rows_each = flop / (2.0 * n_elements)
-            widened = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
-            elements = n_elements * times.moving * widened
+        if n_elements and alone.vector and not rates.vector and not widened:
+            passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
+            elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         if unpacking_s:
@@ -268,6 +275,28 @@ class _Clock:
                 unpacking_norm=alone.norms.of(what),
             )
         )
+
+    def _widens(self, tier: str, rows: float) -> bool:
+        """Whether a product of ``rows`` rows of quantised weights is left to a library for 16-bit matrices."""
+        if tier in _HOST_TIERS or self.step.n_tokens <= 1:
+            return False
+        gpu = self.hardware.gpus[int(tier[3:])]
+        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
+
+    def _widen(self, tier: str, n_bytes: float, n_elements: float, times: Times) -> float:
+        """Weights are written out in 16 bits first; answers how many bytes the product reads then."""
+        rates, wide = self._at(tier), _WIDE_BYTES * n_elements
+        self.ops.append(
+            Op(
+                f"{tier} widening",
+                (n_bytes + wide) * times.moving / rates.bytes_per_s,
+                (*rates.weights[0], f"{self.engine.family}.widening.bandwidth"),
+                n_bytes=n_bytes + wide,
+                formula="(bytes + 2 x elements) / bandwidth",
+                inputs={**rates.inputs, "elements": n_elements},
+            )
+        )
+        return wide
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""
@@ -350,9 +379,10 @@ class _Clock:
         names = (f"{family}.all_reduce.bandwidth",)
         self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
-    def _at(self, tier: str, rows: float = math.inf) -> Rates:
-        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind."""
-        key = tier, rows <= 1
+    def _at(self, tier: str, rows: float = math.inf, *, widened: bool = False) -> Rates:
+        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind. ``widened``: of
+        weights that have become 16-bit ones."""
+        key = tier, rows <= 1, widened
         rates = self._rates.get(key)
         if rates is None:
             if tier in _HOST_TIERS:
@@ -367,7 +397,7 @@ class _Clock:
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and rows <= 1
                 rates = gpu_rates(
-                    gpu, self.engine, self.workload.engine_date, self.quant, shards,
+                    gpu, self.engine, self.workload.engine_date, "f16" if widened else self.quant, shards,
                     vector=vector, fused=self.workload.flash_attention,
                 )  # fmt: skip
             self._rates[key] = rates

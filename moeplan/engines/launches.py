@@ -23,6 +23,9 @@ _WIDE_LOADS_SINCE = "2024-11"
 # Kernels without tensor cores take the query heads that share keys together since then (PR 16492); before,
 # each head read the cache again.
 _SHARED_KEYS_SINCE = "2025-11"
+# Fused attention of many rows on AMD's GPUs went through kernels made for one row or a few until then (PRs
+# 14840 and 15769).
+_AMD_TILES_SINCE = "2025-09-07"
 
 
 def launch_marks(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> tuple[str, ...]:
@@ -58,6 +61,12 @@ def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
     on AMD's GPUs and on NVIDIA's before Turing."""
     old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
     return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and _capability(gpu) < 7.5))
+
+
+def narrow_attention(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ...]:
+    """("narrow",) where fused attention of a prompt shares nothing, or little, between its rows."""
+    old = engine.gguf and not engine.backend and before(date, _AMD_TILES_SINCE)
+    return ("narrow",) if old and gpu.vendor == "amd" else ()
 
 
 def _capability(gpu: GpuSpec) -> float:

@@ -178,6 +178,12 @@ _PRIORS = (
     Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
     Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
     Prior(
+        r"^local\.int8\.flop_per_joule$",
+        1.5,
+        0.3,
+        why="large products of 8 bits run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator)",
+    ),
+    Prior(
         r"quantised_inputs\.flop_per_joule$",
         1.4,
         0.3,

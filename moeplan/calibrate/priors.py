@@ -126,6 +126,7 @@ _PRIORS = (
     Prior(
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
+    Prior(r"^local\.activations\.bandwidth$", 1.0, 0.3, why="passes as counted, partly from a cache"),
     Prior(r"^local\.widening\.bandwidth$", 1.0, 0.2, why="written and read once, partly from a cache"),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from moeplan.cost.activations import activation_bytes
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
@@ -97,6 +98,7 @@ class _Clock:
         if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
             date = self.workload.engine_date
             self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
+        self._add_activations(tier, group)
         self._add_fixed(tier, group, layer_at)
         whole = group.block.mixer is not None or group.block.ffn is not None
         if self.placement.tensor_parallel > 1 and whole:
@@ -168,6 +170,17 @@ class _Clock:
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
         self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
+
+    def _add_activations(self, tier: str, group: LayerGroup) -> None:
+        """What the rows of a prompt move between its products, where each is an operation of its own."""
+        if tier in _HOST_TIERS or not self.engine.gguf or self.step.tokens_per_sequence <= 1:
+            return
+        rates = self._at(tier)
+        n_bytes = group.n_layers * self.step.n_tokens * activation_bytes(group.block, self.graph.spec.hidden_size)
+        names = (*rates.weights[0], f"{self.engine.family}.activations.bandwidth")
+        seconds, formula = n_bytes / rates.bytes_per_s, "bytes / bandwidth"
+        inputs = {**rates.inputs, "layers": group.n_layers}
+        self.ops.append(Op(f"{tier} activations", seconds, names, n_bytes=n_bytes, formula=formula, inputs=inputs))
 
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.

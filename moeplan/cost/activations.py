@@ -2,17 +2,19 @@
 
 Each norm, sum, rotation and activation reads its inputs from memory and writes its output there, and each
 product has its inputs quantised by a kernel of its own. The work grows with the width of a layer, that of its
-matrices with the square: of a model of 1B it is a fifth of a prompt, of one of 70B nothing.
+matrices with the square: of a model of 1B it is a fifth of a prompt.
 """
 
 from __future__ import annotations
 
+from moeplan.cost.ops import Op
+from moeplan.cost.rates import Rates
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MoeFfn
 
 _F32 = 4.0
-# Passes over f32 values, read or written, by ggml's graphs of a plain layer (llama.cpp src/llama-graph.cpp and
-# src/models/llama.cpp): a norm reads and writes (its weights are fused), a sum reads twice and writes, inputs
-# are read and written in 8 bits for each product.
+# Passes over f32 values, read or written, by ggml's graph of a plain layer (llama.cpp src/llama-graph.cpp and
+# src/models): a norm reads and writes (its weights are fused), a sum reads twice and writes, inputs are read
+# and written in 8 bits for each product.
 _QUANTISED = 1.25
 _AROUND_ATTENTION = 2 + 3 * _QUANTISED + 1 + 3
 """Of the hidden state: norm, inputs of Q, K and V, output, sum."""
@@ -30,7 +32,7 @@ def activation_bytes(block: Block, hidden: int) -> float:
 
     >>> from moeplan.domain.model import Block, DenseFfn
     >>> activation_bytes(Block(name="ffn", mixer=None, ffn=DenseFfn(intermediate=4096)), 1024) / 1024
-    136.0
+    134.0
     """
     values = 0.0
     mixer, ffn = block.mixer, block.ffn
@@ -46,3 +48,18 @@ def activation_bytes(block: Block, hidden: int) -> float:
     elif isinstance(ffn, DenseFfn):
         values += _AROUND_FFN * hidden + _INNER * ffn.intermediate
     return _F32 * values
+
+
+def activations_op(
+    rates: Rates, tier: str, family: str, block: Block, n_layers: int, hidden: int, n_tokens: float
+) -> Op:
+    """What ``n_tokens`` rows of a prompt move between the products of ``n_layers`` layers."""
+    n_bytes = n_layers * n_tokens * activation_bytes(block, hidden)
+    return Op(
+        f"{tier} activations",
+        n_bytes / rates.bytes_per_s,
+        (*rates.weights[0], f"{family}.activations.bandwidth"),
+        n_bytes=n_bytes,
+        formula="layers x tokens x bytes between products / bandwidth",
+        inputs={**rates.inputs, "layers": n_layers},
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from moeplan.cost.activations import activation_bytes
+from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
@@ -21,12 +21,13 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.blas import library_marks, widens_weights
+from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
@@ -34,7 +35,6 @@ from moeplan.errors import NotModelled
 
 _ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
-_WIDE_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
 
 
@@ -98,7 +98,11 @@ class _Clock:
         if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
             date = self.workload.engine_date
             self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
-        self._add_activations(tier, group)
+        # On a GPU ggml's engines compute one operation after the other, each to memory and back.
+        if tier not in _HOST_TIERS and self.engine.gguf and self.step.tokens_per_sequence > 1:
+            hidden, rates = self.graph.spec.hidden_size, self._at(tier)
+            rows, family = self.step.n_tokens, self.engine.family
+            self.ops.append(activations_op(rates, tier, family, group.block, n, hidden, rows))
         self._add_fixed(tier, group, layer_at)
         whole = group.block.mixer is not None or group.block.ffn is not None
         if self.placement.tensor_parallel > 1 and whole:
@@ -171,17 +175,6 @@ class _Clock:
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
         self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
 
-    def _add_activations(self, tier: str, group: LayerGroup) -> None:
-        """What the rows of a prompt move between its products, where each is an operation of its own."""
-        if tier in _HOST_TIERS or not self.engine.gguf or self.step.tokens_per_sequence <= 1:
-            return
-        rates = self._at(tier)
-        n_bytes = group.n_layers * self.step.n_tokens * activation_bytes(group.block, self.graph.spec.hidden_size)
-        names = (*rates.weights[0], f"{self.engine.family}.activations.bandwidth")
-        seconds, formula = n_bytes / rates.bytes_per_s, "bytes / bandwidth"
-        inputs = {**rates.inputs, "layers": group.n_layers}
-        self.ops.append(Op(f"{tier} activations", seconds, names, n_bytes=n_bytes, formula=formula, inputs=inputs))
-
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
 
@@ -243,7 +236,8 @@ class _Clock:
         rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
         widened = self._widens(tier, rows_each)
         if widened:
-            n_bytes = self._widen(tier, n_bytes, n_elements, times)
+            first, n_bytes = widening_op(rates, tier, self.engine.family, n_bytes, n_elements, times)
+            self.ops.append(first)
             rates = self._at(tier, widened=True)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
@@ -253,8 +247,7 @@ class _Clock:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
         if widened:
-            marks = library_marks(self.hardware.gpus[int(tier[3:])])
-            computing += tuple(f"{self.engine.family}.{mark}.compute" for mark in marks)
+            computing += library_names(self.hardware.gpus[int(tier[3:])], self.engine.family)
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0
@@ -290,26 +283,11 @@ class _Clock:
         )
 
     def _widens(self, tier: str, rows: float) -> bool:
-        """Whether a product of ``rows`` rows of quantised weights is left to a library for 16-bit matrices."""
+        """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
         if tier in _HOST_TIERS or self.step.n_tokens <= 1:
             return False
         gpu = self.hardware.gpus[int(tier[3:])]
         return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
-
-    def _widen(self, tier: str, n_bytes: float, n_elements: float, times: Times) -> float:
-        """Weights are written out in 16 bits first; answers how many bytes the product reads then."""
-        rates, wide = self._at(tier), _WIDE_BYTES * n_elements
-        self.ops.append(
-            Op(
-                f"{tier} widening",
-                (n_bytes + wide) * times.moving / rates.bytes_per_s,
-                (*rates.weights[0], f"{self.engine.family}.widening.bandwidth"),
-                n_bytes=n_bytes + wide,
-                formula="(bytes + 2 x elements) / bandwidth",
-                inputs={**rates.inputs, "elements": n_elements},
-            )
-        )
-        return wide
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""

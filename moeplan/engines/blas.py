@@ -10,21 +10,22 @@ from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 
-# "mul_mat_q instead of FP16 cuBLAS by default" where there are int8 tensor cores: PR 8075 (2024-06-24; logs of
-# May 2024 print "GGML_CUDA_FORCE_MMQ: no"). Types with look-up tables: PR 8495 (2024-07-20).
+PLAIN_TYPES = frozenset({"f16", "bf16", "f32"})
+# "mul_mat_q instead of FP16 cuBLAS by default" where there are int8 tensor cores: PR 8075 (logs of May 2024
+# print "GGML_CUDA_FORCE_MMQ: no"). Types with look-up tables: PR 8495. Days of merging are recalled.
 _INT8_SINCE, _TABLES_SINCE = "2024-06-24", "2024-07-20"
 # Kernels for AMD's matrix units: PRs 14624, 17156 and 17576.
 _AMD_SINCE = {"cdna": "2025-07-27", "rdna4": "2025-11-24", "rdna3": "2025-12-06"}
 # "Matrix multiplications are done via dequantize->cuBLAS" for the types of ik_llama.cpp until its PRs 374,
 # 417 and 418.
 _OWN_SINCE = {
-    "iq4_ks": "2025-05-04", "iq5_ks": "2025-05-15", "iq4_k": "2025-05-14", "iq5_k": "2025-05-14", "iq6_k": "2025-05-14",
+    "iq4_ks": "2025-05-04", "iq4_k": "2025-05-14", "iq5_k": "2025-05-14", "iq6_k": "2025-05-14",
     "iq2_ks": "2025-05-15", "iq2_k": "2025-05-15", "iq3_k": "2025-05-15",
 }  # fmt: skip
 # Fewer rows go through kernels for blocks all the same (MMQ_MAX_BATCH_SIZE, now MMQ_DP4A_MAX_BATCH_SIZE).
 _EARLY_ROWS, _ROWS = 32, 64
-# Libraries had no kernels tuned for the GPUs of RDNA 3.5 then: another one of AMD's reads prompts two to three
-# times as fast on them (lhl/strix-halo-testing, llm-bench/README.md, August 2025).
+# AMD's usual library had no kernels tuned for RDNA 3.5 then (ROCm issue 4748): another one is "up to 2-3X"
+# as fast in prompts (lhl/strix-halo-testing, llm-bench/README.md, August 2025).
 _UNTUNED = "rdna3.5"
 _FIRST_TENSOR_CORES, _FIRST_INT8_CORES, _FIRST_DP4A = 7.0, 7.5, 6.1
 
@@ -34,7 +35,7 @@ def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, ro
 
     ``date``: of the engine's build, "" for now.
     """
-    if not engine.gguf or engine.backend or quant in ("f16", "bf16", "f32"):
+    if not engine.gguf or engine.backend or quant in PLAIN_TYPES:
         return False
     if gpu.vendor == "amd":
         family = gpu.architecture.casefold().replace(" ", "")

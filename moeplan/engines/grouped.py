@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from moeplan.cost.type_groups import quant_group
 from moeplan.domain.hardware import GpuSpec
-from moeplan.engines.blas import widens_weights
+from moeplan.engines.blas import PLAIN_TYPES, widens_weights
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 
@@ -29,7 +28,7 @@ def one_by_one(
         return False
     if n_tokens <= _VECTOR_TOKENS:
         return False
-    if quant_group(quant) == "plain":
+    if quant in PLAIN_TYPES:
         return n_tokens > _GROUPED_PLAIN_TOKENS
     if widens_weights(engine, gpu, date, quant, n_tokens):
         return True  # a library has no product of many matrices of unlike heights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from moeplan.cost.law import step_ops
@@ -39,7 +40,7 @@ def time_of(
     seconds: dict[str, float] = {}
     for op in ops:
         seconds[op.term] = seconds.get(op.term, 0.0) + op.seconds(scales)
-    total = sum(seconds.values())
+    total, assumed_s = sum(seconds.values()), _assumed(seconds, hardware)
     in_time = n_steps if n_passes is None else n_passes
     if not isinstance(ledger, NullLedger):
         _explain(ops, seconds, hardware, calibration, (n_steps, in_time), name, ledger)
@@ -51,7 +52,8 @@ def time_of(
         flop=flop * n_steps,
         bytes_read=bytes_read * n_steps,
         unseen=_unseen(ops, seconds, total, scales),
-        assumed_s=_assumed(seconds, hardware) * in_time,
+        assumed_s=assumed_s * in_time,
+        guess_log=math.log(hardware.host.guess_factor) * assumed_s / total if total else 0.0,
     )
 
 
@@ -92,6 +94,7 @@ def joined(times: Sequence[PhaseTime]) -> PhaseTime:
         bytes_read=sum(time.bytes_read for time in times),
         unseen=longest.unseen,
         assumed_s=sum(time.assumed_s for time in times),
+        guess_log=max(time.guess_log for time in times),
     )
 
 

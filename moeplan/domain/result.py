@@ -128,6 +128,8 @@ class PhaseTime(Value):
     """Coefficients of terms that matter which no measurement informed: an architecture, engine or type."""
     assumed_s: float = 0.0
     """Seconds that rest on an assumed RAM bandwidth."""
+    guess_log: float = 0.0
+    """Log of the factor either way that such a guess leaves open of ``seconds`` in eight cases of ten."""
 
 
 class Confidence(Value):

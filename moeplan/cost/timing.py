@@ -18,6 +18,9 @@ from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, NullLedger, Source, S
 
 # A term below this share of the time neither sets the badge nor makes a prediction an extrapolation.
 _MATTERS = 0.1
+# Log of the factor within which eight of ten rates lie that no row speaks of: their priors have a spread of
+# 0.4 and more (calibrate/priors.py).
+_GUESS_LOG = 0.5
 
 
 def time_of(
@@ -53,7 +56,7 @@ def time_of(
         bytes_read=bytes_read * n_steps,
         unseen=_unseen(ops, seconds, total, scales),
         assumed_s=assumed_s * in_time,
-        guess_log=math.log(hardware.host.guess_factor) * assumed_s / total if total else 0.0,
+        guess_log=_guess_log(ops, total, assumed_s, hardware, scales),
     )
 
 
@@ -114,6 +117,19 @@ def _assumed(seconds: Mapping[str, float], hardware: HardwareSpec) -> float:
     if hardware.host.ram_basis != "assumed":
         return 0.0
     return sum(value for term, value in seconds.items() if term.startswith("CPU "))
+
+
+def _guess_log(
+    ops: Sequence[Op], total: float, assumed_s: float, hardware: HardwareSpec, scales: Scales
+) -> float:
+    """What guesses leave open of ``total``, each taken as independent of the others."""
+    if not total:
+        return 0.0
+    errors = [math.log(hardware.host.guess_factor) * assumed_s / total]
+    for name in {n for op in ops for n in scales.guessed(op.moving, op.computing, op.waiting)}:
+        other = scales.moved(name, math.exp(_GUESS_LOG))
+        errors.append(math.log(sum(op.seconds(other) for op in ops) / total))
+    return math.hypot(*errors)
 
 
 def _badge(

@@ -129,7 +129,8 @@ class PhaseTime(Value):
     assumed_s: float = 0.0
     """Seconds that rest on an assumed RAM bandwidth."""
     guess_log: float = 0.0
-    """Log of the factor either way that such a guess leaves open of ``seconds`` in eight cases of ten."""
+    """Log of the factor either way that guesses leave open of ``seconds`` in eight cases of ten: of the
+    host's memory, of rates that no row of any corpus speaks of."""
 
 
 class Confidence(Value):

@@ -186,7 +186,7 @@ def _explain_range(name: str, seconds: float, span: Range, spread: Spread, ledge
         "stretch": spread.stretch,
     }
     if spread.guess_log:
-        same["guessed host, joined as independent: log of a factor"] = spread.guess_log
+        same["guesses, joined as independent: log of a factor"] = spread.guess_log
     low: dict[str, object] = {
         "expected": seconds,
         f"q at {tail:.0%}": quantile(spread.residuals, tail),

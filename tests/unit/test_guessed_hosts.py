@@ -10,6 +10,7 @@ import moeplan
 from moeplan.domain.calibration import Residuals
 from moeplan.predict.interval import joined_error, time_range
 from moeplan.provenance import Source
+from moeplan.readers.calibration import read_calibration
 from tests.support.matching import match
 
 # eight of ten setups within 10% either way
@@ -55,3 +56,16 @@ def test_cores_that_fit_no_processor_and_part_of_one() -> None:
 def test_what_stays_in_vram_does_not_depend_on_it() -> None:
     e = moeplan.estimate("llama-3.1-8b", gpu="rtx-3090", quant="q4_k_m")
     assert e.decode.guess_log == 0.0
+
+
+def test_rates_that_no_row_speaks_of_are_guesses_too() -> None:
+    shipped = read_calibration()
+    rate = "local.cpu.flop_per_s_per_core.neon"
+    assert shipped.coefficients[rate].n_setups == 0
+    asked = {"cpu": "raspberry-pi-5", "quant": "q4_k_m", "engine": "llama.cpp", "context": 2048}
+    e = moeplan.estimate("llama-3.2-3b", **asked)
+    # a rate lower by e^0.5 makes the computing part of prompts, most of them, as much longer
+    assert 0.35 < e.prefill.guess_log <= 0.5
+    assert 0.0 < e.decode.guess_log < e.prefill.guess_log
+    named = moeplan.estimate("llama-3.2-3b", **asked | {"cpu": "ryzen-9-7950x"})
+    assert named.prefill.guess_log == 0.0

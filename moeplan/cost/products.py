@@ -6,7 +6,7 @@ from moeplan.cost.coverage import prompt_experts
 from moeplan.cost.ops import Op
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import MoeFfn
-from moeplan.engines.grouped import one_by_one
+from moeplan.engines.grouped import one_by_one, product_times
 from moeplan.engines.traits import EngineTraits
 
 _PRODUCTS = 3
@@ -22,6 +22,7 @@ def product_op(
     if not one_by_one(engine, gpu, date, quant, n_tokens, ffn.n_experts):
         return None
     n = n_layers * _PRODUCTS * prompt_experts(architecture, ffn.n_experts, ffn.n_active, n_tokens)
+    n *= product_times(gpu.vendor, date, n_tokens)
     names = (f"{engine.family}.expert_product_s", f"{engine.family}.engine.{engine.id}.product_time")
     formula = "layers x 3 x experts met x s per product"
     return Op("expert products", n, names, formula=formula, inputs={"products": n})

@@ -15,6 +15,12 @@ _GROUPED_ROWS = 32
 _GROUPED_PLAIN_TOKENS = 64
 # The matrix-vector kernels before them take so many tokens at most.
 _VECTOR_TOKENS = 8
+# SYCL, what Intel's GPUs run without Vulkan, calls a library for each expert to this day (PR 29245, open in
+# September 2026), but for one token since PR 21920 (April 2026). Until PR 23142 (May 2026) it went through
+# all rows for each expert: a prompt of 27,783 tokens of Qwen3.6-35B-A3B on a B60 took 90 s and takes 51,
+# where the law has 28 for all else: 37 and 14 us a product, of 1.67 million. In no fit.
+_SYCL_ONE_TOKEN_SINCE, _SYCL_SORTED_SINCE = "2026-05", "2026-05-17"
+_SYCL_UNSORTED_TIMES = 2.7
 
 
 def one_by_one(
@@ -22,8 +28,10 @@ def one_by_one(
 ) -> bool:
     """Whether a step of ``n_tokens`` calls a product for each expert that it meets.
 
-    CUDA and HIP share this code, Metal and Vulkan have kernels for all experts.
+    CUDA and HIP share this code, SYCL has its own, Metal and Vulkan have kernels for all experts.
     """
+    if engine.gguf and not engine.backend and gpu.vendor == "intel":
+        return n_tokens > 1 or before(date, _SYCL_ONE_TOKEN_SINCE)
     if not engine.gguf or engine.backend or gpu.vendor not in ("nvidia", "amd"):
         return False
     if n_tokens <= _VECTOR_TOKENS:
@@ -34,3 +42,9 @@ def one_by_one(
         return True  # a library has no product of many matrices of unlike heights
     ik = engine.stream_scales_with_experts
     return before(date, _GROUPED_SINCE[ik]) or (ik and n_tokens > _GROUPED_ROWS * n_experts)
+
+
+def product_times(maker: str, date: str, n_tokens: float) -> float:
+    """How many times as long as elsewhere such a product takes beside the work in it."""
+    unsorted = maker == "intel" and n_tokens > 1 and before(date, _SYCL_SORTED_SINCE)
+    return _SYCL_UNSORTED_TIMES if unsorted else 1.0

@@ -11,7 +11,7 @@ from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.domain.hardware import Vendor
 from moeplan.domain.workload import Placement
-from moeplan.engines.grouped import one_by_one
+from moeplan.engines.grouped import one_by_one, product_times
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import find_engine
 from moeplan.predict.phases import prefill_steps, prefill_time
@@ -109,6 +109,12 @@ def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
     assert not apart("llama.cpp", "apple", "", 512, plain=True)
     assert not apart("llama.cpp (Vulkan)", "amd", "", 512, plain=True)
     assert not apart("vllm", "nvidia", "", 512, plain=True)
+    # SYCL: PRs 21920 and 29245
+    assert [apart("llama.cpp", "intel", "", n) for n in (1, 2, 512)] == [False, True, True]
+    assert apart("llama.cpp", "intel", "2026-03", 1) and not apart("llama.cpp (Vulkan)", "intel", "", 512)
+    # PR 23142
+    assert [product_times("intel", date, 512) for date in ("2026-04", "2026-06", "")] == [2.7, 1.0, 1.0]
+    assert product_times("nvidia", "2026-04", 512) == product_times("intel", "2026-04", 1) == 1.0
 
 
 def test_a_product_for_each_expert_costs_its_launch() -> None:

@@ -156,6 +156,7 @@ _PRIORS = (
         r"^local\.scalar-loads\.vector$", 0.6, 0.3, why="1.27 times the step on an H100 (llama.cpp PR 9816)"
     ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.unfused\.compute$", 1.0, 0.5, why="two products, their scores counted apart"),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
     Prior(
         r"^local\.untuned-library\.",

@@ -118,7 +118,8 @@ class _Clock:
         gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
         ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
         for part in attention_parts(group, work, self.step, ways):
-            self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
+            what = "weights" if part.streams else "KV cache"
+            self._work(home, what, part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         held = float(group.n_layers * group.weights.expert_bytes)

@@ -165,3 +165,31 @@ def test_vulkan_computes_bf16_in_fp32_where_matrix_units_do_not_take_it() -> Non
 def test_products_of_8_bits_pay_less_for_each() -> None:
     assert prior("local.int8.flop_per_joule").value == pytest.approx(1.5)
     assert prior("local.compute.flop_per_joule").value == 1.0
+
+
+def test_attention_that_is_not_fused_moves_its_scores() -> None:
+    graph = graph_of(dense_spec())
+    heads = dense_spec().layer_blocks()[0].mixer.n_heads  # type: ignore[union-attr]
+    term = "gpu0 attention scores"
+
+    def found(
+        engine: str = "llama.cpp", of: GpuSpec | None = None, rows: int = 256, *, fused: bool = False
+    ) -> dict[str, Op]:
+        hardware, work = machine((of or chip(),)), workload(flash_attention=fused)
+        placement = on_gpus(graph, hardware, LLAMA)
+        step = Step(rows, 1, 768, 1)
+        return {
+            op.term: op for op in step_ops(graph, hardware, work, placement, find_engine(engine), step)[0]
+        }
+
+    # 256 rows see up to 1,024 cells, masked ones computed too
+    scores = graph.spec.n_layers * heads * 256 * 1024
+    assert found()[term].n_bytes == pytest.approx(24 * scores)
+    assert found("llama.cpp (vulkan)")[term].n_bytes == pytest.approx(16 * scores)
+    assert term not in found(fused=True) and term not in found(rows=1) and term not in found("exllamav2")
+    # streamed like weights, computed like two products of whole rectangles
+    assert "local.cache.bandwidth" not in found()[term].moving
+    mean = 768 + 257 / 2
+    masked = found()["gpu0 KV cache"].computing_s / found(fused=True)["gpu0 KV cache"].computing_s
+    assert masked == pytest.approx(1024 / mean)
+    assert prior("local.unfused.compute").value == 1.0

@@ -248,7 +248,8 @@ class _Clock:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
         if widened:
-            computing += library_names(self.hardware.gpus[int(tier[3:])], self.engine.family)
+            gpu, date = self.hardware.gpus[int(tier[3:])], self.workload.engine_date
+            computing += library_names(gpu, self.engine.family, date)
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
         alone, unpacking_s = self._at(tier, 1), 0.0

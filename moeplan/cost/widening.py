@@ -26,6 +26,6 @@ def widening_op(
     return op, wide
 
 
-def library_names(gpu: GpuSpec, family: str) -> Names:
+def library_names(gpu: GpuSpec, family: str, date: str) -> Names:
     """Names of the rate of a library's product on ``gpu`` beside those of all 16-bit products."""
-    return tuple(f"{family}.{mark}.compute" for mark in library_marks(gpu))
+    return tuple(f"{family}.{mark}.compute" for mark in library_marks(gpu, date))

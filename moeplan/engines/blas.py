@@ -24,9 +24,9 @@ _OWN_SINCE = {
 }  # fmt: skip
 # Fewer rows go through kernels for blocks all the same (MMQ_MAX_BATCH_SIZE, now MMQ_DP4A_MAX_BATCH_SIZE).
 _EARLY_ROWS, _ROWS = 32, 64
-# AMD's usual library had no kernels tuned for RDNA 3.5 then (ROCm issue 4748): another one is "up to 2-3X"
-# as fast in prompts (lhl/strix-halo-testing, llm-bench/README.md, August 2025).
-_UNTUNED = "rdna3.5"
+# AMD's usual library had no kernels tuned for RDNA 3.5 (ROCm issue 4748): another one was "up to 2-3X" as
+# fast in August 2025, no longer in October (lhl/strix-halo-testing, llm-bench/README.md and README.md).
+_UNTUNED, _TUNED_SINCE = "rdna3.5", "2025-10"
 _FIRST_TENSOR_CORES, _FIRST_INT8_CORES, _FIRST_DP4A = 7.0, 7.5, 6.1
 
 
@@ -52,6 +52,7 @@ def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, ro
     return rows > _EARLY_ROWS and before(date, since)
 
 
-def library_marks(gpu: GpuSpec) -> tuple[str, ...]:
+def library_marks(gpu: GpuSpec, date: str) -> tuple[str, ...]:
     """("untuned-library",) where the maker's library had no kernels made for ``gpu``."""
-    return ("untuned-library",) if gpu.architecture.casefold().replace(" ", "") == _UNTUNED else ()
+    untuned = gpu.architecture.casefold().replace(" ", "") == _UNTUNED and before(date, _TUNED_SINCE)
+    return ("untuned-library",) if untuned else ()

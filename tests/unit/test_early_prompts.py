@@ -98,11 +98,12 @@ def test_a_widened_matrix_is_written_and_read_in_16_bits() -> None:
 
 
 def test_a_library_that_is_not_tuned_for_a_gpu_is_slower() -> None:
-    def computing(of: GpuSpec) -> tuple[str, ...]:
-        return next(op for op in ops(of, "2025-08") if op.term == "gpu0 weights").computing
+    def computing(of: GpuSpec, date: str = "2025-08") -> tuple[str, ...]:
+        return next(op for op in ops(of, date) if op.term == "gpu0 weights").computing
 
     assert "local.untuned-library.compute" in computing(HALO)
     assert "local.untuned-library.compute" not in computing(RDNA3)
+    assert "local.untuned-library.compute" not in computing(HALO, "2025-10")
     assert prior("local.untuned-library.compute").value < 0.5
 
 

@@ -113,7 +113,10 @@ def test_an_eager_engine_waits_for_the_longer_of_launches_and_work() -> None:
     ops = ops_of(graph, machine((server_gpu("Ampere"),)), engine="transformers")
     assert "layer overhead" not in {op.term for op in ops}
     op = weights(ops)
-    assert op.waiting_s == 4.0 and op.waiting[0] == "local.layer_s"
+    assert op.waiting_s == 4.0 and op.waiting[:2] == (
+        "local.eager_layer_s",
+        "local.engine.transformers.layer_time",
+    )
     # heads that share a cached one: see engines/eager.py
     mixer = graph.spec.blocks[0].mixer
     groups = mixer.n_heads / mixer.n_kv_heads  # type: ignore[union-attr]
@@ -196,7 +199,9 @@ def test_an_eager_engine_launches_from_python_on_a_cpu_too() -> None:
     ops = step_ops(graph, machine(), workload(engine="transformers"), on_cpu(graph), found, ONE)[0]
     fixed = [op for op in ops if op.term == "layer overhead"]
     assert sum(op.moving_s for op in fixed) == 4.0  # two halves of four layers, after each other
-    assert {op.moving[:2] for op in fixed} == {("local.layer_s", "local.engine.transformers.layer_time")}
+    assert {op.moving[:2] for op in fixed} == {
+        ("local.eager_layer_s", "local.engine.transformers.layer_time")
+    }
 
 
 def test_a_measured_bandwidth_is_that_of_all_sockets_whatever_the_threads() -> None:

@@ -15,9 +15,9 @@ from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
-from moeplan.cost.products import product_op
+from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.type_groups import quant_group
@@ -26,7 +26,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -134,7 +134,10 @@ class _Clock:
                 self.engine, maker, self.workload.engine_date, ffn, group.n_layers, self.step.n_tokens,
                 self.graph.spec.architecture, plain=quant_group(self.quant) == "plain",
             )  # fmt: skip
-            self.ops += [one_each] if one_each else []
+            idle = idle_expert_op(
+                self.engine, self.workload.engine_date, self.quant, ffn, group.n_layers, ranks
+            )
+            self.ops += [op for op in (one_each, idle) if op]
         if hybrid:
             self._expert_hops(group.n_layers)
 
@@ -182,7 +185,10 @@ class _Clock:
             op = self.ops[layer_at]
             formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
             inputs = {**op.inputs, "layers": group.n_layers}
-            self.ops[layer_at] = op._replace(waiting_s=n, waiting=names, formula=formula, inputs=inputs)
+            norm = SUM if waits_for_products(self.quant, self.workload.engine_date) else OVERLAP
+            self.ops[layer_at] = op._replace(
+                waiting_s=n, waiting=names, formula=formula, inputs=inputs, waiting_norm=norm
+            )
             return
         formula = "halves of layers x s per layer"
         for n, names in halves:
@@ -204,7 +210,7 @@ class _Clock:
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
-            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
+            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date, self.quant)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
         names = (*fixed, *routing_names(ffn, family), own)
         on_backend = backend and tier not in _HOST_TIERS

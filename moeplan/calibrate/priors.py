@@ -40,7 +40,8 @@ _PRIORS = (
     Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
-    Prior(r"engine\.transformers\.layer_time$", 8.0, 1.0, why="40 kernels, 10 us each from Python"),
+    Prior(r"engine\.transformers\.layer_time$", 1.0, 0.2),
+    Prior(r"\.eager_layer_s$", 4e-4, 0.7, "s", why="40 kernels, 10 us each from Python"),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
@@ -64,6 +65,13 @@ _PRIORS = (
         0.3,
         "s",
         "2.0 ms for 128 products on an RTX 3090 (llama.cpp PR 16277, 0.40 TFLOP/s at 32 tokens)",
+    ),
+    Prior(
+        r"idle_expert_s$",
+        1.9e-6,
+        0.3,
+        "s",
+        "90 ms a token become 34 without 29,696 of them (DeepSeek-V3, eight A100, vLLM PR 12185, in no fit)",
     ),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(
@@ -268,7 +276,7 @@ ALWAYS = (
     *(f"{f}.{n}" for f in ("local", "server") for n in (
         "bandwidth", "compute", "attention.compute", "layer_s", "step_s", "cache.bandwidth",
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
-    "server.unpack",
+    "server.unpack", "server.idle_expert_s", "local.eager_layer_s",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
     "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),

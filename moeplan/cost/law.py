@@ -13,12 +13,12 @@ from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.hops import hand_over_ops, logits_ops
+from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
-from moeplan.cost.products import product_op
+from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_rule_ops
 from moeplan.cost.widening import library_names, widening_op
@@ -28,12 +28,11 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
-_ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
 
@@ -141,9 +140,13 @@ class _Clock:
                 self.engine, self.hardware.gpus[int(tier[3:])], self.workload.engine_date, self.quant, ffn,
                 group.n_layers, self.step.n_tokens, self.graph.spec.architecture,
             )  # fmt: skip
-            self.ops += [one_each] if one_each else []
+            idle = idle_expert_op(
+                self.engine, self.workload.engine_date, self.quant, ffn, group.n_layers, ranks
+            )
+            self.ops += [op for op in (one_each, idle) if op]
         if hybrid:
-            self._expert_hops(group.n_layers)
+            rows, hidden = self.step.n_tokens, self.graph.spec.hidden_size
+            self.ops += expert_hop_ops(self.hardware, self.engine.id, group.n_layers, rows, hidden)
 
     def add_head(self) -> None:
         """The output head, once a step that puts out tokens."""
@@ -189,7 +192,10 @@ class _Clock:
             op = self.ops[layer_at]
             formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
             inputs = {**op.inputs, "layers": group.n_layers}
-            self.ops[layer_at] = op._replace(waiting_s=n, waiting=names, formula=formula, inputs=inputs)
+            norm = SUM if waits_for_products(self.quant, self.workload.engine_date) else OVERLAP
+            self.ops[layer_at] = op._replace(
+                waiting_s=n, waiting=names, formula=formula, inputs=inputs, waiting_norm=norm
+            )
             return
         formula = "halves of layers x s per layer"
         for n, names in halves:
@@ -211,7 +217,7 @@ class _Clock:
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
-            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
+            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date, self.quant)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
         names = (*fixed, *routing_names(ffn, family), own)
         on_backend = backend and tier not in _HOST_TIERS
@@ -331,22 +337,6 @@ class _Clock:
         stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
         date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
         return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
-
-    def _expert_hops(self, n_layers: int) -> None:
-        """Activations to the CPU and back around its experts, and the wait for both."""
-        names = ("local.cpu_moe_layer_s", f"local.engine.{self.engine.id}.cpu_layer_time")
-        formula = "layers x s per layer"
-        inputs = {"layers": n_layers}
-        op = Op("CPU expert synchronisation", float(n_layers), names, formula=formula, inputs=inputs)
-        self.ops.append(op)
-        if self.hardware.pcie is not None:
-            n_bytes = 2.0 * n_layers * self.step.n_tokens * self.graph.spec.hidden_size * _ACTIVATION_BYTES
-            seconds = n_bytes / self.hardware.pcie.effective_bytes_per_s
-            formula = "2 x tokens x hidden x 4 B x layers / link"
-            link = self.hardware.pcie
-            rate = {"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s}
-            op = Op("activations over PCIe", seconds, (), n_bytes=n_bytes, formula=formula, inputs=rate)
-            self.ops.append(op)
 
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""

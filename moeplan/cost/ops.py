@@ -25,7 +25,8 @@ class Op(NamedTuple):
     """Alike work at one place: bytes moved, FLOPs computed, and the energy that they draw at the power limit.
 
     ``moving``, ``computing`` and ``drawing`` name what ``*_s`` is divided by; so does ``waiting``, the time
-    in which the host launches all this from Python: the device works meanwhile, and the longer one counts.
+    in which the host launches all this from Python: the device works meanwhile, and the longer one counts
+    (``waiting_norm``; 1 where the host waits for it).
     ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
@@ -50,13 +51,14 @@ class Op(NamedTuple):
     unpacking_s: float = 0.0
     unpacking: Names = ()
     unpacking_norm: float = SUM
+    waiting_norm: float = OVERLAP
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
         working = self._working(scales)
         if not self.waiting_s:
             return working
-        return _join(working, self.waiting_s * scales.factor(self.waiting), OVERLAP)
+        return _join(working, self.waiting_s * scales.factor(self.waiting), self.waiting_norm)
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0

@@ -6,7 +6,7 @@ from moeplan.cost.coverage import prompt_experts
 from moeplan.cost.ops import Op
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import MoeFfn
-from moeplan.engines.grouped import one_by_one, product_times
+from moeplan.engines.grouped import one_by_one, product_times, started_for_each
 from moeplan.engines.traits import EngineTraits
 
 _PRODUCTS = 3
@@ -26,3 +26,20 @@ def product_op(
     names = (f"{engine.family}.expert_product_s", f"{engine.family}.engine.{engine.id}.product_time")
     formula = "layers x 3 x experts met x s per product"
     return Op("expert products", n, names, formula=formula, inputs={"products": n})
+
+
+_LAUNCHES = 2
+"""Of an expert where gate and up are one matrix."""
+
+
+def idle_expert_op(
+    engine: EngineTraits, date: str, quant: str, ffn: MoeFfn, n_layers: int, ranks: int
+) -> Op | None:
+    """Kernels of ``n_layers`` layers that find no rows for their expert, on one of ``ranks`` GPUs that share
+    the experts out; None where one kernel does for all. The few that do find rows have work besides."""
+    if not started_for_each(engine, date, quant, ffn.n_experts):
+        return None
+    n = n_layers * _LAUNCHES * ffn.n_experts / ranks
+    names = (f"{engine.family}.idle_expert_s",)
+    formula = "layers x 2 x experts x s per kernel without rows"
+    return Op("idle experts", n, names, formula=formula, inputs={"kernels": n})

@@ -227,9 +227,10 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
 
 def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quantises: bool) -> Names:
     """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
-    # Python launches at the pace of the host, whatever the GPU's architecture.
-    whose = (at.place, at.run) if engine.eager else (at.place, at.architecture, at.run)
-    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in whose))
+    # Python launches at the pace of the host, whatever the GPU and its graphs.
+    base = f"{at.family}.eager_layer_s" if engine.eager else f"{at.family}.layer_s"
+    whose = (at.run,) if engine.eager else (at.place, at.architecture, at.run)
+    names: Names = (base, *(f"{name}.layer_time" for name in whose))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
     names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)

@@ -48,3 +48,21 @@ def product_times(maker: str, date: str, n_tokens: float) -> float:
     """How many times as long as elsewhere such a product takes beside the work in it."""
     unsorted = maker == "intel" and n_tokens > 1 and before(date, _SYCL_SORTED_SINCE)
     return _SYCL_UNSORTED_TIMES if unsorted else 1.0
+
+
+# Marlin's first kernel for experts is started for each expert of a layer, chosen or not, whatever the batch
+# ("a single marlin_gemm_moe would launching num_experts CUDA kernels at least", vLLM PR 12185; a loop over
+# experts in marlin_moe_ops.cu). vLLM left it for more than 32 experts with PR 13236 (February 2025) and for
+# all with PR 14447 (April 2025). SGLang took it from vLLM 0.7.2 ("re-enable after SGLang syncs with vllm >=
+# 0.7.3", its gptq.py) until it had a kernel of its own (PR 7683, July 2025). Read 2026-11-30.
+_MARLIN_FEW = 32
+_MARLIN_GROUPED_SINCE = {"vllm": ("2025-05", "2025-03"), "sglang": ("2025-08", "2025-08")}
+_MARLIN_TYPES = ("gptq", "awq", "int4")
+
+
+def started_for_each(engine: EngineTraits, date: str, quant: str, n_experts: int) -> bool:
+    """Whether a build of ``date`` starts a kernel for every expert of a layer, those without rows too."""
+    since = _MARLIN_GROUPED_SINCE.get(engine.id)
+    return (
+        since is not None and quant.startswith(_MARLIN_TYPES) and before(date, since[n_experts > _MARLIN_FEW])
+    )

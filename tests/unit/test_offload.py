@@ -11,7 +11,7 @@ from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.domain.hardware import Vendor
 from moeplan.domain.workload import Placement
-from moeplan.engines.grouped import one_by_one, product_times
+from moeplan.engines.grouped import one_by_one, product_times, started_for_each
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import find_engine
 from moeplan.predict.phases import prefill_steps, prefill_time
@@ -177,3 +177,16 @@ def test_only_some_zen_5_computes_512_bits_at_once() -> None:
     assert tiled_names(replace(cpu, segment="laptop"), "avx512") == narrow
     assert tiled_names(replace(cpu, microarchitecture="Zen 4"), "avx512") == narrow
     assert tiled_names(cpu, "") == ()
+
+
+def test_marlins_first_kernel_was_started_for_every_expert() -> None:
+    def each(engine: str, date: str, n_experts: int = 128, quant: str = "gptq4") -> bool:
+        return started_for_each(find_engine(engine), date, quant, n_experts)
+
+    # vLLM: many experts until PR 13236 of February 2025, few until PR 14447 of April
+    assert each("vllm", "2025-02") and not each("vllm", "2025-03")
+    assert each("vllm", "2025-04", 8) and not each("vllm", "2025-05", 8)
+    # SGLang had vLLM 0.7.2's until July
+    assert each("sglang", "2025-05") and not each("sglang", "2025-08") and not each("sglang", "")
+    assert each("vllm", "2024-10", quant="awq4") and not each("vllm", "2024-10", quant="fp8")
+    assert not each("llama.cpp", "2024-10") and not each("transformers", "2024-10")

@@ -83,7 +83,19 @@ _PRIORS = (
         0.2,
         why="12 to 60 us more a layer (tables of llama.cpp PRs 6766, 22254, 27721, in no fit)",
     ),
+    Prior(
+        r"^local\.separate-routing\.layer_time$",
+        1.4,
+        0.2,
+        why="1.04 to 1.16 times the speed by each merger (llama.cpp PRs 15631, 16649, 16715, in no fit)",
+    ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
+    Prior(
+        r"apple\.split-delta\.layer_time$",
+        2.5,
+        0.3,
+        why="62 to 131 us more a layer on an M4 Max (llama.cpp PRs 20091 and 20244, in no fit)",
+    ),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
     Prior(
         r"^server\.gpu\.hopper\.mlaattention\.layer_time$",

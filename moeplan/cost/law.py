@@ -16,11 +16,11 @@ from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
+from moeplan.cost.ops import ONCE, OVERLAP, PARTLY, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
-from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -206,7 +206,10 @@ class _Clock:
         fixed, mixer, ffn = rates.fixed, group.block.mixer, group.block.ffn
         halves = []
         if mixer is not None:
-            halves.append((half, (*fixed, *mixing_names(mixer, family, rates.architecture))))
+            mixing = mixing_names(mixer, family, rates.architecture)
+            if tier not in _HOST_TIERS:
+                mixing += delta_marks(mixer, rates.architecture, self.engine, self.workload.engine_date)
+            halves.append((half, (*fixed, *mixing)))
         if ffn is not None:
             halves.append(self._routed(tier, half, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
@@ -257,7 +260,8 @@ class _Clock:
             gpu, date = self.hardware.gpus[int(tier[3:])], self.workload.engine_date
             computing += library_names(gpu, self.engine.family, date)
         norm = rates.norms.of(what)
-        # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
+        # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
+        # keep tiles of them: some are fetched while others are widened, whatever the memory is.
         alone, unpacking_s = self._at(tier, 1), 0.0
         if n_elements and alone.vector and not rates.vector and not widened:
             passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
@@ -286,7 +290,7 @@ class _Clock:
                 {**inputs, **times.inputs} if times.inputs else inputs,
                 unpacking_s=unpacking_s,
                 unpacking=alone.names(what)[1] if unpacking_s else (),
-                unpacking_norm=alone.norms.of(what),
+                unpacking_norm=max(alone.norms.of(what), PARTLY),
             )
         )
 

@@ -83,6 +83,8 @@ _SERVING_COLUMNS = (
 # Pages that name the commit to run, whenever a row was added. 4167 asks for 8e672efe, the head of 2023-11-22
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
+# Builds of undated rows: 8084 is of 17 February 2026 (ik_llama.cpp PR 1278), and eleven are made a day.
+_BUILD_DATES = {"b8125": "2026-02-21"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
 # The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
 _PINNED_ENGINES = {
@@ -272,8 +274,11 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
 
 
 def _quant(cells: Cells) -> str:
-    """The type; files for MLX say in their name that what is no expert has 4 bits as well."""
+    """The type; files for MLX say in their name that what is no expert has 4 bits as well, and Unsloth's
+    dynamic ones that they are."""
     quant, mlx = cells.text("quant"), cells.text("engine").startswith("mlx")
+    if "unsloth UD" in cells.text("quant_raw"):
+        return f"ud-{quant}"
     return "mlx-mxfp4-q4" if mlx and quant == "mxfp4" and "MXFP4-Q4" in cells.text("model_raw") else quant
 
 
@@ -307,7 +312,8 @@ def _build_date(cells: Cells) -> str:
     earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
     page, _, part = source.partition(" (")
     added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
-    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source)
+    build = _BUILD_DATES.get(cells.text("engine").rpartition(" ")[2], "")
+    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source) or build
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:

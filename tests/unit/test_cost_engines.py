@@ -277,6 +277,21 @@ def test_vulkan_does_not_reach_the_matrix_units_of_intels_gpus() -> None:
     assert peak("llama.cpp", "intel") == peak("llama.cpp (Vulkan)", "amd") == 5e13
 
 
+def test_tiles_for_several_rows_are_fetched_while_others_are_widened() -> None:
+    peaks = {"fp16": 5e13, "fp32": 1e13, "int8": 1e14}
+    kinds = [replace(gpu(unified=unified), peak_flop_per_s=peaks) for unified in (False, True)]
+    m5 = replace(kinds[1], vendor="apple", architecture="M5")
+    norms = {}
+    for name, chip in (("gpu", kinds[0]), ("unified", kinds[1]), ("apple", m5)):
+        graph, hardware = graph_of(moe_spec(), "q4_k_m"), machine((chip,))
+        ops = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, LLAMA), LLAMA, Step(9, 9, 0, 9))
+        norms[name] = {op.term.removeprefix("gpu0 "): op.unpacking_norm for op in ops[0] if op.unpacking_s}
+        assert {"weights", "experts"} <= set(norms[name])
+    # one row's kernels add the two on other unified memory and in Apple's experts, as rates.py has it
+    assert set(norms["gpu"].values()) == set(norms["unified"].values()) == {2.0}
+    assert (norms["apple"]["weights"], norms["apple"]["experts"]) == (4.0, 2.0)
+
+
 def test_a_row_more_shares_the_widening_of_quantised_weights() -> None:
     quantised = gpu_rates(gpu(), LLAMA, "", "q4_k", vector=True)
     # three tenths of one row's work for each further one, up to 8 rows

@@ -146,6 +146,8 @@ _PRIORS = (
     Prior(
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
+    Prior(r"^local\.activations\.bandwidth$", 1.0, 0.3, why="passes as counted, partly from a cache"),
+    Prior(r"^local\.widening\.bandwidth$", 1.0, 0.2, why="written and read once, partly from a cache"),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(
         r"expert_parallel\.bandwidth$",
@@ -174,7 +176,20 @@ _PRIORS = (
         r"^local\.scalar-loads\.vector$", 0.6, 0.3, why="1.27 times the step on an H100 (llama.cpp PR 9816)"
     ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.unfused\.compute$", 1.0, 0.5, why="two products, their scores counted apart"),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
+    Prior(
+        r"^local\.untuned-library\.",
+        0.4,
+        0.3,
+        why="hipBLASLt is two to three times as fast there (lhl/strix-halo-testing)",
+    ),
+    Prior(
+        r"^local\.narrow\.",
+        0.1,
+        0.4,
+        why="16,384 tokens of a 1B model on an MI50: 186, then 1,511 tokens/s (llama.cpp PRs 15769, 15884)",
+    ),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),
@@ -184,6 +199,12 @@ _PRIORS = (
     Prior(r"^local\.experts\.vector$", 1.0, 0.3),
     Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
     Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
+    Prior(
+        r"^local\.int8\.flop_per_joule$",
+        1.5,
+        0.3,
+        why="large products of 8 bits run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator)",
+    ),
     Prior(
         r"quantised_inputs\.flop_per_joule$",
         1.4,

@@ -14,7 +14,7 @@ from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, unpacking_group
 from moeplan.domain.hardware import GpuSpec
-from moeplan.engines.launches import launch_marks, scalar_loads
+from moeplan.engines.launches import launch_marks, narrow_attention, scalar_loads
 from moeplan.engines.traits import EngineTraits
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
@@ -123,6 +123,7 @@ def gpu_rates(
     moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
     old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
     quantises = quantises_inputs(gpu, engine, quant)
+    slow = narrow_attention(engine, gpu, date) if fused and not vector else ()
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
         (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
@@ -139,7 +140,10 @@ def gpu_rates(
         experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
         cache=(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
-            _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
+            (
+                *_attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
+                *(f"{at.family}.{mark}.compute" for mark in slow),
+            ),
         ),
         fixed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=False), quantises=quantises),
         routed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=True), quantises=quantises),

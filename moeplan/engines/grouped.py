@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.blas import PLAIN_TYPES, widens_weights
 from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 
@@ -22,19 +24,22 @@ _SYCL_UNSORTED_TIMES = 2.7
 
 
 def one_by_one(
-    engine: EngineTraits, maker: str, date: str, n_tokens: float, n_experts: int, *, plain: bool
+    engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, n_tokens: float, n_experts: int
 ) -> bool:
     """Whether a step of ``n_tokens`` calls a product for each expert that it meets.
 
-    ``maker`` of the GPU: CUDA and HIP share this code, SYCL has its own, Metal and Vulkan have kernels for
-    all experts. ``plain``: of 16 or 32 bit.
+    CUDA and HIP share this code, SYCL has its own, Metal and Vulkan have kernels for all experts.
     """
-    if engine.gguf and not engine.backend and maker == "intel":
+    if engine.gguf and not engine.backend and gpu.vendor == "intel":
         return n_tokens > 1 or before(date, _SYCL_ONE_TOKEN_SINCE)
-    if not engine.gguf or engine.backend or maker not in ("nvidia", "amd") or n_tokens <= _VECTOR_TOKENS:
+    if not engine.gguf or engine.backend or gpu.vendor not in ("nvidia", "amd"):
         return False
-    if plain:
+    if n_tokens <= _VECTOR_TOKENS:
+        return False
+    if quant in PLAIN_TYPES:
         return n_tokens > _GROUPED_PLAIN_TOKENS
+    if widens_weights(engine, gpu, date, quant, n_tokens):
+        return True  # a library has no product of many matrices of unlike heights
     ik = engine.stream_scales_with_experts
     return before(date, _GROUPED_SINCE[ik]) or (ik and n_tokens > _GROUPED_ROWS * n_experts)
 

@@ -27,6 +27,10 @@ _WIDE_LOADS_SINCE = "2024-11"
 # Kernels without tensor cores take the query heads that share keys together since then (PR 16492); before,
 # each head read the cache again.
 _SHARED_KEYS_SINCE = "2025-11"
+# Fused attention of many rows on AMD's GPUs went through kernels made for one row or a few until then (PRs
+# 14840 and 15769).
+_AMD_TILES_SINCE = "2025-09-07"
+_UNFUSED_SCORE_BYTES, _CONVERTED_SCORE_BYTES = 4 + 4 + 4 + 4, (2 + 2) + (2 + 2)
 
 
 def launch_marks(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> tuple[str, ...]:
@@ -67,6 +71,22 @@ def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
     on AMD's GPUs and on NVIDIA's before Turing."""
     old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
     return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and _capability(gpu) < 7.5))
+
+
+def unfused_score_bytes(engine: EngineTraits, gpu: GpuSpec) -> int:
+    """Bytes that one score of a prompt moves where attention is not fused.
+
+    It is written in f32, read and written by the softmax, and read by the product with the values: 16 bytes.
+    Libraries take and give 16 bits, so that CUDA and HIP convert it after the one and before the other.
+    """
+    by_library = gpu.vendor in ("nvidia", "amd") and not engine.backend
+    return _UNFUSED_SCORE_BYTES + (_CONVERTED_SCORE_BYTES if by_library else 0)
+
+
+def narrow_attention(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ...]:
+    """("narrow",) where fused attention of a prompt shares nothing, or little, between its rows."""
+    old = engine.gguf and not engine.backend and before(date, _AMD_TILES_SINCE)
+    return ("narrow",) if old and gpu.vendor == "amd" else ()
 
 
 def _capability(gpu: GpuSpec) -> float:

@@ -102,6 +102,8 @@ _EARLIER_BUILDS = {
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
 # Pages on which every command for a GPU has -fa.
 _FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+# Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
+_UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
 # Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
 # 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
@@ -255,7 +257,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         prompt_tokens=cells.count("prompt_tokens"),
         depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
-        ubatch=cells.count("ubatch"),
+        ubatch=cells.count("ubatch") or (2048 if any(page in source for page in _UBATCH_PAGES) else None),
         flash_attn=_flash(cells),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
@@ -299,7 +301,8 @@ def _flash(cells: Cells) -> bool | None:
     said = cells.text("flash_attn")
     if said:
         return said not in ("0", "false")
-    on_page = cells.text("gpu") and any(page in cells.text("source") for page in _FUSED_PAGES)
+    pages = _FUSED_PAGES + _UBATCH_PAGES
+    on_page = cells.text("gpu") and any(page in cells.text("source") for page in pages)
     return True if on_page else None
 
 

@@ -9,6 +9,7 @@ from moeplan.cost.cores import tiled_isa, tiled_names
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
+from moeplan.domain.hardware import Vendor
 from moeplan.domain.workload import Placement
 from moeplan.engines.grouped import one_by_one, product_times, started_for_each
 from moeplan.engines.offload import copies_experts, copies_weights
@@ -91,8 +92,9 @@ def test_attention_of_layers_in_ram_goes_where_their_weights_are_copied() -> Non
 
 
 def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
-    def apart(engine: str, maker: str, date: str, n: float, *, plain: bool = False) -> bool:
-        return one_by_one(find_engine(engine), maker, date, n, 128, plain=plain)
+    def apart(engine: str, maker: Vendor, date: str, n: float, *, plain: bool = False) -> bool:
+        of = replace(gpu(), vendor=maker, architecture="", compute_capability="8.9")
+        return one_by_one(find_engine(engine), of, date, "f16" if plain else "q4_k", n, 128)
 
     # PR 13199
     assert apart("llama.cpp", "nvidia", "2025-04-29", 512) and not apart(

@@ -147,6 +147,12 @@ _PRIORS = (
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
     Prior(r"^local\.activations\.bandwidth$", 1.0, 0.3, why="passes as counted, partly from a cache"),
+    Prior(
+        r"^local\.cached\.activations\.bandwidth$",
+        3.0,
+        0.3,
+        why="last-level caches read 3 to 5 times as fast as the memory (data sheets, recalled)",
+    ),
     Prior(r"^local\.widening\.bandwidth$", 1.0, 0.2, why="written and read once, partly from a cache"),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(

@@ -11,6 +11,12 @@ from moeplan.cost.ops import Op
 from moeplan.cost.rates import Rates
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, MoeFfn
 
+# Last-level caches of 24 MB and more hold the 8 MB that 512 tokens of a layer of 4,096 values are, so that the
+# next kernel finds them: 24 to 72 MB on Ada, 24 to 128 on Blackwell, 50 on Hopper, 40 on GA100, 32 to 128 of
+# Infinity Cache since RDNA 2; 6 or less on other Amperes and before (data sheets, recalled 2026-11-30 and not
+# re-read).
+_LARGE_CACHES = frozenset({"ada", "blackwell", "hopper", "ga100", "rdna2", "rdna3", "rdna4"})
+
 _F32 = 4.0
 # Passes over f32 values, read or written, by ggml's graph of a plain layer (llama.cpp src/llama-graph.cpp and
 # src/models): a norm reads and writes (its weights are fused), a sum reads twice and writes, inputs are read
@@ -55,10 +61,13 @@ def activations_op(
 ) -> Op:
     """What ``n_tokens`` rows of a prompt move between the products of ``n_layers`` layers."""
     n_bytes = n_layers * n_tokens * activation_bytes(block, hidden)
+    names = (*rates.weights[0], f"{family}.activations.bandwidth")
+    if rates.architecture.rpartition(".")[2] in _LARGE_CACHES:
+        names += (f"{family}.cached.activations.bandwidth",)
     return Op(
         f"{tier} activations",
         n_bytes / rates.bytes_per_s,
-        (*rates.weights[0], f"{family}.activations.bandwidth"),
+        names,
         n_bytes=n_bytes,
         formula="layers x tokens x bytes between products / bandwidth",
         inputs={**rates.inputs, "layers": n_layers},

@@ -194,3 +194,19 @@ def test_attention_that_is_not_fused_moves_its_scores() -> None:
     masked = found()["gpu0 KV cache"].computing_s / found(fused=True)["gpu0 KV cache"].computing_s
     assert masked == pytest.approx(1024 / mean)
     assert prior("local.unfused.compute").value == 1.0
+
+
+def test_caches_of_tens_of_megabytes_hold_what_lies_between_products() -> None:
+    graph = graph_of(dense_spec())
+    held = "local.cached.activations.bandwidth"
+
+    def names(architecture: str) -> tuple[str, ...]:
+        card = chip(architecture=architecture)
+        step, work = Step(512, 1, 0, 1), workload(prompt_tokens=512)
+        hardware = machine((card,))
+        ops, *_ = step_ops(graph, hardware, work, on_gpus(graph, hardware, LLAMA), LLAMA, step)
+        return next(op.moving for op in ops if op.term == "gpu0 activations")
+
+    assert held in names("Ada") and held in names("Blackwell")
+    assert held not in names("Turing") and held not in names("Ampere"), "of 6 MB or less"
+    assert prior(held).value > 1.0

@@ -197,7 +197,7 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
     time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
     _, residuals, stand_in = closest(calibration, asked_regime(item))
     stretch = stretch_of(time, stand_in=stand_in)
-    span = time_range(time.seconds, residuals, level, stretch=stretch)
+    span = time_range(time.seconds, residuals, level, stretch=stretch, guess_log=time.guess_log)
     if row.metric == "tpot_ms":
         low, predicted, high = (1000.0 * s for s in (span.low, span.expected, span.high))
     else:

@@ -54,7 +54,8 @@ _PRIORS = (
     Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
-    Prior(r"engine\.transformers\.layer_time$", 8.0, 1.0, why="40 kernels, 10 us each from Python"),
+    Prior(r"engine\.transformers\.layer_time$", 1.0, 0.2),
+    Prior(r"\.eager_layer_s$", 4e-4, 0.7, "s", why="40 kernels, 10 us each from Python"),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
@@ -79,6 +80,13 @@ _PRIORS = (
         "s",
         "2.0 ms for 128 products on an RTX 3090 (llama.cpp PR 16277, 0.40 TFLOP/s at 32 tokens)",
     ),
+    Prior(
+        r"idle_expert_s$",
+        1.9e-6,
+        0.3,
+        "s",
+        "90 ms a token become 34 without 29,696 of them (DeepSeek-V3, eight A100, vLLM PR 12185, in no fit)",
+    ),
     Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
     Prior(
         r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
@@ -89,7 +97,19 @@ _PRIORS = (
         0.2,
         why="12 to 60 us more a layer (tables of llama.cpp PRs 6766, 22254, 27721, in no fit)",
     ),
+    Prior(
+        r"^local\.separate-routing\.layer_time$",
+        1.4,
+        0.2,
+        why="1.04 to 1.16 times the speed by each merger (llama.cpp PRs 15631, 16649, 16715, in no fit)",
+    ),
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
+    Prior(
+        r"apple\.split-delta\.layer_time$",
+        2.5,
+        0.3,
+        why="62 to 131 us more a layer on an M4 Max (llama.cpp PRs 20091 and 20244, in no fit)",
+    ),
     Prior(r"(gateddeltanet|mamba2|mamba1)\.layer_time$", 1.5, 0.4, why="more, smaller kernels"),
     Prior(
         r"^server\.gpu\.hopper\.mlaattention\.layer_time$",
@@ -140,6 +160,14 @@ _PRIORS = (
     Prior(
         r"^local\.apple\.(base|pro|max|ultra)\.bandwidth$", 1.0, 0.1, why="one GPU on few or many channels"
     ),
+    Prior(r"^local\.activations\.bandwidth$", 1.0, 0.3, why="passes as counted, partly from a cache"),
+    Prior(
+        r"^local\.cached\.activations\.bandwidth$",
+        3.0,
+        0.3,
+        why="last-level caches read 3 to 5 times as fast as the memory (data sheets, recalled)",
+    ),
+    Prior(r"^local\.widening\.bandwidth$", 1.0, 0.2, why="written and read once, partly from a cache"),
     Prior(r"^(local|server)\.experts\.bandwidth$", 0.9, 0.15, why="small matrices"),
     Prior(
         r"expert_parallel\.bandwidth$",
@@ -168,7 +196,20 @@ _PRIORS = (
         r"^local\.scalar-loads\.vector$", 0.6, 0.3, why="1.27 times the step on an H100 (llama.cpp PR 9816)"
     ),
     Prior(r"^local\.attention\.vector$", 0.15, 1.0, why=_GUESS),
+    Prior(r"^local\.unfused\.compute$", 1.0, 0.5, why="two products, their scores counted apart"),
     Prior(r"^local\.unfused\.", 0.35, 0.5, why="scores are written to memory and read again, twice"),
+    Prior(
+        r"^local\.untuned-library\.",
+        0.4,
+        0.3,
+        why="hipBLASLt is two to three times as fast there (lhl/strix-halo-testing)",
+    ),
+    Prior(
+        r"^local\.narrow\.",
+        0.1,
+        0.4,
+        why="16,384 tokens of a 1B model on an MI50: 186, then 1,511 tokens/s (llama.cpp PRs 15769, 15884)",
+    ),
     Prior(r"^local\.int8$", 0.3, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),
@@ -178,6 +219,12 @@ _PRIORS = (
     Prior(r"^local\.experts\.vector$", 1.0, 0.3),
     Prior(r"^(local|server)\.flop_per_joule$", 0.4e12, 1.0, "FLOP/J", _GUESS),
     Prior(r"compute\.flop_per_joule$", 1.0, 0.2),
+    Prior(
+        r"^local\.int8\.flop_per_joule$",
+        1.5,
+        0.3,
+        why="large products of 8 bits run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator)",
+    ),
     Prior(
         r"quantised_inputs\.flop_per_joule$",
         1.4,
@@ -285,7 +332,7 @@ ALWAYS = (
     *(f"{f}.{n}" for f in ("local", "server") for n in (
         "bandwidth", "compute", "attention.compute", "layer_s", "step_s", "cache.bandwidth",
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
-    "server.unpack",
+    "server.unpack", "server.idle_expert_s", "local.eager_layer_s",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
     "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),

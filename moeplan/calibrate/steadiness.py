@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from moeplan.domain.calibration import Residuals
 from moeplan.domain.profile import HostCalibration, Sample
 from moeplan.measure.looks import SLOW_FRAC, WAITING_FRAC, Kind, Look, reading_pace, speed, usual
+from moeplan.predict.interval import joined_error
 
 # With fewer slow looks than this share what counts was measured beside good ones too: most runs are made more
 # than once, and of the same run the quickest counts.
@@ -178,16 +179,9 @@ def widened(residuals: Mapping[str, Residuals], unsteady: Mapping[str, float]) -
         if not moved:
             return one
         ratios = [
-            _joined(q, moved * (level - 0.5) / 0.4)
+            joined_error(q, moved * (level - 0.5) / 0.4)
             for level, q in zip(one.levels, one.log_ratios, strict=True)
         ]
         return replace(one, log_ratios=tuple(ratios))
 
     return {key: wider(key, one) for key, one in residuals.items()}
-
-
-def _joined(error: float, moved: float) -> float:
-    """Of two independent errors; where they point apart the regime's own side counts towards the median."""
-    if not moved:
-        return error
-    return math.copysign(math.hypot(error, moved), moved) if error * moved > 0 else error + moved

@@ -50,7 +50,7 @@ class System:
         self._index = {name: i for i, name in enumerate(names)}
         self._tuples: dict[Names, int] = {}
         self._slopes: list[Any] = []
-        rows, norms, unpacking_norms = [], [], []
+        rows, norms, unpacking_norms, waiting_norms = [], [], [], []
         logs: tuple[list[float], ...] = ([], [], [], [], [])
         kinds: tuple[list[int], ...] = ([], [], [], [], [])
         for row, sample in enumerate(samples):
@@ -60,6 +60,7 @@ class System:
                 rows.append(row)
                 norms.append(op.norm)
                 unpacking_norms.append(op.unpacking_norm)
+                waiting_norms.append(op.waiting_norm)
                 sides = (
                     (op.moving_s, op.moving),
                     (op.computing_s, op.computing),
@@ -73,7 +74,7 @@ class System:
         self.n = len(samples)
         self.measured: Floats = np.log([s.measured_s for s in samples])
         self._rows, self._norms = np.array(rows), np.array(norms)
-        self._unpacking_norms = np.array(unpacking_norms)
+        self._unpacking_norms, self._waiting_norms = np.array(unpacking_norms), np.array(waiting_norms)
         self._logs = [np.array(side) for side in logs]
         self._kinds = [np.array(side) for side in kinds]
         self._matrix = np.array(self._slopes)
@@ -112,13 +113,13 @@ class System:
         moving = _join(copying, unpacking, self._unpacking_norms)
         limited = np.where(self._draws, _join(computing, drawing, OVERLAP), computing)
         working = _join(moving, limited, self._norms)
-        total = np.where(self._waits, _join(working, waiting, OVERLAP), working)
+        total = np.where(self._waits, _join(working, waiting, self._waiting_norms), working)
         seconds = np.exp(total)
         sums: Floats = np.bincount(self._rows, seconds, self.n).astype(np.float64)
         if not slopes:
             return np.log(sums), np.zeros((0, 0))
         share = seconds / sums[self._rows]
-        by_waiting = np.where(self._waits, share * np.exp((waiting - total) * OVERLAP), 0.0)
+        by_waiting = np.where(self._waits, share * np.exp((waiting - total) * self._waiting_norms), 0.0)
         share = share - by_waiting
         by_moving = share * np.exp((moving - working) * self._norms)
         by_unpacking = by_moving * np.exp((unpacking - moving) * self._unpacking_norms)

@@ -12,7 +12,7 @@ from moeplan.domain.model import GqaAttention
 from moeplan.domain.workload import Workload
 from moeplan.engines.eager import SCORE_BYTES, cache_passes
 from moeplan.engines.kv import kv_shard
-from moeplan.engines.launches import reads_per_head
+from moeplan.engines.launches import reads_per_head, unfused_score_bytes
 from moeplan.engines.traits import EngineTraits
 
 
@@ -33,6 +33,8 @@ class AttentionPart(NamedTuple):
     n_bytes: float
     flop: float
     times: Times
+    streams: bool = False
+    """Moved in long rows, as weights are."""
 
 
 def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) -> Iterator[AttentionPart]:
@@ -48,6 +50,11 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
         scores, computing = unfused_scores(block, step)
         if scores:
             yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
+    elif gpu is not None and engine.gguf and not workload.flash_attention and step.tokens_per_sequence > 1:
+        scores, computing = unfused_scores(block, step)
+        if scores:
+            n_bytes = n * scores * unfused_score_bytes(engine, gpu)
+            yield AttentionPart("attention scores", n_bytes, 0.0, ONCE, streams=True)
     one_row = workload.flash_attention and step.tokens_per_sequence <= 1
     again = gpu is not None and one_row and reads_per_head(engine, gpu, workload.engine_date)
     if again and isinstance(block.mixer, GqaAttention):

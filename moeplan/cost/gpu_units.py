@@ -26,7 +26,7 @@ def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> 
     if vector and "fp32" in peaks:
         return "vector", peaks["fp32"]
     plain = peak_flop_per_s(gpu)
-    if engine.backend == "vulkan" and gpu.vendor == "intel":
+    if engine.backend == "vulkan" and (gpu.vendor == "intel" or _widens_bf16(gpu, quant)):
         return "compute", peaks.get("fp32", plain)
     if engine.gguf and quant_group(quant) != "plain" and "int8" in peaks and gpu.vendor != "intel":
         return "int8", max(peaks["int8"], plain)
@@ -35,6 +35,12 @@ def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> 
     if quant == "fp8" or quant.startswith("nvfp4"):
         return "compute", max(plain, peaks.get("fp8", 0.0))
     return "compute", plain
+
+
+def _widens_bf16(gpu: GpuSpec, quant: str) -> bool:
+    """Whether Vulkan computes bf16 in FP32: its matrix units need an extension (llama.cpp PRs 12554, 19793)
+    that AMD's drivers lack before RDNA 4 ("bf16: 0" of a Radeon 8060S in ROCm issue 4748)."""
+    return quant == "bf16" and gpu.vendor == "amd" and gpu.architecture != "RDNA4"
 
 
 def peak_flop_per_s(gpu: GpuSpec) -> float:

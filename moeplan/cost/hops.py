@@ -8,7 +8,7 @@ from itertools import pairwise
 from moeplan.cost.ops import Op
 from moeplan.domain.hardware import HardwareSpec
 
-_LOGIT_BYTES = 4
+_LOGIT_BYTES = _ACTIVATION_BYTES = 4
 # A guess to start from: a copy of a few kB and two waits, 100 us where a step has 500 us beside its work.
 _HAND_OVER_STEPS = 0.2
 
@@ -41,3 +41,19 @@ def hand_over_ops(family: str, tiers: Iterable[str]) -> tuple[Op, ...]:
     names = (f"{family}.step_s", f"{family}.hand_over.step_time")
     formula, inputs = "hand-overs x 0.2 x s per step", {"hand_overs": n}
     return (Op("hand-over between GPUs", _HAND_OVER_STEPS * n, names, formula=formula, inputs=inputs),)
+
+
+def expert_hop_ops(
+    hardware: HardwareSpec, engine_id: str, n_layers: int, n_tokens: float, hidden: int
+) -> tuple[Op, ...]:
+    """Activations to the CPU and back around its experts in ``n_layers`` layers, and the wait for both."""
+    names = ("local.cpu_moe_layer_s", f"local.engine.{engine_id}.cpu_layer_time")
+    formula, inputs = "layers x s per layer", {"layers": n_layers}
+    wait = Op("CPU expert synchronisation", float(n_layers), names, formula=formula, inputs=inputs)
+    link = hardware.pcie
+    if link is None:
+        return (wait,)
+    n_bytes = 2.0 * n_layers * n_tokens * hidden * _ACTIVATION_BYTES
+    seconds, formula = n_bytes / link.effective_bytes_per_s, "2 x tokens x hidden x 4 B x layers / link"
+    rate = {"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s}
+    return (wait, Op("activations over PCIe", seconds, (), n_bytes=n_bytes, formula=formula, inputs=rate))

@@ -112,7 +112,7 @@ def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:
 def _host_fixed(engine: EngineTraits, run: str, quant: str) -> Names:
     """Names of the fixed time of a layer on a CPU."""
     if engine.eager:  # Python launches the layers of a CPU as well, and nothing goes on meanwhile
-        return ("local.layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
+        return ("local.eager_layer_s", f"{run}.layer_time", f"{run}.quants.{quant}.layer_time")
     return ("local.cpu.layer_s", f"{run}.cpu_layer_time")
 
 

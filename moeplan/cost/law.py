@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import math
 
+from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
-from moeplan.cost.hops import hand_over_ops, logits_ops
+from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.ops import ONCE, OVERLAP, PARTLY, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
-from moeplan.cost.products import product_op
+from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
-from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.row_kernels import one_row_attention
 from moeplan.cost.stored_types import type_shares
-from moeplan.cost.type_groups import quant_group
+from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.blas import widens_weights
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
-_ACTIVATION_BYTES = 4
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
 
@@ -76,7 +77,7 @@ class _Clock:
         self.era = engine_era(workload.engine_date)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
-        self._rates: dict[tuple[str, bool, str], Rates] = {}
+        self._rates: dict[tuple[str, bool, bool, str], Rates] = {}
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -98,6 +99,11 @@ class _Clock:
         if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
             date = self.workload.engine_date
             self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
+        # On a GPU ggml's engines compute one operation after the other, each to memory and back.
+        if tier not in _HOST_TIERS and self.engine.gguf and self.step.tokens_per_sequence > 1:
+            hidden, rates = self.graph.spec.hidden_size, self._at(tier)
+            rows, family = self.step.n_tokens, self.engine.family
+            self.ops.append(activations_op(rates, tier, family, group.block, n, hidden, rows))
         self._add_fixed(tier, group, layer_at)
         whole = group.block.mixer is not None or group.block.ffn is not None
         if self.placement.tensor_parallel > 1 and whole:
@@ -113,7 +119,8 @@ class _Clock:
         gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
         ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
         for part in attention_parts(group, work, self.step, ways):
-            self._work(home, "KV cache", part.n_bytes, part.flop, times=part.times, label=part.label)
+            what = "weights" if part.streams else "KV cache"
+            self._work(home, what, part.n_bytes, part.flop, times=part.times, label=part.label)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         held = float(group.n_layers * group.weights.expert_bytes)
@@ -131,14 +138,17 @@ class _Clock:
         self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
         self._unpack(tier, elements * times.moving)
         if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
-            maker = self.hardware.gpus[int(tier[3:])].vendor
             one_each = product_op(
-                self.engine, maker, self.workload.engine_date, ffn, group.n_layers, self.step.n_tokens,
-                self.graph.spec.architecture, plain=quant_group(self.quant) == "plain",
+                self.engine, self.hardware.gpus[int(tier[3:])], self.workload.engine_date, self.quant, ffn,
+                group.n_layers, self.step.n_tokens, self.graph.spec.architecture,
             )  # fmt: skip
-            self.ops += [one_each] if one_each else []
+            idle = idle_expert_op(
+                self.engine, self.workload.engine_date, self.quant, ffn, group.n_layers, ranks
+            )
+            self.ops += [op for op in (one_each, idle) if op]
         if hybrid:
-            self._expert_hops(group.n_layers)
+            rows, hidden = self.step.n_tokens, self.graph.spec.hidden_size
+            self.ops += expert_hop_ops(self.hardware, self.engine.id, group.n_layers, rows, hidden)
 
     def add_head(self) -> None:
         """The output head, once a step that puts out tokens."""
@@ -184,7 +194,10 @@ class _Clock:
             op = self.ops[layer_at]
             formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
             inputs = {**op.inputs, "layers": group.n_layers}
-            self.ops[layer_at] = op._replace(waiting_s=n, waiting=names, formula=formula, inputs=inputs)
+            norm = SUM if waits_for_products(self.quant, self.workload.engine_date) else OVERLAP
+            self.ops[layer_at] = op._replace(
+                waiting_s=n, waiting=names, formula=formula, inputs=inputs, waiting_norm=norm
+            )
             return
         formula = "halves of layers x s per layer"
         for n, names in halves:
@@ -195,7 +208,10 @@ class _Clock:
         fixed, mixer, ffn = rates.fixed, group.block.mixer, group.block.ffn
         halves = []
         if mixer is not None:
-            halves.append((half, (*fixed, *mixing_names(mixer, family, rates.architecture))))
+            mixing = mixing_names(mixer, family, rates.architecture)
+            if tier not in _HOST_TIERS:
+                mixing += delta_marks(mixer, rates.architecture, self.engine, self.workload.engine_date)
+            halves.append((half, (*fixed, *mixing)))
         if ffn is not None:
             halves.append(self._routed(tier, half, ffn) if isinstance(ffn, MoeFfn) else (half, fixed))
         return halves
@@ -206,7 +222,7 @@ class _Clock:
         own = f"{family}.engine.{self.engine.id}.moe.layer_time"
         if self.engine.eager:
             hit = expected_experts(ffn.n_experts, ffn.n_active, self.step.n_tokens)
-            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date)
+            kernels = ffn_kernels(ffn.n_experts, hit, self.workload.engine_date, self.quant)
             return half * kernels / HALF_LAYER_KERNELS, (*fixed, own)
         names = (*fixed, *routing_names(ffn, family), own)
         on_backend = backend and tier not in _HOST_TIERS
@@ -230,11 +246,17 @@ class _Clock:
         cache = what == "KV cache"
         if tier in _HOST_TIERS and not cache and not quant:
             for share in type_shares(self.graph, label or what):
-                n, part = n_bytes * share.bytes_frac, flop * share.flop_frac
-                self._work(tier, what, n, part, more=more, label=label, times=times, quant=share.qtype)
+                part = n_bytes * share.bytes_frac, flop * share.flop_frac
+                self._work(tier, what, *part, more=more, label=label, times=times, quant=share.qtype)
             return
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
-        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant)
+        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
+        rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
+        widened = self._widens(tier, rows_each)
+        if widened:
+            first, n_bytes = widening_op(rates, tier, self.engine.family, n_bytes, n_elements, times)
+            self.ops.append(first)
+            rates = self._at(tier, widened=True)
         # Grouped kernels of experts use the narrow instruction everywhere (vLLM fused_moe: BLOCK_SIZE_M 16).
         rows = min(rates.tile_rows, 16) if what == "experts" else rates.tile_rows
         computed, inputs = flop * times.computing, rates.inputs
@@ -242,13 +264,16 @@ class _Clock:
         if rows > 1 and tiles > computed:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
+        if widened:
+            gpu, date = self.hardware.gpus[int(tier[3:])], self.workload.engine_date
+            computing += library_names(gpu, self.engine.family, date)
         norm = rates.norms.of(what)
-        # Kernels for several rows multiply on other units, but widen the weights as those for one row do.
+        # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
+        # keep tiles of them: some are fetched while others are widened, whatever the memory is.
         alone, unpacking_s = self._at(tier, 1), 0.0
-        if not cache and n_elements and alone.vector and not rates.vector:
-            rows_each = flop / (2.0 * n_elements)
-            widened = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
-            elements = n_elements * times.moving * widened
+        if n_elements and alone.vector and not rates.vector and not widened:
+            passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
+            elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         if unpacking_s:
@@ -273,9 +298,16 @@ class _Clock:
                 {**inputs, **times.inputs} if times.inputs else inputs,
                 unpacking_s=unpacking_s,
                 unpacking=alone.names(what)[1] if unpacking_s else (),
-                unpacking_norm=alone.norms.of(what),
+                unpacking_norm=max(alone.norms.of(what), PARTLY),
             )
         )
+
+    def _widens(self, tier: str, rows: float) -> bool:
+        """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
+        if tier in _HOST_TIERS or self.step.n_tokens <= 1:
+            return False
+        gpu = self.hardware.gpus[int(tier[3:])]
+        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""
@@ -318,22 +350,6 @@ class _Clock:
         date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
         return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
 
-    def _expert_hops(self, n_layers: int) -> None:
-        """Activations to the CPU and back around its experts, and the wait for both."""
-        names = ("local.cpu_moe_layer_s", f"local.engine.{self.engine.id}.cpu_layer_time")
-        formula = "layers x s per layer"
-        inputs = {"layers": n_layers}
-        op = Op("CPU expert synchronisation", float(n_layers), names, formula=formula, inputs=inputs)
-        self.ops.append(op)
-        if self.hardware.pcie is not None:
-            n_bytes = 2.0 * n_layers * self.step.n_tokens * self.graph.spec.hidden_size * _ACTIVATION_BYTES
-            seconds = n_bytes / self.hardware.pcie.effective_bytes_per_s
-            formula = "2 x tokens x hidden x 4 B x layers / link"
-            link = self.hardware.pcie
-            rate = {"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s}
-            op = Op("activations over PCIe", seconds, (), n_bytes=n_bytes, formula=formula, inputs=rate)
-            self.ops.append(op)
-
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
         n, family = self.placement.tensor_parallel, self.engine.family
@@ -358,12 +374,9 @@ class _Clock:
         names = (f"{family}.all_reduce.bandwidth",)
         self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
-    def _at(self, tier: str, rows: float = math.inf, quant: str = "") -> Rates:
-        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind.
-
-        A CPU has others for each type: of ``quant`` or of most weights.
-        """
-        key = tier, rows <= 1, quant
+    def _at(self, tier: str, rows: float = math.inf, *, widened: bool = False, quant: str = "") -> Rates:
+        """Rates for kernels of that many rows (for one: others), ``widened`` to 16 bits, on a CPU of ``quant``."""
+        key = tier, rows <= 1, widened, quant
         rates = self._rates.get(key)
         if rates is None:
             if tier in _HOST_TIERS:
@@ -380,7 +393,7 @@ class _Clock:
                 gpu = min(gpus, key=lambda gpu: gpu.bandwidth_bytes_per_s)
                 vector = self.engine.family == "local" and rows <= 1
                 rates = gpu_rates(
-                    gpu, self.engine, self.workload.engine_date, self.quant, shards,
+                    gpu, self.engine, self.workload.engine_date, "f16" if widened else self.quant, shards,
                     vector=vector, fused=self.workload.flash_attention,
                 )  # fmt: skip
             self._rates[key] = rates

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from moeplan.domain.calibration import Calibration, Coefficient
 from moeplan.errors import NotModelled
 from moeplan.provenance import KINDS
@@ -23,7 +25,8 @@ class Op(NamedTuple):
     """Alike work at one place: bytes moved, FLOPs computed, and the energy that they draw at the power limit.
 
     ``moving``, ``computing`` and ``drawing`` name what ``*_s`` is divided by; so does ``waiting``, the time
-    in which the host launches all this from Python: the device works meanwhile, and the longer one counts.
+    in which the host launches all this from Python: the device works meanwhile, and the longer one counts
+    (``waiting_norm``; 1 where the host waits for it).
     ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
@@ -48,13 +51,14 @@ class Op(NamedTuple):
     unpacking_s: float = 0.0
     unpacking: Names = ()
     unpacking_norm: float = SUM
+    waiting_norm: float = OVERLAP
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
         working = self._working(scales)
         if not self.waiting_s:
             return working
-        return _join(working, self.waiting_s * scales.factor(self.waiting), OVERLAP)
+        return _join(working, self.waiting_s * scales.factor(self.waiting), self.waiting_norm)
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
@@ -106,13 +110,14 @@ def multiplies(name: str) -> bool:
 class Scales:
     """What names come to under one calibration: each tuple of names is looked up once."""
 
-    __slots__ = ("_factors", "_kinds", "_missing", "coefficients")
+    __slots__ = ("_factors", "_guessed", "_kinds", "_missing", "coefficients")
 
     def __init__(self, coefficients: Mapping[str, Coefficient]) -> None:
         self.coefficients = coefficients
         self._factors: dict[Names, float] = {}
         self._missing: dict[Names, tuple[str, ...]] = {}
         self._kinds: dict[Names, int] = {}
+        self._guessed: dict[Names, tuple[str, ...]] = {}
 
     def factor(self, names: Names) -> float:
         """What a data-sheet time is multiplied by. Raises NotModelled when the base is missing."""
@@ -136,6 +141,23 @@ class Scales:
             known = tuple(n for n in names if n not in self.coefficients and _names_a_kind(n))
             self._missing[names] = known
         return known
+
+    def guessed(self, *lists: Names) -> set[str]:
+        """Of all names those that stand at a guess, with no measurement behind it."""
+        found: set[str] = set()
+        for names in lists:
+            known = self._guessed.get(names)
+            if known is None:
+                mine = ((n, self.coefficients[n]) for n in names if n in self.coefficients)
+                known = tuple(n for n, c in mine if not c.n_setups and c.source.kind == "assumed")
+                self._guessed[names] = known
+            found.update(known)
+        return found
+
+    def moved(self, name: str, factor: float) -> Scales:
+        """The same with one coefficient ``factor`` times as large."""
+        moved = replace(self.coefficients[name], value=self.coefficients[name].value * factor)
+        return Scales({**self.coefficients, name: moved})
 
     def worst_kind(self, names: Names) -> int:
         """Index in ``KINDS`` of the least trustworthy source among ``names``; -1 without any."""

@@ -14,7 +14,7 @@ from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, unpacking_group
 from moeplan.domain.hardware import GpuSpec
-from moeplan.engines.launches import launch_marks, scalar_loads
+from moeplan.engines.launches import launch_marks, narrow_attention, scalar_loads
 from moeplan.engines.traits import EngineTraits
 
 # llama.cpp runs up to 8 rows through its matrix-vector kernels (ggml-cuda MMVQ_MAX_BATCH_SIZE). Most of
@@ -123,6 +123,7 @@ def gpu_rates(
     moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
     old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
     quantises = quantises_inputs(gpu, engine, quant)
+    slow = narrow_attention(engine, gpu, date) if fused and not vector else ()
     weights = (
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
         (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
@@ -139,7 +140,10 @@ def gpu_rates(
         experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
         cache=(
             (*moving, *(f"{name}.cache.bandwidth" for name in (at.family, at.place, at.run))),
-            _attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
+            (
+                *_attending(at, "vector" if vector else "compute", unfused=not fused and not engine.eager),
+                *(f"{at.family}.{mark}.compute" for mark in slow),
+            ),
         ),
         fixed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=False), quantises=quantises),
         routed=_fixed(at, engine, quant, launch_marks(engine, gpu, date, routed=True), quantises=quantises),
@@ -223,9 +227,10 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
 
 def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quantises: bool) -> Names:
     """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
-    # Python launches at the pace of the host, whatever the GPU's architecture.
-    whose = (at.place, at.run) if engine.eager else (at.place, at.architecture, at.run)
-    names: Names = (f"{at.family}.layer_s", *(f"{name}.layer_time" for name in whose))
+    # Python launches at the pace of the host, whatever the GPU and its graphs.
+    base = f"{at.family}.eager_layer_s" if engine.eager else f"{at.family}.layer_s"
+    whose = (at.run,) if engine.eager else (at.place, at.architecture, at.run)
+    names: Names = (base, *(f"{name}.layer_time" for name in whose))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
     names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)

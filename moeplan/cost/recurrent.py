@@ -1,4 +1,4 @@
-"""What the delta rule cost on a CPU before ggml had one kernel for it.
+"""What the delta rule cost before ggml had one kernel for it: on a CPU, and in kernels on a GPU.
 
 Until then a decode step of Qwen3-Next, Qwen3.5 or Kimi-Linear went through two dozen operations a layer, each
 over the whole state, and ggml-cpu runs some of them (sums of rows, repeats) on one thread: more cores or
@@ -7,7 +7,7 @@ faster memory did not help.
 
 from __future__ import annotations
 
-from moeplan.cost.ops import Op
+from moeplan.cost.ops import Names, Op
 from moeplan.cost.work import Step
 from moeplan.domain.model import GatedDeltaNet, KimiDelta, Mixer
 from moeplan.engines.builds import before
@@ -42,6 +42,19 @@ def delta_rule_ops(
     inputs = {"s_per_byte_of_one_thread": per_byte, "layers": n_layers}
     formula = "bytes of state x s per byte"
     return (Op("CPU delta rule", n_bytes * per_byte, (), n_bytes=n_bytes, formula=formula, inputs=inputs),)
+
+
+def delta_marks(mixer: Mixer, architecture: str, engine: EngineTraits, date: str) -> Names:
+    """What multiplies the fixed time of a mixer on Apple's GPUs where its delta rule is many operations.
+
+    ``architecture``: what the names of the GPU's coefficients begin with. Where graphs replay the kernels
+    of a step the gain is "more modest" (ik_llama.cpp PR 1315), and no table has it.
+    """
+    family, place, *_ = (*architecture.split("."), "", "")
+    since = _OLLAMA_FUSED_SINCE if engine.id == "ollama" else _FUSED_SINCE
+    split = engine.gguf and engine.id != "ik_llama.cpp" and before(date, since)
+    marked = split and place == "apple" and _matrix_elements(mixer)
+    return (f"{family}.apple.split-delta.layer_time",) if marked else ()
 
 
 def _matrix_elements(mixer: Mixer | None) -> int:

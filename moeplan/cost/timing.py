@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from moeplan.cost.law import step_ops
@@ -17,6 +18,9 @@ from moeplan.provenance import KINDS, NULL_LEDGER, Ledger, NullLedger, Source, S
 
 # A term below this share of the time neither sets the badge nor makes a prediction an extrapolation.
 _MATTERS = 0.1
+# Log of the factor within which eight of ten rates lie that no row speaks of: their priors have a spread of
+# 0.4 and more (calibrate/priors.py).
+_GUESS_LOG = 0.5
 
 
 def time_of(
@@ -39,7 +43,7 @@ def time_of(
     seconds: dict[str, float] = {}
     for op in ops:
         seconds[op.term] = seconds.get(op.term, 0.0) + op.seconds(scales)
-    total = sum(seconds.values())
+    total, assumed_s = sum(seconds.values()), _assumed(seconds, hardware)
     in_time = n_steps if n_passes is None else n_passes
     if not isinstance(ledger, NullLedger):
         _explain(ops, seconds, hardware, calibration, (n_steps, in_time), name, ledger)
@@ -51,7 +55,8 @@ def time_of(
         flop=flop * n_steps,
         bytes_read=bytes_read * n_steps,
         unseen=_unseen(ops, seconds, total, scales),
-        assumed_s=_assumed(seconds, hardware) * in_time,
+        assumed_s=assumed_s * in_time,
+        guess_log=_guess_log(ops, total, assumed_s, hardware, scales),
     )
 
 
@@ -92,6 +97,7 @@ def joined(times: Sequence[PhaseTime]) -> PhaseTime:
         bytes_read=sum(time.bytes_read for time in times),
         unseen=longest.unseen,
         assumed_s=sum(time.assumed_s for time in times),
+        guess_log=max(time.guess_log for time in times),
     )
 
 
@@ -111,6 +117,19 @@ def _assumed(seconds: Mapping[str, float], hardware: HardwareSpec) -> float:
     if hardware.host.ram_basis != "assumed":
         return 0.0
     return sum(value for term, value in seconds.items() if term.startswith("CPU "))
+
+
+def _guess_log(
+    ops: Sequence[Op], total: float, assumed_s: float, hardware: HardwareSpec, scales: Scales
+) -> float:
+    """What guesses leave open of ``total``, each taken as independent of the others."""
+    if not total:
+        return 0.0
+    errors = [math.log(hardware.host.guess_factor) * assumed_s / total]
+    for name in {n for op in ops for n in scales.guessed(op.moving, op.computing, op.waiting)}:
+        other = scales.moved(name, math.exp(_GUESS_LOG))
+        errors.append(math.log(sum(op.seconds(other) for op in ops) / total))
+    return math.hypot(*errors)
 
 
 def _badge(

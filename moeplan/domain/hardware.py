@@ -115,13 +115,17 @@ class CpuSpec(Value):
 
 
 class HostSpec(Value):
-    """The machine around the GPUs. ``ram_basis`` says how the bandwidth is known."""
+    """The machine around the GPUs. ``ram_basis`` says how the bandwidth is known.
+
+    ``guess_factor``: where it is a guess, within which factor either way it lies in eight cases of ten.
+    """
 
     cpu: CpuSpec
     ram_bytes: int
     ram_bytes_per_s: float
     ram_basis: Literal["theoretical", "measured", "stated", "assumed"]
     storage: StorageSpec
+    guess_factor: float = 1.0
 
 
 class HardwareSpec(Value):

@@ -128,6 +128,9 @@ class PhaseTime(Value):
     """Coefficients of terms that matter which no measurement informed: an architecture, engine or type."""
     assumed_s: float = 0.0
     """Seconds that rest on an assumed RAM bandwidth."""
+    guess_log: float = 0.0
+    """Log of the factor either way that guesses leave open of ``seconds`` in eight cases of ten: of the
+    host's memory, of rates that no row of any corpus speaks of."""
 
 
 class Confidence(Value):

@@ -15,6 +15,19 @@ SCORE_BYTES = 32.0
 product, scaled, masked, brought to 32 bits, normalised, brought back and multiplied. Counted on transformers
 5.24, the same in 16 and in 32 bits."""
 _IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
+# A turn of the loop over experts, in kernels of a dense layer (40 of them take its host time): 36 to 41 us
+# for an expert that no token chose (its tokens are searched for, its products have no rows), 14 to 19 us
+# more for one that a token did, beside 273 us for a dense layer (transformers 4.51.3, torch 2.13, one CPU
+# thread, widths of 64 so that nothing is computed).
+_IDLE_TURN, _BUSY_TURN = 5.5, 8.0
+# What wrappers of matrices add to each, in the same unit: two Triton kernels and a wait for FP8, a dozen
+# kernels of HQQ. They are what a dense layer of seven matrices takes longer (calibrate/priors.py).
+_MATRICES = 7.0
+_TIMES_PLAIN = {"fp8": 2.5, "hqq": 4.0}
+_TIMES_PLAIN_USUALLY = 1.3
+# FP8 products waited for the device one by one until about then (torch.cuda.synchronize in FP8Linear,
+# finegrained_fp8.py of 4.51.3; PR 43349 of January 2026 takes it out, 5.24 has none).
+_FP8_OVERLAPS_SINCE = "2026-02"
 
 
 def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
@@ -35,15 +48,33 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     return unfused(groups, widened=widens)
 
 
-def ffn_kernels(n_experts: int, n_hit: float, date: str) -> float:
+def ffn_kernels(n_experts: int, n_hit: float, date: str, quant: str = "bf16") -> float:
     """Kernels that the FFN half of a MoE layer starts in one step, where half a dense layer starts 20.
 
     Counted on transformers 5.24, which groups experts; with its loop over those that a token chose, which
-    July 2025 brought (PR 38133) and version 5 (December 2025) replaced; before, the loop was over all.
+    July 2025 brought (PR 38133) and version 5 (December 2025) replaced. Before, the loop was over all: as
+    long as so many kernels of a dense layer of ``quant``, whose matrices are less of it than of a turn.
     """
     if not before(date, _GROUPS_SINCE):
         return 52.0
-    return 46.0 + 15.0 * (n_experts if before(date, _SKIPS_SINCE) else n_hit)
+    if not before(date, _SKIPS_SINCE):
+        return 46.0 + 15.0 * n_hit
+    times = _times_plain(quant)
+    matrices = 3.0 * (times - 1.0) * 2.0 * HALF_LAYER_KERNELS / _MATRICES
+    turns = n_hit * (_BUSY_TURN + matrices) + (n_experts - n_hit) * (_IDLE_TURN + matrices)
+    return 46.0 + turns / times
+
+
+def _times_plain(quant: str) -> float:
+    """How much longer than of 16-bit matrices the host takes for a dense layer, as its coefficient starts."""
+    if quant in ("bf16", "f16", "f32"):
+        return 1.0
+    return next((n for kind, n in _TIMES_PLAIN.items() if quant.startswith(kind)), _TIMES_PLAIN_USUALLY)
+
+
+def waits_for_products(quant: str, date: str) -> bool:
+    """Whether the host waits for each product, so that launches and work come one after the other."""
+    return quant.startswith("fp8") and before(date, _FP8_OVERLAPS_SINCE)
 
 
 def fused(groups: float) -> float:

@@ -17,23 +17,36 @@ _GRAPHS_SINCE = {"ampere": "2024-05", "volta": "2026-07", "amd": "2026-04"}
 # Experts were chosen by the host until then, which no graph allows (llama.cpp PR 13014, ik_llama.cpp PR 689).
 _ROUTED_GRAPHS_SINCE = {"ik_llama.cpp": "2025-08"}
 _ROUTED_GRAPHS_USUALLY_SINCE = "2025-05"
+# Choosing experts, their gate, biases and activation took a kernel each until then (llama.cpp PRs 15631,
+# 16130, 16649 and 16715 of August to October 2025, ik_llama.cpp PR 789).
+_ROUTING_MERGED_SINCE = {"ik_llama.cpp": "2025-10"}
+_ROUTING_USUALLY_MERGED_SINCE = "2025-11"
 # Matrix-vector kernels for 16-bit weights loaded one value at a time until then: no matter for GDDR, 1.27
 # times the whole step on an H100 (PRs 9816 and 10318).
 _WIDE_LOADS_SINCE = "2024-11"
 # Kernels without tensor cores take the query heads that share keys together since then (PR 16492); before,
 # each head read the cache again.
 _SHARED_KEYS_SINCE = "2025-11"
+# Fused attention of many rows on AMD's GPUs went through kernels made for one row or a few until then (PRs
+# 14840 and 15769).
+_AMD_TILES_SINCE = "2025-09-07"
+_UNFUSED_SCORE_BYTES, _CONVERTED_SCORE_BYTES = 4 + 4 + 4 + 4, (2 + 2) + (2 + 2)
 
 
 def launch_marks(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> tuple[str, ...]:
     """What lengthens the fixed time of a half of a layer in a build of ``date``: "serial" where each kernel
-    waits for the one before, "ungraphed" where each is launched. ``routed``: its FFN has experts."""
+    waits for the one before, "ungraphed" where each is launched, "separate-routing" where what chooses and
+    joins experts is many of them. ``routed``: its FFN has experts."""
     if not engine.gguf:
         return ()
     if gpu.vendor == "apple":
         return ("serial",) if before(date, _METAL_CONCURRENT_SINCE) else ()
     by_cuda = gpu.vendor in ("nvidia", "amd") and engine.backend != "vulkan"
-    return ("ungraphed",) if by_cuda and _ungraphed(engine, gpu, date, routed=routed) else ()
+    if not by_cuda:
+        return ()
+    merged = _ROUTING_MERGED_SINCE.get(engine.id, _ROUTING_USUALLY_MERGED_SINCE)
+    apart = ("separate-routing",) if routed and before(date, merged) else ()
+    return (*apart, "ungraphed") if _ungraphed(engine, gpu, date, routed=routed) else apart
 
 
 def _ungraphed(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> bool:
@@ -58,6 +71,22 @@ def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
     on AMD's GPUs and on NVIDIA's before Turing."""
     old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
     return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and _capability(gpu) < 7.5))
+
+
+def unfused_score_bytes(engine: EngineTraits, gpu: GpuSpec) -> int:
+    """Bytes that one score of a prompt moves where attention is not fused.
+
+    It is written in f32, read and written by the softmax, and read by the product with the values: 16 bytes.
+    Libraries take and give 16 bits, so that CUDA and HIP convert it after the one and before the other.
+    """
+    by_library = gpu.vendor in ("nvidia", "amd") and not engine.backend
+    return _UNFUSED_SCORE_BYTES + (_CONVERTED_SCORE_BYTES if by_library else 0)
+
+
+def narrow_attention(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ...]:
+    """("narrow",) where fused attention of a prompt shares nothing, or little, between its rows."""
+    old = engine.gguf and not engine.backend and before(date, _AMD_TILES_SINCE)
+    return ("narrow",) if old and gpu.vendor == "amd" else ()
 
 
 def _capability(gpu: GpuSpec) -> float:

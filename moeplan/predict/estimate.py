@@ -206,8 +206,16 @@ def _span(
         level=level,
         stretch=stretch_of(time, stand_in=stand_in),
         floor_s=_phase_seconds(regime.partition("/")[0], floor, placement),
+        guess_log=time.guess_log,
     )
-    span = time_range(time.seconds, residuals, level, stretch=spread.stretch, floor_s=spread.floor_s)
+    span = time_range(
+        time.seconds,
+        residuals,
+        level,
+        stretch=spread.stretch,
+        floor_s=spread.floor_s,
+        guess_log=time.guess_log,
+    )
     return span, spread
 
 

@@ -139,6 +139,7 @@ class Spread(NamedTuple):
     level: float
     stretch: float
     floor_s: float
+    guess_log: float = 0.0
 
 
 def explain_speed(
@@ -179,7 +180,13 @@ def explain_speed(
 def _explain_range(name: str, seconds: float, span: Range, spread: Spread, ledger: Ledger) -> None:
     """The ends of a range. q: log(measured/predicted) in the regime at the tail of the level."""
     source, tail = spread.residuals.source, (1 - spread.level) / 2
-    same = {"regime": spread.regime, "setups": spread.residuals.n_setups, "stretch": spread.stretch}
+    same: dict[str, object] = {
+        "regime": spread.regime,
+        "setups": spread.residuals.n_setups,
+        "stretch": spread.stretch,
+    }
+    if spread.guess_log:
+        same["guesses, joined as independent: log of a factor"] = spread.guess_log
     low: dict[str, object] = {
         "expected": seconds,
         f"q at {tail:.0%}": quantile(spread.residuals, tail),

@@ -19,6 +19,8 @@ ASSUMED_STRETCH = 1.1
 # either way (disk reads of a MoE took 0.5 and 0.7 of what an even router misses, 5.5 with random weights;
 # unified memory paged at 1.8 to 3.8 GB/s), most of it beyond what other regimes are off by.
 PAGED_STRETCH = 3.0
+# A guess is stated as the factor within which eight of ten lie: a tail of a tenth on each side.
+_GUESS_LEVEL = 0.4
 # With fewer measured setups than this in a regime an answer is called extrapolated.
 FEW_SETUPS = 8
 
@@ -49,17 +51,30 @@ def stretch_of(time: PhaseTime, *, stand_in: bool) -> float:
 
 
 def time_range(
-    seconds: float, residuals: Residuals, level: float, *, stretch: float = 1.0, floor_s: float = 0.0
-) -> Range:
+    seconds: float, residuals: Residuals, level: float, *, stretch: float = 1.0, floor_s: float = 0.0,
+    guess_log: float = 0.0,
+) -> Range:  # fmt: skip
     """``seconds`` widened to the central ``level`` of measured/predicted in this regime.
 
     ``floor_s`` is the time at full bandwidth and peak rate: nothing is faster, whatever other machines
-    of the regime did relative to their predictions.
+    of the regime did relative to their predictions. ``guess_log``: of a host that was guessed (see
+    ``PhaseTime``), an error independent of the law's own; the floor rests on the guess too.
     """
     tail = (1.0 - level) / 2.0
-    low = seconds * math.exp(min(0.0, quantile(residuals, tail) * stretch))
-    high = seconds * math.exp(max(0.0, quantile(residuals, 1.0 - tail) * stretch))
+    slower, faster = (
+        joined_error(quantile(residuals, at) * stretch, guess_log * (at - 0.5) / _GUESS_LEVEL)
+        for at in (1.0 - tail, tail)
+    )
+    low, high = seconds * math.exp(min(0.0, faster)), seconds * math.exp(max(0.0, slower))
+    floor_s *= math.exp(-guess_log)
     return Range(low=min(seconds, max(low, floor_s)), expected=seconds, high=high)
+
+
+def joined_error(error: float, moved: float) -> float:
+    """Of two independent errors; where they point apart the regime's own side counts towards the median."""
+    if not moved:
+        return error
+    return math.copysign(math.hypot(error, moved), moved) if error * moved > 0 else error + moved
 
 
 def ideal(calibration: Calibration) -> Calibration:

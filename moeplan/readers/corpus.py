@@ -85,6 +85,8 @@ _SERVING_COLUMNS = (
 # Pages that name the commit to run, whenever a row was added. 4167 asks for 8e672efe, the head of 2023-11-22
 # (llama.cpp issue 4171 calls it the latest that day).
 _PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
+# Builds of undated rows: 8084 is of 17 February 2026 (ik_llama.cpp PR 1278), and eleven are made a day.
+_BUILD_DATES = {"b8125": "2026-02-21"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
 # The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
 _PINNED_ENGINES = {
@@ -102,6 +104,8 @@ _EARLIER_BUILDS = {
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
 # Pages on which every command for a GPU has -fa.
 _FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+# Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
+_UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
 # Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
 # 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
@@ -263,7 +267,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         prompt_tokens=cells.count("prompt_tokens"),
         depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
-        ubatch=cells.count("ubatch"),
+        ubatch=cells.count("ubatch") or (2048 if any(page in source for page in _UBATCH_PAGES) else None),
         flash_attn=_flash(cells),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
@@ -282,8 +286,11 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
 
 
 def _quant(cells: Cells) -> str:
-    """The type; files for MLX say in their name that what is no expert has 4 bits as well."""
+    """The type; files for MLX say in their name that what is no expert has 4 bits as well, and Unsloth's
+    dynamic ones that they are."""
     quant, mlx = cells.text("quant"), cells.text("engine").startswith("mlx")
+    if "unsloth UD" in cells.text("quant_raw"):
+        return f"ud-{quant}"
     return "mlx-mxfp4-q4" if mlx and quant == "mxfp4" and "MXFP4-Q4" in cells.text("model_raw") else quant
 
 
@@ -306,7 +313,8 @@ def _flash(cells: Cells) -> bool | None:
     said = cells.text("flash_attn")
     if said:
         return said not in ("0", "false")
-    on_page = cells.text("gpu") and any(page in cells.text("source") for page in _FUSED_PAGES)
+    pages = _FUSED_PAGES + _UBATCH_PAGES
+    on_page = cells.text("gpu") and any(page in cells.text("source") for page in pages)
     return True if on_page else None
 
 
@@ -316,7 +324,8 @@ def _build_date(cells: Cells) -> str:
     earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
     page, _, part = source.partition(" (")
     added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
-    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source)
+    build = _BUILD_DATES.get(cells.text("engine").rpartition(" ")[2], "")
+    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source) or build
 
 
 def _pinned(pages: Mapping[str, str], source: str) -> str:

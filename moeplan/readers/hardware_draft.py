@@ -44,6 +44,7 @@ class Draft:
         self.ram_bytes: int | None = None
         self.ram_bytes_per_s: float | None = None
         self.ram_basis: Basis = "stated"
+        self.guess_factor = 1.0
         self.storage: StorageSpec | None = None
         self.pcie: LinkSpec | None = None
         self.peer_link: LinkSpec | None = None
@@ -105,7 +106,12 @@ class Draft:
             name=self.name or self.id or "machine",
             gpus=tuple(self.gpus),
             host=HostSpec(
-                cpu=cpu, ram_bytes=ram_bytes, ram_bytes_per_s=ram_rate, ram_basis=basis, storage=storage
+                cpu=cpu,
+                ram_bytes=ram_bytes,
+                ram_bytes_per_s=ram_rate,
+                ram_basis=basis,
+                storage=storage,
+                guess_factor=self.guess_factor if basis == "assumed" else 1.0,
             ),
             pcie=pcie,
             peer_link=peer,
@@ -139,6 +145,7 @@ class Draft:
             raise NotModelled(f"the host of {self.gpus[0].name}", "no CPU is known for it", ["--cpu"])
         cpu = self.parts.cpu(rule.cpu)
         self._assume(f"host CPU {cpu.name}", rule)
+        self.guess_factor = self.parts.rules.unknown_cpu.factor
         return cpu
 
     def _part_of(self, cpu: CpuSpec) -> CpuSpec:
@@ -181,12 +188,15 @@ class Draft:
             rule = cpu_rule(self.parts, cpu)
             value, why = rate((rule.ram_gbps or 0.0) * cpu.sockets), f"typical {rule.label}"
             basis = rule.sources
+            self.guess_factor = self.parts.rules.unknown_cpu.factor
         part = self.parts.rules.virtual_machine
         if self.virtual and rate(part.core_gbps * cpu.cores) < value:
             value, why = rate(part.core_gbps * cpu.cores), f"{cpu.cores} cores of a virtual machine"
-            basis = part.sources
+            basis, self.guess_factor = part.sources, part.factor
         self.sources += sources_of(basis)
-        self.assumptions.append(f"RAM bandwidth {fmt_si(value, 'B/s')} ({why}); say it with --ram-gbs")
+        wide = f", within a factor of {self.guess_factor:g}" if self.guess_factor > 1.0 else ""
+        said = f"RAM bandwidth {fmt_si(value, 'B/s')} ({why}{wide})"
+        self.assumptions.append(f"{said}; say it with --ram-gbs")
         return value, "assumed"
 
     def _n_nodes(self, rule: HostRuleWire) -> int:

@@ -42,6 +42,7 @@ def dump_hardware_yaml(spec: HardwareSpec) -> str:
         ram_gib=host.ram_bytes / GIB,
         ram_gbps=host.ram_bytes_per_s / GB,
         ram_basis=host.ram_basis,
+        ram_factor=host.guess_factor if host.guess_factor > 1.0 else None,
         storage="" if stated else host.storage.id,
         storage_gbps=host.storage.read_bytes_per_s / GB if stated else None,
         pcie=spec.pcie.id if spec.pcie else "",

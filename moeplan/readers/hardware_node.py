@@ -70,6 +70,7 @@ def _take_memory(draft: Draft, wire: NodeWire) -> None:
     if wire.ram_gbps is not None:
         draft.ram_bytes_per_s = rate(wire.ram_gbps)
         draft.ram_basis = wire.ram_basis or "stated"
+        draft.guess_factor = wire.ram_factor or 1.0
 
 
 def _check(document: Document, wire: NodeWire) -> None:
@@ -84,6 +85,8 @@ def _check(document: Document, wire: NodeWire) -> None:
         raise document.error("give either `storage` or `storage_GBps`, not both", ("storage",))
     if wire.ram_basis is not None and wire.ram_gbps is None:
         raise document.error("`ram_basis` says how `ram_GBps` is known, which is missing", ("ram_basis",))
+    if wire.ram_factor is not None and wire.ram_basis != "assumed":
+        raise document.error("`ram_factor` goes with `ram_basis: assumed`", ("ram_factor",))
     if not wire.gpu and not wire.gpus and not wire.cpu and wire.cpu_spec is None:
         raise document.error("a machine needs `gpu`, `gpus` or `cpu`")
 

@@ -17,6 +17,7 @@ from moeplan.provenance import SourceKind
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, Meta(gt=0, le=10**9)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
+Factor = Annotated[float, Meta(ge=1, le=1e3)]
 GpuCount = Annotated[int, Meta(gt=0, le=65536)]
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Basis = Literal["theoretical", "measured", "stated", "assumed"]
@@ -176,6 +177,9 @@ class NodeWire(Entry, kw_only=True):
     )
     ram_gbps: Positive | None = field(name="ram_GBps", default=None)
     ram_basis: Annotated[Basis | None, doc("How ram_GBps is known.")] = None
+    ram_factor: Annotated[
+        Factor | None, doc("Of an assumed ram_GBps: within which it lies in eight cases of ten.")
+    ] = None
     storage: Annotated[str, doc("Id of the disk that holds the model.")] = ""
     storage_gbps: Annotated[Positive | None, doc("Its read rate, in place of `storage`.")] = field(
         name="storage_GBps", default=None
@@ -234,6 +238,14 @@ class VirtualMachineWire(Wire, kw_only=True):
     """What a few cores of a larger CPU reach."""
 
     core_gbps: Positive = field(name="core_GBps")
+    factor: Annotated[Factor, doc("Within which they lie in eight cases of ten, either way.")]
+    sources: tuple[SourceWire, ...]
+
+
+class UnknownCpuWire(Wire, kw_only=True):
+    """What a host may be whose processor nobody named."""
+
+    factor: Annotated[Factor, doc("Of its RAM bandwidth, either way, in eight cases of ten.")]
     sources: tuple[SourceWire, ...]
 
 
@@ -244,3 +256,4 @@ class TypicalHostsWire(Wire, kw_only=True):
     cpu_hosts: tuple[HostRuleWire, ...]
     unified: tuple[UnifiedRuleWire, ...]
     virtual_machine: VirtualMachineWire
+    unknown_cpu: UnknownCpuWire

@@ -163,6 +163,7 @@ _UNIT_VALUES = {
     "local.experts.compute": 0.5,
     "local.flop_per_joule": 1e15,
     "local.layer_s": 1e-4,
+    "local.eager_layer_s": 1e-4,
     "local.step_s": 1e-3,
     "local.moe.layer_time": 3.0,
     "local.ram.bandwidth": 1.0,

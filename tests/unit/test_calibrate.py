@@ -19,7 +19,7 @@ from moeplan.calibrate.spread import (
     weighted_quantile,
 )
 from moeplan.calibrate.system import Sample, System, names_of
-from moeplan.cost.ops import OVERLAP, Op, Scales
+from moeplan.cost.ops import OVERLAP, SUM, Op, Scales
 from moeplan.domain.calibration import Calibration, Coefficient, Residuals
 from moeplan.errors import NotModelled, SpecError
 from moeplan.provenance import Source
@@ -61,6 +61,8 @@ def test_norms_add_or_overlap() -> None:
     launched = Op("t", 3.0, ("b",), 4.0, ("c",), waiting_s=7.0, waiting=("w",))
     assert launched.seconds(scales) == pytest.approx(7.0 * 2**0.25)
     assert launched.times(2).seconds(scales) == pytest.approx(14.0 * 2**0.25)
+    # and where the host waits for the work, one after the other
+    assert launched._replace(waiting_norm=SUM).seconds(scales) == pytest.approx(14.0)
     # 2 s of unpacking before or after the bytes, both beside the arithmetic: ((3 + 2)^4 + 4^4)^(1/4)
     widened = Op("t", 3.0, ("b",), 4.0, ("c",), norm=OVERLAP, unpacking_s=2.0, unpacking=("w",))
     assert widened.seconds(scales) == pytest.approx(881**0.25)
@@ -77,6 +79,17 @@ def test_arrays_and_single_operations_agree_and_slopes_are_slopes() -> None:
         Op("a", 2.0, names[:1], 3.0, names[1:2], 2.5, names[2:3], OVERLAP),
         Op("b", 5.0, ("local.layer_s",)),
         Op("c", 2.0, names[:1], 3.0, names[1:2], norm=OVERLAP, waiting_s=4.0, waiting=("local.layer_s",)),
+        Op(
+            "c",
+            2.0,
+            names[:1],
+            3.0,
+            names[1:2],
+            norm=OVERLAP,
+            waiting_s=4.0,
+            waiting=("local.layer_s",),
+            waiting_norm=SUM,
+        ),
         Op("c", 0.5, ("local.bandwidth",), 0.7, ("local.compute",)),
         Op(
             "d",
@@ -152,7 +165,7 @@ def test_every_base_coefficient_has_a_prior_of_its_own() -> None:
     assert all(prior(name).value > 0 and prior(name).spread > 0 for name in ALWAYS)
     assert prior("local.bandwidth").value == 0.9
     assert prior("local.gpu.newest.bandwidth").value == 1.0
-    assert prior("local.engine.transformers.layer_time").value == 8.0
+    assert prior("local.eager_layer_s").value == 4e-4
 
 
 def test_rows_without_a_group_are_never_left_out() -> None:

@@ -8,7 +8,20 @@ from moeplan.readers.corpus import SpeedRow, read_speed
 from moeplan.validate.rows import request_of
 
 _COLUMNS = [
-    *("id", "setup", "model", "model_raw", "quant", "engine", "gpu", "n_gpus", "pcie", "placement", "phase"),
+    *(
+        "id",
+        "setup",
+        "model",
+        "model_raw",
+        "quant",
+        "quant_raw",
+        "engine",
+        "gpu",
+        "n_gpus",
+        "pcie",
+        "placement",
+        "phase",
+    ),
     *("tokens_per_s", "grade", "source", "notes", "date", "prompt_tokens", "depth_tokens"),
 ]
 _ROW = {
@@ -70,6 +83,22 @@ def test_files_for_mlx_name_the_type_of_what_is_no_expert(tmp_path: Path) -> Non
         tmp_path, {**raw, "engine": "mlx-lm"}, raw, {**raw, "engine": "mlx-lm", "model_raw": "gpt-oss-20b"}
     )
     assert [row.quant for row in rows] == ["mlx-mxfp4-q4", "mxfp4", "mxfp4"]
+
+
+def test_unsloths_files_are_of_its_own_recipe(tmp_path: Path) -> None:
+    raw = {"quant": "iq3_s", "quant_raw": "IQ3_S (unsloth UD)"}
+    rows = _read(tmp_path, raw, {**raw, "quant_raw": "IQ3_S custom"})
+    assert [row.quant for row in rows] == ["ud-iq3_s", "iq3_s"]
+
+
+def test_builds_date_rows_that_state_no_day(tmp_path: Path) -> None:
+    rows = _read(
+        tmp_path,
+        {"engine": "llama.cpp b8125"},
+        {"engine": "llama.cpp b8125", "date": "2026-04-02"},
+        {"engine": "llama.cpp"},
+    )
+    assert [row.date for row in rows] == ["2026-02-21", "2026-04-02", ""]
 
 
 def test_the_lane_of_a_pi_is_of_the_third_generation(tmp_path: Path) -> None:

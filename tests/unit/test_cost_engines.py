@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from moeplan import estimate, plan
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
-from moeplan.cost.ops import Op
+from moeplan.cost.ops import OVERLAP, SUM, Op
 from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step, unfused_scores
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
-from moeplan.engines.eager import cache_passes, ffn_kernels
+from moeplan.engines.eager import cache_passes, ffn_kernels, waits_for_products
 from moeplan.engines.traits import find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
@@ -109,8 +109,33 @@ def test_how_often_transformers_moves_the_cache() -> None:
     assert cache_passes(block, "bf16", "2025-05", host=True) == 3 + 2 * groups
 
 
+def test_wrappers_of_matrices_are_more_of_a_turn_than_of_a_layer() -> None:
+    # FP8: 2.5 times a dense layer of seven matrices, so 60 kernels more for all of them; three in a turn
+    more = 3 * 60 / 7
+    turns = 8 * (8 + more) + 120 * (5.5 + more)
+    assert ffn_kernels(128, 8, "2025-05", "fp8") == pytest.approx(46 + turns / 2.5)
+    plain, fp8, awq = (ffn_kernels(128, 8, "2025-05", kind) for kind in ("bf16", "fp8", "awq4"))
+    assert plain < awq < fp8
+    assert ffn_kernels(128, 8, "2025-08", "fp8") == ffn_kernels(128, 8, "2025-08", "bf16")
+
+
+def test_fp8_products_are_waited_for_until_a_build_that_does_not() -> None:
+    assert waits_for_products("fp8", "2025-05") and waits_for_products("fp8", "2026-01-31")
+    assert not waits_for_products("fp8", "2026-02") and not waits_for_products("fp8", "")
+    assert not waits_for_products("bf16", "2025-05")
+    hardware, engine = machine((gpu(),)), find_engine("transformers")
+    graph = graph_of(dense_spec(), "fp8")
+    placement = on_gpus(graph, hardware, engine)
+    norms = []
+    for date in ("2025-05", "2026-02"):
+        ops = step_ops(graph, hardware, workload(engine_date=date), placement, engine, Step(1, 1, 0, 1))[0]
+        norms += [op.waiting_norm for op in ops if op.waiting_s]
+    assert norms == [SUM, OVERLAP]
+
+
 def test_python_starts_the_kernels_of_every_expert_in_turn() -> None:
-    assert ffn_kernels(128, 8, "2025-05") == 46 + 15 * 128
+    # the loop over all: 8 for an expert that a token chose, 5.5 for each of the others
+    assert ffn_kernels(128, 8, "2025-05") == 46 + 8 * 8 + 5.5 * 120
     assert ffn_kernels(128, 8, "2025-08") == 46 + 15 * 8
     assert ffn_kernels(128, 8, "") == ffn_kernels(8, 2, "2026-01") == 52
     graph, hardware, engine = graph_of(moe_spec()), machine((gpu(),)), find_engine("transformers")
@@ -185,7 +210,8 @@ def test_a_plan_keeps_the_backend_that_was_asked_for() -> None:
         assert best is not None and best.estimate.decode is not None
         return best.estimate.decode.seconds
 
-    assert seconds("llama.cpp (Vulkan)") > 1.05 * seconds("llama.cpp")
+    # on this GPU the two are alike to a tenth of a per cent
+    assert seconds("llama.cpp (Vulkan)") != pytest.approx(seconds("llama.cpp"), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +280,21 @@ def test_vulkan_does_not_reach_the_matrix_units_of_intels_gpus() -> None:
 
     assert peak("llama.cpp (Vulkan)", "intel") == 1e13
     assert peak("llama.cpp", "intel") == peak("llama.cpp (Vulkan)", "amd") == 5e13
+
+
+def test_tiles_for_several_rows_are_fetched_while_others_are_widened() -> None:
+    peaks = {"fp16": 5e13, "fp32": 1e13, "int8": 1e14}
+    kinds = [replace(gpu(unified=unified), peak_flop_per_s=peaks) for unified in (False, True)]
+    m5 = replace(kinds[1], vendor="apple", architecture="M5")
+    norms = {}
+    for name, chip in (("gpu", kinds[0]), ("unified", kinds[1]), ("apple", m5)):
+        graph, hardware = graph_of(moe_spec(), "q4_k_m"), machine((chip,))
+        ops = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, LLAMA), LLAMA, Step(9, 9, 0, 9))
+        norms[name] = {op.term.removeprefix("gpu0 "): op.unpacking_norm for op in ops[0] if op.unpacking_s}
+        assert {"weights", "experts"} <= set(norms[name])
+    # one row's kernels add the two on other unified memory and in Apple's experts, as rates.py has it
+    assert set(norms["gpu"].values()) == set(norms["unified"].values()) == {2.0}
+    assert (norms["apple"]["weights"], norms["apple"]["experts"]) == (4.0, 2.0)
 
 
 def test_a_row_more_shares_the_widening_of_quantised_weights() -> None:
@@ -351,8 +392,8 @@ def test_attention_of_transformers_that_is_not_fused_moves_every_score() -> None
     assert "gpu0 attention scores" not in fused
     # a decode step over 50 tokens and its own
     assert ops_of(Step(1, 1, 50, 1), flash=False)["gpu0 attention scores"].n_bytes == 3 * 8 * 51 * 32
-    # and only from Python is it a term of its own
-    llama = step_ops(graph, box, workload(flash_attention=False), placement, LLAMA, prompt)[0]
+    # and of one row it is a term of its own from Python only
+    llama = step_ops(graph, box, workload(flash_attention=False), placement, LLAMA, Step(1, 1, 50, 1))[0]
     assert not any("scores" in op.term for op in llama)
 
 

@@ -8,13 +8,15 @@ from msgspec.structs import replace
 from moeplan.api.resolve import Session
 from moeplan.calibrate.priors import prior
 from moeplan.cost.host_rates import host_rates, reachable_bytes_per_s
-from moeplan.cost.recurrent import delta_rule_ops
+from moeplan.cost.law import step_ops
+from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.work import Step
 from moeplan.domain.model import GatedDeltaNet
 from moeplan.engines.traits import find_engine
 from moeplan.graph.resize import resized_rest
+from moeplan.predict.placement import on_cpu, on_gpus
 from moeplan.readers.catalog import Catalog
-from tests.support.problems import attention, graph_of, machine, moe_spec
+from tests.support.problems import attention, gpu, graph_of, machine, moe_spec, workload
 
 ONE = Step(n_tokens=1, n_sequences=1, first_depth=64, n_head_rows=1)
 # Qwen3-Next: a state of 2 MiB in each of 36 layers
@@ -41,6 +43,37 @@ def test_delta_rules_cost_nothing_more_with_a_kernel_of_their_own() -> None:
     two = ONE._replace(n_tokens=2, n_sequences=2)
     assert seconds("llama.cpp", "2026-02-10", two) == 2 * seconds("llama.cpp", "2026-02-10")
     assert delta_rule_ops(attention(), 36, ONE, find_engine("llama.cpp"), "2026-02-10") == ()
+
+
+def test_delta_rules_on_apples_gpus_were_many_kernels_before_they_had_one() -> None:
+    def marked(engine: str, date: str, architecture: str = "local.apple.m4") -> bool:
+        names = delta_marks(DELTA, architecture, find_engine(engine), date)
+        return names == ("local.apple.split-delta.layer_time",)
+
+    assert marked("llama.cpp", "2026-02-21") and not marked("llama.cpp", "2026-03-11")
+    assert not marked("llama.cpp", "") and not marked("ik_llama.cpp", "2026-02-21")
+    assert marked("ollama", "2026-05-14") and not marked("vllm", "2026-02-10")
+    assert not marked("llama.cpp", "2026-02-21", "local.gpu.blackwell")  # graphs replay its kernels
+    assert delta_marks(attention(), "local.apple.m4", find_engine("llama.cpp"), "2026-02-21") == ()
+    # Qwen3.5-9B on an M4 Max: 57.0 tokens/s with one kernel, 50.8 without (llama.cpp PR 20091), 24 layers
+    more_s = (1 / 50.8 - 1 / 57.0) / 24
+    half_s = prior("local.layer_s").value * prior("local.apple.layer_time").value / 2
+    plain = prior("local.gateddeltanet.layer_time").value * half_s
+    assert plain * (prior("local.apple.split-delta.layer_time").value - 1) == pytest.approx(more_s, rel=0.1)
+
+
+def test_a_layer_of_an_old_build_has_that_mark_on_apples_gpus_alone() -> None:
+    spec = moe_spec()
+    blocks = tuple(replace(block, mixer=DELTA) for block in spec.blocks)
+    graph, runs = graph_of(replace(spec, blocks=blocks)), find_engine("llama.cpp")
+    done = replace(workload(), engine_date="2026-02-21")
+    m4 = replace(gpu(unified=True), vendor="apple", architecture="M4")
+    for gpus, marked in (((m4,), True), ((gpu(),), False), ((), False)):
+        hardware = machine(gpus)
+        where = on_gpus(graph, hardware, runs) if gpus else on_cpu(graph)
+        ops = step_ops(graph, hardware, done, where, runs, ONE)[0]
+        names = [name for op in ops if op.term == "layer overhead" for name in op.moving]
+        assert ("local.apple.split-delta.layer_time" in names) is marked
 
 
 def test_cores_reach_no_more_than_the_links_between_their_dies_carry() -> None:

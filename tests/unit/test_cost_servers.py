@@ -113,7 +113,10 @@ def test_an_eager_engine_waits_for_the_longer_of_launches_and_work() -> None:
     ops = ops_of(graph, machine((server_gpu("Ampere"),)), engine="transformers")
     assert "layer overhead" not in {op.term for op in ops}
     op = weights(ops)
-    assert op.waiting_s == 4.0 and op.waiting[0] == "local.layer_s"
+    assert op.waiting_s == 4.0 and op.waiting[:2] == (
+        "local.eager_layer_s",
+        "local.engine.transformers.layer_time",
+    )
     # heads that share a cached one: see engines/eager.py
     mixer = graph.spec.blocks[0].mixer
     groups = mixer.n_heads / mixer.n_kv_heads  # type: ignore[union-attr]
@@ -173,13 +176,32 @@ def test_the_busiest_gpu_unpacks_its_experts() -> None:
     assert whole == pytest.approx(experts * most)
 
 
+def test_kernels_of_experts_without_rows_take_their_time() -> None:
+    graph, hardware = graph_of(moe_spec(n_layers=2), "gptq-int4-g128"), machine((server_gpu("Ampere"),) * 2)
+    sglang = find_engine("sglang")
+    sliced = on_gpus(graph, hardware, sglang)
+
+    def idle(placement: Placement, date: str, quant: str = "gptq-int4-g128") -> list[Op]:
+        run, work = graph_of(moe_spec(n_layers=2), quant), workload(engine="sglang", engine_date=date)
+        ops = step_ops(run, hardware, work, placement, sglang, ONE)[0]
+        return [op for op in ops if op.term == "idle experts"]
+
+    # two products of each of 8 experts in two layers; a GPU that holds half of the experts has half of them
+    (op,) = idle(sliced, "2025-05")
+    assert op.moving_s == 2 * 2 * 8 and op.moving == ("server.idle_expert_s",)
+    assert idle(experts_whole(sliced), "2025-05")[0].moving_s == 2 * 2 * 4
+    assert idle(sliced, "2025-08") == [] and idle(sliced, "2025-05", "f16") == []
+
+
 def test_an_eager_engine_launches_from_python_on_a_cpu_too() -> None:
     graph = graph_of(dense_spec(n_layers=4))
     found = find_engine("transformers")
     ops = step_ops(graph, machine(), workload(engine="transformers"), on_cpu(graph), found, ONE)[0]
     fixed = [op for op in ops if op.term == "layer overhead"]
     assert sum(op.moving_s for op in fixed) == 4.0  # two halves of four layers, after each other
-    assert {op.moving[:2] for op in fixed} == {("local.layer_s", "local.engine.transformers.layer_time")}
+    assert {op.moving[:2] for op in fixed} == {
+        ("local.eager_layer_s", "local.engine.transformers.layer_time")
+    }
 
 
 def test_a_measured_bandwidth_is_that_of_all_sockets_whatever_the_threads() -> None:

@@ -269,7 +269,10 @@ def test_an_unknown_cpu_is_said_and_assumed_by_class() -> None:
 def test_cores_of_a_virtual_machine() -> None:
     spec = match([], cpu_name="AMD EPYC 7763 64-Core Processor", cores=2, threads=4, virtual=True)
     assert (spec.host.cpu.id, spec.host.cpu.cores) == ("epyc-7763", 2)
-    assert spec.host.ram_bytes_per_s == 22e9  # 11 GB/s a core, not the socket's 204.8
+    assert spec.host.ram_bytes_per_s == 28e9  # 14 GB/s a core, not the socket's 204.8
+    assert spec.host.guess_factor == 2.0
+    said = match([], cpu_name="AMD EPYC 7763 64-Core Processor", cores=64, threads=128).host
+    assert (said.ram_bytes_per_s, said.guess_factor) == (204.8e9, 1.0), "the usual memory of a known one"
 
 
 def test_two_sockets_of_a_cpu_listed_as_one() -> None:

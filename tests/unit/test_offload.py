@@ -9,8 +9,9 @@ from moeplan.cost.cores import tiled_isa, tiled_names
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
+from moeplan.domain.hardware import Vendor
 from moeplan.domain.workload import Placement
-from moeplan.engines.grouped import one_by_one
+from moeplan.engines.grouped import one_by_one, product_times, started_for_each
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import find_engine
 from moeplan.predict.phases import prefill_steps, prefill_time
@@ -91,8 +92,9 @@ def test_attention_of_layers_in_ram_goes_where_their_weights_are_copied() -> Non
 
 
 def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
-    def apart(engine: str, maker: str, date: str, n: float, *, plain: bool = False) -> bool:
-        return one_by_one(find_engine(engine), maker, date, n, 128, plain=plain)
+    def apart(engine: str, maker: Vendor, date: str, n: float, *, plain: bool = False) -> bool:
+        of = replace(gpu(), vendor=maker, architecture="", compute_capability="8.9")
+        return one_by_one(find_engine(engine), of, date, "f16" if plain else "q4_k", n, 128)
 
     # PR 13199
     assert apart("llama.cpp", "nvidia", "2025-04-29", 512) and not apart(
@@ -107,6 +109,12 @@ def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
     assert not apart("llama.cpp", "apple", "", 512, plain=True)
     assert not apart("llama.cpp (Vulkan)", "amd", "", 512, plain=True)
     assert not apart("vllm", "nvidia", "", 512, plain=True)
+    # SYCL: PRs 21920 and 29245
+    assert [apart("llama.cpp", "intel", "", n) for n in (1, 2, 512)] == [False, True, True]
+    assert apart("llama.cpp", "intel", "2026-03", 1) and not apart("llama.cpp (Vulkan)", "intel", "", 512)
+    # PR 23142
+    assert [product_times("intel", date, 512) for date in ("2026-04", "2026-06", "")] == [2.7, 1.0, 1.0]
+    assert product_times("nvidia", "2026-04", 512) == product_times("intel", "2026-04", 1) == 1.0
 
 
 def test_a_product_for_each_expert_costs_its_launch() -> None:
@@ -172,3 +180,16 @@ def test_only_some_zen_5_computes_512_bits_at_once() -> None:
     assert tiled_names(replace(cpu, segment="laptop"), "avx512") == narrow
     assert tiled_names(replace(cpu, microarchitecture="Zen 4"), "avx512") == narrow
     assert tiled_names(cpu, "") == ()
+
+
+def test_marlins_first_kernel_was_started_for_every_expert() -> None:
+    def each(engine: str, date: str, n_experts: int = 128, quant: str = "gptq4") -> bool:
+        return started_for_each(find_engine(engine), date, quant, n_experts)
+
+    # vLLM: many experts until PR 13236 of February 2025, few until PR 14447 of April
+    assert each("vllm", "2025-02") and not each("vllm", "2025-03")
+    assert each("vllm", "2025-04", 8) and not each("vllm", "2025-05", 8)
+    # SGLang had vLLM 0.7.2's until July
+    assert each("sglang", "2025-05") and not each("sglang", "2025-08") and not each("sglang", "")
+    assert each("vllm", "2024-10", quant="awq4") and not each("vllm", "2024-10", quant="fp8")
+    assert not each("llama.cpp", "2024-10") and not each("transformers", "2024-10")

@@ -216,6 +216,14 @@ def test_mlx_quantises_embeddings_and_the_router() -> None:
     assert types["blk.0.ffn_gate_inp.weight"] == "mlx8"
 
 
+def test_mlx_files_of_gpt_oss_keep_nothing_but_small_tensors_in_16_bits() -> None:
+    # mlx-lm's predicate for gpt_oss quantises every matrix, embeddings and head too, the router to 8 bits
+    types = {t.name: t.qtype for t in assign_types(MOE, build_tensors(MOE), "mlx-mxfp4-q4", TABLE)}
+    assert types["token_embd.weight"] == types["output.weight"] == types["blk.0.attn_q.weight"] == "mlx4"
+    assert types["blk.0.ffn_gate_inp.weight"] == "mlx8"
+    assert types["blk.0.ffn_up_exps.weight"] == "mxfp4"
+
+
 def test_exl2_head_has_six_bits() -> None:
     typed = {t.name: t for t in assign_types(MOE, build_tensors(MOE), "exl2-3.0bpw", TABLE)}
     assert typed["output.weight"].n_bytes == 32000 * 1024 * 6 // 8

@@ -142,7 +142,7 @@ MEASURED = """
     mxfp4-f16 iq2_kl ud-iq2_xxs mix-iq4_k hqq-4bit-attn-2bit-experts iq2_k_r4 hqq-4bit-attn-3bit-experts
     ud-q5_k_xl ud-q3_k_s ud-q8_k_xl ud-q3_k_xl ud-iq2_m iq4_ks_r4 iq4_ks mlx-4bit nvfp4 gptq-int4 q5_k_m
     int8-cpu-int4-gpu exl2-4.0bpw ud-q6_k_xl iq3_s w4a16 iq3_xxs iq2_m exl2-3.0bpw exl2-5.0bpw exl2-2.5bpw
-    autoround-int4 iq4_nl awq-int4 int4-awq int8-gptq int4-gptq nf4-dq nf4 fp16 fp4 mxfp8
+    autoround-int4 iq4_nl awq-int4 ud-iq3_s int4-awq int8-gptq int4-gptq nf4-dq nf4 fp16 fp4 mxfp8
 """
 
 

@@ -122,6 +122,13 @@ def test_pages_of_commands_with_fa_say_it_for_their_rows_on_gpus(tmp_path: Path)
     assert _reread(tmp_path).flash_attn is None
 
 
+def test_pages_of_commands_with_one_micro_batch_say_it_for_their_rows(tmp_path: Path) -> None:
+    page = "https://github.com/ggml-org/llama.cpp/discussions/15396 via o/r:file.json[11]"
+    row = _reread(tmp_path, source=page)
+    assert (row.flash_attn, row.ubatch) == (True, 2048)
+    assert _reread(tmp_path).ubatch is None
+
+
 def test_rows_of_repacked_tensors_say_so_with_their_engine(tmp_path: Path) -> None:
     page = "ikawrakow/ik_llama.cpp:github-data/issues/629 - Multi-GPU.md L789"
     for changes in ({"source": page}, {"notes": "llama-sweep-bench; -rtr -fmoe"}):

@@ -1,0 +1,58 @@
+"""Whether ggml's CUDA and HIP backends widen quantised weights to 16 bits for a library's matrix product.
+
+Kernels that multiply the blocks themselves came to matrix units late; until then a prompt wrote each matrix
+out in 16 bits and read it again. Pull requests of llama.cpp and ik_llama.cpp, read 2026-11-30.
+"""
+
+from __future__ import annotations
+
+from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.builds import before
+from moeplan.engines.traits import EngineTraits
+
+PLAIN_TYPES = frozenset({"f16", "bf16", "f32"})
+# "mul_mat_q instead of FP16 cuBLAS by default" where there are int8 tensor cores: PR 8075 (logs of May 2024
+# print "GGML_CUDA_FORCE_MMQ: no"). Types with look-up tables: PR 8495. Days of merging are recalled.
+_INT8_SINCE, _TABLES_SINCE = "2024-06-24", "2024-07-20"
+# Kernels for AMD's matrix units: PRs 14624, 17156 and 17576.
+_AMD_SINCE = {"cdna": "2025-07-27", "rdna4": "2025-11-24", "rdna3": "2025-12-06"}
+# "Matrix multiplications are done via dequantize->cuBLAS" for the types of ik_llama.cpp until its PRs 374,
+# 417 and 418.
+_OWN_SINCE = {
+    "iq4_ks": "2025-05-04", "iq4_k": "2025-05-14", "iq5_k": "2025-05-14", "iq6_k": "2025-05-14",
+    "iq2_ks": "2025-05-15", "iq2_k": "2025-05-15", "iq3_k": "2025-05-15",
+}  # fmt: skip
+# Fewer rows go through kernels for blocks all the same (MMQ_MAX_BATCH_SIZE, now MMQ_DP4A_MAX_BATCH_SIZE).
+_EARLY_ROWS, _ROWS = 32, 64
+# AMD's usual library had no kernels tuned for RDNA 3.5 (ROCm issue 4748): another one was "up to 2-3X" as
+# fast in August 2025, no longer in October (lhl/strix-halo-testing, llm-bench/README.md and README.md).
+_UNTUNED, _TUNED_SINCE = "rdna3.5", "2025-10"
+_FIRST_TENSOR_CORES, _FIRST_INT8_CORES, _FIRST_DP4A = 7.0, 7.5, 6.1
+
+
+def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, rows: float) -> bool:
+    """Whether a product of ``rows`` rows with weights of type ``quant`` is one of 16-bit matrices.
+
+    ``date``: of the engine's build, "" for now.
+    """
+    if not engine.gguf or engine.backend or quant in PLAIN_TYPES:
+        return False
+    if gpu.vendor == "amd":
+        family = gpu.architecture.casefold().replace(" ", "")
+        since = next((since for name, since in _AMD_SINCE.items() if family.startswith(name)), None)
+        return since is not None and rows >= _ROWS and before(date, since)
+    if gpu.vendor != "nvidia":
+        return False
+    capability = float(gpu.compute_capability or 8.0)
+    if capability < _FIRST_TENSOR_CORES:  # whose 16-bit products are no faster
+        return capability < _FIRST_DP4A and rows > _EARLY_ROWS
+    if capability < _FIRST_INT8_CORES:
+        return rows >= _ROWS
+    since = _OWN_SINCE.get(quant, _TABLES_SINCE if quant.startswith("iq") else _INT8_SINCE)
+    return rows > _EARLY_ROWS and before(date, since)
+
+
+def library_marks(gpu: GpuSpec, date: str) -> tuple[str, ...]:
+    """("untuned-library",) where the maker's library had no kernels made for ``gpu``."""
+    untuned = gpu.architecture.casefold().replace(" ", "") == _UNTUNED and before(date, _TUNED_SINCE)
+    return ("untuned-library",) if untuned else ()

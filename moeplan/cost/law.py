@@ -375,7 +375,7 @@ class _Clock:
         self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
     def _at(self, tier: str, rows: float = math.inf, *, widened: bool = False, quant: str = "") -> Rates:
-        """Rates for kernels of that many rows (for one: others), ``widened`` to 16 bits, on a CPU of ``quant``."""
+        """Rates for kernels of that many rows, ``widened`` to 16 bits or, on a CPU, of ``quant``."""
         key = tier, rows <= 1, widened, quant
         rates = self._rates.get(key)
         if rates is None:

@@ -128,6 +128,9 @@ class _Draft:
         routed = any(rates[f"experts-{phase}"] for phase in ("decode", "prefill"))
         for law in self.target.law:
             self._neutralise((law.experts if routed else law.weights)[1])
+        # measured in the type that most weights have, for one row and for several: holds for the others too
+        by_type = ("cpu_compute", "cpu_row_compute")
+        self._neutralise(n for n in self.coefficients if n.startswith("local.quant") and n.endswith(by_type))
 
     def set_attention(self) -> None:
         """Heads and rows of the cache, as the FLOPs and bytes that the law counts for this model's."""

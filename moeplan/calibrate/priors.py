@@ -16,6 +16,20 @@ from moeplan.cost.cores import PAPER_FLOP_PER_S
 _LLAMA_CPU = "llama.cpp (ggml 0.25.3) on a 2-core Xeon 2.5 GHz with AVX-512 VNNI"
 
 
+# Rates of types over that of Q8_0 for several rows (tinyBLAS): llama.cpp's tokens/s of LLaMA-3.1-8B on a
+# Ryzen 9 7950X in ik_llama.cpp's discussion 164 (prompts; decode with two threads, reads of 64 GB/s taken
+# off as one side of a right triangle: IQ, Q3_K, Q5_K and Q6_K then have the rates that they have in prompts,
+# where their kernels are the same). Newer kernels: F16 (PR 10714; 1.15 times Q8_0 on an i9-9900, llamafile
+# PR 394), Q4_K (PRs 12332, 12829: 1.5 times Q5_0 of PR 22250 on the same machine). In no fit.
+_BY_TYPE = "tables of llama.cpp by type (ik_llama.cpp discussion 164)"
+_CPU_STARTS = {
+    "cpu_compute": {"block": 0.9, "interleaved": 1.15},
+    "cpu_row_compute": {
+        "plain": 1.0, "block": 0.55, "interleaved": 1.0, "super-block": 0.6, "codebook": 0.27,
+    },
+}  # fmt: skip
+
+
 class Prior(NamedTuple):
     """Start and spread of the coefficients whose names match ``pattern`` (searched, first match wins)."""
 
@@ -235,6 +249,13 @@ _PRIORS = (
         r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
     ),
     Prior(
+        r"cpu\.tiled\.one_row\.compute$",
+        1.5,
+        0.3,
+        why="two threads of a 7950X: 0.85 to 1.7 times llama.cpp's rate of Q8_0 in prompts, the upper of "
+        "interleaved files (ik_llama.cpp discussion 164 and PR 132), less what hides behind reads",
+    ),
+    Prior(
         r"cpu\.tiled\.amx\.compute$",
         7.0,
         0.5,
@@ -245,8 +266,25 @@ _PRIORS = (
     Prior(
         r"cpu\.tiled\..*compute$", 2.0, 0.3, why="1.8 to 3.6 times llama.cpp (ik_llama.cpp discussion 164)"
     ),
-    Prior(r"cpu\.decode\.compute$", 0.7, 0.5, why="matrix-vector kernels"),
+    Prior(
+        r"^local\.cpu\.one_row\.compute$",
+        1.3,
+        0.5,
+        why="arithmetic that hides behind reads: 1.2 to 2.6 on two threads of a 7950X (the same table), none "
+        "on two cores at 2.5 GHz",
+    ),
+    *(
+        Prior(rf"quants\.{group}\.{what}$", start, 0.25, why=_BY_TYPE)
+        for what, starts in _CPU_STARTS.items()
+        for group, start in starts.items()
+    ),
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
+    Prior(
+        r"cpu\.row_attention\.compute$",
+        0.25,
+        0.4,
+        why="1.4 to 6.6 GFLOP/s a core where tiles have 8 to 12 (llama.cpp PR 19012, 64 cores; in no fit)",
+    ),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
     Prior(
         r"disk\.moe_read_time$",

@@ -5,37 +5,59 @@ from __future__ import annotations
 from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
 from moeplan.cost.ops import Names
 from moeplan.cost.rates import ONE_AFTER_THE_OTHER, Rates, doublings
+from moeplan.cost.row_kernels import one_row_kernels
 from moeplan.cost.type_groups import dot_group
-from moeplan.domain.hardware import HardwareSpec, HostSpec
+from moeplan.domain.hardware import CpuSpec, HardwareSpec, HostSpec
 from moeplan.engines.traits import EngineTraits
 
 
 def host_rates(
-    hardware: HardwareSpec, threads: int | None, engine: EngineTraits, era: str, quant: str, *, decode: bool
+    hardware: HardwareSpec,
+    threads: int | None,
+    engine: EngineTraits,
+    era: str,
+    quant: str,
+    *,
+    decode: bool,
+    rows: float | None = None,
+    row_attention: bool = False,
 ) -> Rates:
-    """Rates of the CPU on weights in RAM. ``decode``: matrix-vector kernels, else matrix-matrix ones."""
+    """Rates of the CPU on weights in RAM in a step of ``rows``: of one sequence unless given.
+
+    ``row_attention``: fused attention takes a row of one head at a time.
+    """
+    rows = (1.0 if decode else float("inf")) if rows is None else rows
     host, run = hardware.host, f"local.engine.{engine.id}"
     # What was measured is what programs get, on as many sockets as they are spread over.
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
-    tiled = "" if decode else tiled_isa(host.cpu, engine, quant)
+    tiled = tiled_isa(host.cpu, engine, "f16" if decode else quant)  # AMX is for several rows
     per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu, decode=decode)}"
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
-    computing = (
-        per_core,
-        *(_by_type(run, quant) if not tiled else (*tiled_names(host.cpu, tiled), f"{run}.cpu_tiled_compute")),
-        *(("local.cpu.decode.compute",) if decode else ()),
-        f"host.{step}.compute",
-        *((f"{run}{era}.cpu_compute",) if era else ()),
-    )
+
+    def computing(*, experts: bool) -> Names:
+        if tiled:
+            by_type = _tiled_by_type(host.cpu, tiled, run, quant, decode=decode)
+        else:
+            by_type = _by_type(run, quant, one_row=one_row_kernels(engine, quant, rows, experts=experts))
+        return (
+            per_core,
+            *by_type,
+            *(("local.cpu.experts.compute",) if experts else ()),
+            f"host.{step}.compute",
+            *((f"host.experts.{step}.compute",) if experts else ()),
+            *((f"{run}{era}.cpu_compute",) if era else ()),
+        )
+
     # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
     shape = tiled_isa(host.cpu, engine, "f16")
     attending = (
         f"local.cpu.flop_per_s_per_core.{shape or best_isa(host.cpu, decode=True)}",
         *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
+        *(("local.cpu.row_attention.compute",) if row_attention else ()),
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
     )
@@ -46,8 +68,8 @@ def host_rates(
         watts=None,
         drawing=(),
         norms=ONE_AFTER_THE_OTHER,
-        weights=(moving, computing),
-        experts=(moving, (*computing, "local.cpu.experts.compute", f"host.experts.{step}.compute")),
+        weights=(moving, computing(experts=False)),
+        experts=(moving, computing(experts=True)),
         cache=((*moving, "local.ram.cache.bandwidth"), attending),
         fixed=(fixed := _host_fixed(engine, run, quant)),
         routed=fixed,
@@ -60,11 +82,19 @@ def host_rates(
     )
 
 
-def _by_type(run: str, quant: str) -> Names:
-    """Names of what types differ by."""
-    return tuple(
-        f"{n}.cpu_compute" for n in (run, f"local.quants.{dot_group(quant)}", f"local.quant.{quant}")
-    )
+def _by_type(run: str, quant: str, *, one_row: bool) -> Names:
+    """Names of what types differ by, apart for kernels of one row."""
+    what = "cpu_row_compute" if one_row else "cpu_compute"
+    names = (f"{run}.cpu_compute", f"local.quants.{dot_group(quant)}.{what}", f"local.quant.{quant}.{what}")
+    return (*names, "local.cpu.one_row.compute") if one_row else names
+
+
+def _tiled_by_type(cpu: CpuSpec, isa: str, run: str, quant: str, *, decode: bool) -> Names:
+    """The same of kernels that multiply nearly all types at one rate, single tokens by others."""
+    if not decode:
+        return (*tiled_names(cpu, isa), f"{run}.cpu_tiled_compute")
+    slow = ("local.quants.codebook.cpu_row_compute",) if dot_group(quant) == "codebook" else ()
+    return ("local.cpu.tiled.one_row.compute", *slow, f"{run}.cpu_compute")
 
 
 def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:

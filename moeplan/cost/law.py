@@ -21,6 +21,8 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
+from moeplan.cost.row_kernels import one_row_attention
+from moeplan.cost.stored_types import type_shares
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -75,7 +77,7 @@ class _Clock:
         self.era = engine_era(workload.engine_date)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
-        self._rates: dict[tuple[str, bool, bool], Rates] = {}
+        self._rates: dict[tuple[str, bool, bool, str], Rates] = {}
 
     # ── parts of a step ──────────────────────────────────────────────────────────────────────────
 
@@ -239,10 +241,16 @@ class _Clock:
         more: Names = (),
         label: str = "",
         times: Times = ONCE,
+        quant: str = "",
     ) -> None:
         cache = what == "KV cache"
+        if tier in _HOST_TIERS and not cache and not quant:
+            for share in type_shares(self.graph, label or what):
+                part = n_bytes * share.bytes_frac, flop * share.flop_frac
+                self._work(tier, what, *part, more=more, label=label, times=times, quant=share.qtype)
+            return
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
-        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens)
+        rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
         rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
         widened = self._widens(tier, rows_each)
         if widened:
@@ -366,17 +374,18 @@ class _Clock:
         names = (f"{family}.all_reduce.bandwidth",)
         self.ops.append(Op("all-reduce", moved / rate, names, n_bytes=moved, formula=formula, inputs=inputs))
 
-    def _at(self, tier: str, rows: float = math.inf, *, widened: bool = False) -> Rates:
-        """Rates of ``tier`` for kernels of that many rows: those for one are of another kind. ``widened``: of
-        weights that have become 16-bit ones."""
-        key = tier, rows <= 1, widened
+    def _at(self, tier: str, rows: float = math.inf, *, widened: bool = False, quant: str = "") -> Rates:
+        """Rates for kernels of that many rows, ``widened`` to 16 bits or, on a CPU, of ``quant``."""
+        key = tier, rows <= 1, widened, quant
         rates = self._rates.get(key)
         if rates is None:
             if tier in _HOST_TIERS:
                 decode = self.step.tokens_per_sequence <= 1
                 rates = host_rates(
-                    self.hardware, self.workload.threads, self.engine, self.era, self.quant, decode=decode
-                )
+                    self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
+                    decode=decode, rows=self.step.n_tokens,
+                    row_attention=one_row_attention(self.engine, self.workload, decode=decode),
+                )  # fmt: skip
             else:
                 first, shards = int(tier[3:]), self.placement.tensor_parallel
                 # All wait for the slowest that has a shard.

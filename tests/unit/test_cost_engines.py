@@ -252,9 +252,14 @@ def test_types_are_grouped_by_what_unpacking_them_takes() -> None:
         computing = host_rates(machine(), 8, LLAMA, "", quant, decode=True).weights[1]
         return {name for name in computing if ".quants." in name}
 
-    assert on_cpu("q4_0") == on_cpu("q4_k") == on_cpu("iq4_nl") == {"local.quants.interleaved.cpu_compute"}
-    assert on_cpu("q8_0") == on_cpu("mxfp4") == {"local.quants.block.cpu_compute"}
-    assert on_cpu("q6_k") == {"local.quants.super-block.cpu_compute"}
+    def one_row(group: str) -> set[str]:
+        return {f"local.quants.{group}.cpu_row_compute"}
+
+    assert on_cpu("q4_0") == on_cpu("q4_k") == on_cpu("q2_k") == one_row("interleaved")
+    assert on_cpu("q8_0") == on_cpu("mxfp4") == on_cpu("iq4_nl") == one_row("block")
+    assert on_cpu("q6_k") == on_cpu("iq4_xs") == on_cpu("iq4_k") == one_row("super-block")
+    assert on_cpu("iq2_xxs") == on_cpu("iq3_s") == one_row("codebook")
+    assert on_cpu("iq2_kl") == one_row("super-block")
 
 
 def test_an_a100_has_other_cores_than_other_amperes() -> None:

@@ -152,7 +152,10 @@ def test_tiled_kernels_multiply_all_types_at_one_rate_and_use_no_amx() -> None:
     assert len(set(names.values())) == 1
     assert "local.cpu.tiled.avx2.compute" in names["q4_0"]
     decode = host_rates(hardware, None, IK, "", "q8_0", decode=True)
-    assert "local.quants.block.cpu_compute" in decode.weights[1]
+    assert "local.cpu.tiled.one_row.compute" in decode.weights[1]
+    assert not any("quant" in name for name in decode.weights[1])
+    gathered = host_rates(hardware, None, IK, "", "iq3_xxs", decode=True).weights[1]
+    assert "local.quants.codebook.cpu_row_compute" in gathered
     assert "local.cpu.tiled.avx2.compute" in decode.cache[1]  # heads that share keys fill a tile
     llama = host_rates(hardware, None, LLAMA, "", "q8_0", decode=False)
     assert not any("tiled" in name for name in (*llama.weights[1], *llama.cache[1]))

@@ -1,0 +1,44 @@
+"""Which kernels a CPU multiplies with: those for one row of activations, or those for several at once."""
+
+from __future__ import annotations
+
+from moeplan.cost.type_groups import dot_group
+from moeplan.domain.workload import Workload
+from moeplan.engines.traits import EngineTraits
+
+# ggml-cpu (read in ggml 0.25.3, 2026-11-30): tinyBLAS takes two rows or more (sgemm.cpp) of 16- and 32-bit
+# types, Q8_0, Q4_0, Q5_0 and IQ4_NL; matrices of interleaved rows four (repack.cpp). Other types have
+# dot products of one row with one column whatever the batch.
+_FEWEST_ROWS = {"plain": 2.0, "interleaved": 4.0}
+_TINY_BLAS = frozenset({"q8_0", "q5_0", "iq4_nl", "mxfp4"})
+
+
+def one_row_kernels(engine: EngineTraits, quant: str, rows: float, *, experts: bool) -> bool:
+    """Whether ``rows`` of a step meet its weights one at a time.
+
+    Experts always do in ggml-cpu: its MUL_MAT_ID has dot products (or, of interleaved rows, matrix-vector
+    products) alone. Other engines' libraries have kernels for several rows from two on.
+    """
+    if not engine.gguf or engine.cpu_tiles:
+        return rows < 2
+    if experts:
+        return True
+    if quant in _TINY_BLAS:
+        return rows < 2
+    return rows < _FEWEST_ROWS.get(dot_group(quant), float("inf"))
+
+
+# Prompts of 16- and 32-bit keys and values go through ggml-cpu's fused attention in tiles of rows since
+# llama.cpp PR 19012 (opened then); before, and of packed ones to this day, a row of one head at a time.
+_TILED_SINCE, _TILED_TYPES = "2026-01-22", frozenset({"f16", "f32"})
+
+
+def one_row_attention(engine: EngineTraits, workload: Workload, *, decode: bool) -> bool:
+    """Whether fused attention of a prompt takes a row of one head at a time on a CPU.
+
+    Of a single token it does in any build, but there what the fit has for attention is of such rows.
+    """
+    if decode or not engine.gguf or engine.cpu_tiles or not workload.flash_attention:
+        return False
+    packed = not {workload.kv_type_k, workload.kv_type_v} <= _TILED_TYPES
+    return packed or ("" < workload.engine_date < _TILED_SINCE)

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.paths import require_file
@@ -114,14 +112,6 @@ _PINNED_RAM = {
     f"{_IK}issues/296 ": (549.8, "measured"),
     f"{_IK}pull_requests/315 ": (549.8, "measured"),
 }
-# A page that names its CPU, switches and cache: "Q8_0 KV-cache ... Ryzen-5975WX", -t 32 -fa. The author has
-# four modules in it (PR 411 of May 2025); a 7950X, which rows name, reads less than these answers do.
-_PINNED_HOSTS = {
-    f"{_IK}pull_requests/332 ": {
-        "cpu": "threadripper-pro-5975wx", "cpu_raw": "Ryzen 5975WX", "ram_gbps": 102.4,
-        "ram_basis": "theoretical", "threads": 32, "kv_type": "q8_0", "flash_attn": True,
-    }
-}  # fmt: skip
 # A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
 _PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
 # Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
@@ -246,7 +236,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     source = cells.text("source")
     stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
     ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
-    row = SpeedRow(
+    return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
         source_family=source_family(cells.text("source")),
@@ -281,8 +271,6 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         date=_build_date(cells),
         power_limit_w=cells.number("power_limit_w"),
     )
-    known = next((host for page, host in _PINNED_HOSTS.items() if page in source), {})
-    return replace(row, **known)
 
 
 def _quant(cells: Cells) -> str:

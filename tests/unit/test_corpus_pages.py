@@ -105,11 +105,3 @@ def test_the_lane_of_a_pi_is_of_the_third_generation(tmp_path: Path) -> None:
     (row,) = _read(tmp_path, {"pcie": "x1"})
     assert request_of(row, "raspberry-pi-5").machine.pcie == "gen3x1"
     assert request_of(row, "core-i9-13900k").machine.pcie is None
-
-
-def test_a_page_that_names_its_machine_and_switches(tmp_path: Path) -> None:
-    page = "ikawrakow/ik_llama.cpp:github-data/pull_requests/332 - Better TG performance L71"
-    named, other = _read(tmp_path, {"source": page}, {"source": page.replace("/332 ", "/333 ")})
-    assert (named.cpu, named.threads, named.ram_gbps) == ("threadripper-pro-5975wx", 32, 102.4)
-    assert named.flash_attn is True and named.kv_type == "q8_0"
-    assert other.cpu == "" and other.threads is None and other.kv_type == ""

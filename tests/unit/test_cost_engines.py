@@ -28,7 +28,7 @@ from tests.support.problems import (
     workload,
 )
 
-LLAMA, MLX = find_engine("llama.cpp"), find_engine("mlx")
+LLAMA = find_engine("llama.cpp")
 
 
 def apple(id: str) -> GpuSpec:
@@ -280,94 +280,6 @@ def test_vulkan_does_not_reach_the_matrix_units_of_intels_gpus() -> None:
 
     assert peak("llama.cpp (Vulkan)", "intel") == 1e13
     assert peak("llama.cpp", "intel") == peak("llama.cpp (Vulkan)", "amd") == 5e13
-
-
-def test_tiles_for_several_rows_are_fetched_while_others_are_widened() -> None:
-    peaks = {"fp16": 5e13, "fp32": 1e13, "int8": 1e14}
-    kinds = [replace(gpu(unified=unified), peak_flop_per_s=peaks) for unified in (False, True)]
-    m5 = replace(kinds[1], vendor="apple", architecture="M5")
-    norms = {}
-    for name, chip in (("gpu", kinds[0]), ("unified", kinds[1]), ("apple", m5)):
-        graph, hardware = graph_of(moe_spec(), "q4_k_m"), machine((chip,))
-        ops = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, LLAMA), LLAMA, Step(9, 9, 0, 9))
-        norms[name] = {op.term.removeprefix("gpu0 "): op.unpacking_norm for op in ops[0] if op.unpacking_s}
-        assert {"weights", "experts"} <= set(norms[name])
-    # one row's kernels add the two on other unified memory and in Apple's experts, as rates.py has it
-    assert set(norms["gpu"].values()) == set(norms["unified"].values()) == {2.0}
-    assert (norms["apple"]["weights"], norms["apple"]["experts"]) == (4.0, 2.0)
-
-
-def test_a_row_more_shares_the_widening_of_quantised_weights() -> None:
-    quantised = gpu_rates(gpu(), LLAMA, "", "q4_k", vector=True)
-    # three tenths of one row's work for each further one, up to 8 rows
-    times = [quantised.widenings(n, 8) for n in (0.5, 1, 2, 8, 9, 512)]
-    assert times == pytest.approx([1.0, 1.0, 1.3, 3.1, 3.1, 3.1])
-    assert gpu_rates(gpu(), LLAMA, "", "bf16", vector=True).widenings(8, 8) == 1.0
-    # the rest of a micro-batch hides ever more of it, a full one all
-    hidden = [quantised.widenings(8, n) for n in (8, 9, 260, 512, 2048)]
-    assert hidden == pytest.approx([3.1, 3.1 * 503 / 504, 3.1 / 2, 0.0, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("machine_id", "model", "quant", "times"),
-    [
-        ("rtx-3090", "llama-2-7b", "q2_k", 406.71 / 105.29),  # llama.cpp PR 5434
-        ("rtx-3090", "llama-3-8b", "iq1_m", 577.37 / 167.03),  # PR 8215
-        ("v100-pcie-32gb", "llama-3-8b", "q2_k", 419.26 / 113.65),  # PR 28912
-        ("rx-6800", "llama-2-7b", "q5_0", 257.96 / 58.68),  # PR 5351; its Q4_K_S is off by 40%
-        ("mi100", "llama-3-8b", "iq1_s", 450.97 / 126.69),  # PR 23227
-        ("rtx-4090", "llama-3-8b", "gguf-bf16", 485.16 / 65.2),  # PR 15131
-    ],
-)
-def test_eight_rows_take_as_long_as_published(machine_id: str, model: str, quant: str, times: float) -> None:
-    """Tokens a second of prompts in passes of 8 rows over those of 1: no fit has seen them."""
-
-    def rate(rows: int) -> float:
-        answer = estimate(
-            model, machine_id, quant=quant, engine="llama.cpp", context=1024, prompt_tokens=512, ubatch=rows,
-            placement="gpu", calibration="none",
-        )  # fmt: skip
-        return 512 / answer.prefill_s.expected
-
-    assert rate(8) / rate(1) == pytest.approx(times, rel=0.25)
-
-
-@pytest.mark.parametrize("quant", ["iq2_xxs", "q4_k_m", "q8_0", "gguf-f16"])
-def test_a_sequence_more_never_shortens_a_step(quant: str) -> None:
-    """Between 8 and 9 rows the engine changes kernels: a step became up to six times shorter."""
-
-    def step_s(batch: int) -> float:
-        answer = estimate(
-            "llama-3.1-8b", "rtx-a6000", quant=quant, engine="llama.cpp", context=1024, batch=batch,
-            placement="gpu", calibration="none",
-        )  # fmt: skip
-        return answer.decode_step_s.expected
-
-    times = [step_s(batch) for batch in (1, 2, 4, 8, 9, 16, 32)]
-    assert times == sorted(times)
-    assert times[4] < 1.1 * times[3]
-
-
-def test_several_rows_are_not_read_faster_than_the_data_sheet_says() -> None:
-    """Ampere's coefficient of bandwidth is above one: what kernels do beside reading is not in it."""
-    answer = estimate(
-        "llama-3.1-70b", "a100-pcie-80gb", quant="q4_k_m", engine="llama.cpp", context=512, batch=9,
-        placement="gpu", calibration="none",
-    )  # fmt: skip
-    graph = session().graph("llama-3.1-70b", "q4_k_m")
-    read = sum(layer.dense_bytes for layer in graph.layers) + graph.head_bytes
-    assert answer.decode_step_s.expected > read / answer.hardware.gpus[0].bandwidth_bytes_per_s
-
-
-def test_a_cache_is_read_for_one_row_however_many_sequences_decode() -> None:
-    def cache_s(batch: int) -> float:
-        answer = estimate(
-            "llama-3.1-8b", "rtx-4090", quant="q4_k_m", engine="llama.cpp", context=1024, batch=batch,
-            placement="gpu", calibration="none",
-        )  # fmt: skip
-        return dict(answer.decode.terms)["gpu0 KV cache"]
-
-    assert cache_s(9) == pytest.approx(9 * cache_s(1))
 
 
 def test_attention_of_transformers_that_is_not_fused_moves_every_score() -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
+from moeplan.readers.pages import (
+    build_date,
+    engine_of,
+    fuses_attention,
+    grade_of,
+    is_after_prompt,
+    quant_of,
+    ram_of,
+    ubatch_of,
+)
 from moeplan.readers.paths import require_file
 from moeplan.readers.sweeps import (
     cache_type,
@@ -80,58 +89,6 @@ _SERVING_COLUMNS = (
     "grade",
 )
 
-# Pages that name the commit to run, whenever a row was added. 4167 asks for 8e672efe, the head of 2023-11-22
-# (llama.cpp issue 4171 calls it the latest that day).
-_PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
-# Builds of undated rows: 8084 is of 17 February 2026 (ik_llama.cpp PR 1278), and eleven are made a day.
-_BUILD_DATES = {"b8125": "2026-02-21"}
-# Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".
-# The table at line 235 of issue 437 is headed "llama.cpp bench"; ik_llama.cpp's follows.
-_PINNED_ENGINES = {
-    "ggml-org/llama.cpp/discussions/10879": "llama.cpp (Vulkan)",
-    "support intel amx for further accelerate.md L235": "llama.cpp",
-}
-# Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
-# and what the notes of those rows say.
-_EARLIER_BUILDS = {
-    ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
-    ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
-    ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
-}
-# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
-_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
-# Pages on which every command for a GPU has -fa.
-_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
-# Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
-_UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
-# Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
-# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
-_IK = "ikawrakow/ik_llama.cpp:github-data/"
-_PINNED_RAM = {
-    f"{_IK}issues/629 ": (614.4, "theoretical"),
-    f"{_IK}issues/296 ": (549.8, "measured"),
-    f"{_IK}pull_requests/315 ": (549.8, "measured"),
-}
-# A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
-_PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
-# Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
-# read 2026-11-30).
-_ADDED = {
-    "geerlingguy/ai-benchmarks:README.md": {
-        "": "2024-10-28", "issues/1": "2024-11-18", "issues/2": "2024-11-12", "issues/5": "2024-12-11",
-        "issues/9": "2025-01-29", "issues/10": "2025-01-29", "issues/12": "2025-01-30",
-        "issues/13": "2025-05-06", "pull/11": "2025-01-30", "issues/17": "2025-02-06",
-        "pull/18": "2025-02-07", "issues/21": "2025-08-07", "issues/23": "2025-09-22",
-        "issues/25": "2025-09-30", "issues/26": "2025-10-08", "issues/27": "2025-10-10",
-        "issues/29": "2025-10-20", "issues/32": "2025-11-10", "issues/33": "2025-11-12",
-        "issues/34": "2025-11-22", "issues/35": "2025-11-24", "issues/36": "2025-11-28",
-        "issues/39": "2025-11-28", "issues/40": "2025-12-11", "issues/42": "2025-12-07",
-        "issues/43": "2025-12-11", "issues/45": "2025-12-11", "issues/46": "2025-12-18",
-    }
-}  # fmt: skip
-# A contributor whose submissions state one length for prompt and context: from 512 to 131,072 tokens answers
-# slow down as that many tokens of cache are to be read (2.9 ms for 2.1 GB at 16,384 of Phi-4 mini).
-_AFTER_PROMPT = "user Sandberg;"
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
     "bf16": "bf16", "fp16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4", "fp4": "nvfp4", "nvfp4": "nvfp4",
@@ -146,7 +103,7 @@ def read_speed(path: Path) -> tuple[SpeedRow, ...]:
     prompts = {
         c.text("source"): c.count("prompt_tokens") or 0
         for c in cells
-        if c.text("phase") == "prefill" and _AFTER_PROMPT in c.text("notes")
+        if c.text("phase") == "prefill" and is_after_prompt(c.text("notes"))
     }
     return tuple(_speed_row(c, prompts.get(c.text("source"), 0)) for c in cells)
 
@@ -234,17 +191,16 @@ class Cells:
 def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
     source = cells.text("source")
-    stated = cells.number("ram_gbps"), cells.text("ram_gbps_basis")
-    ram = next((known for page, known in _PINNED_RAM.items() if page in source), stated)
+    ram = ram_of(source, cells.number("ram_gbps"), cells.text("ram_gbps_basis"))
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
         source_family=source_family(cells.text("source")),
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
-        quant=_quant(cells),
+        quant=quant_of(*(cells.text(c) for c in ("quant", "engine", "model_raw", "quant_raw"))),
         file_gib=cells.number("file_gib"),
-        engine=_engine(cells),
+        engine=engine_of(source, cells.text("engine"), cells.text("notes")),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -257,68 +213,20 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         prompt_tokens=cells.count("prompt_tokens"),
         depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
-        ubatch=cells.count("ubatch") or (2048 if any(page in source for page in _UBATCH_PAGES) else None),
-        flash_attn=_flash(cells),
+        ubatch=cells.count("ubatch") or ubatch_of(source),
+        flash_attn=fuses_attention(source, cells.text("flash_attn"), cells.text("gpu")),
         kv_type=cells.text("kv_type"),
         threads=cells.count("threads"),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
-        grade="C" if _PAGING in source else cells.text("grade"),
+        grade=grade_of(source, cells.text("grade")),
         tp=cells.count("tp"),
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=ram[1],
         value=cells.number("tokens_per_s") or 0.0,
-        date=_build_date(cells),
+        date=build_date(source, *(cells.text(c) for c in ("notes", "engine", "date"))),
         power_limit_w=cells.number("power_limit_w"),
     )
-
-
-def _quant(cells: Cells) -> str:
-    """The type; files for MLX say in their name that what is no expert has 4 bits as well, and Unsloth's
-    dynamic ones that they are."""
-    quant, mlx = cells.text("quant"), cells.text("engine").startswith("mlx")
-    if "unsloth UD" in cells.text("quant_raw"):
-        return f"ud-{quant}"
-    return "mlx-mxfp4-q4" if mlx and quant == "mxfp4" and "MXFP4-Q4" in cells.text("model_raw") else quant
-
-
-def _engine(cells: Cells) -> str:
-    """The engine, with its backend where notes or page say so, or a switch of ik_llama.cpp's that decides
-    where its prompts are computed."""
-    source = cells.text("source")
-    engine = _pinned(_PINNED_ENGINES, source) or cells.text("engine")
-    if _VULKAN_NOTE.search(cells.text("notes")) and "(" not in engine:
-        return f"{engine} (Vulkan)"
-    asked = "-rtr" in cells.text("notes") or any(page in source for page in _INTERLEAVED_PAGES)
-    return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
-
-
-_VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
-
-
-def _flash(cells: Cells) -> bool | None:
-    """Whether attention was fused, by the row or by its page."""
-    said = cells.text("flash_attn")
-    if said:
-        return said not in ("0", "false")
-    pages = _FUSED_PAGES + _UBATCH_PAGES
-    on_page = cells.text("gpu") and any(page in cells.text("source") for page in pages)
-    return True if on_page else None
-
-
-def _build_date(cells: Cells) -> str:
-    """When the build was made, as far as known: no later than the row."""
-    source, notes = cells.text("source"), cells.text("notes")
-    earlier = (date for (page, word), date in _EARLIER_BUILDS.items() if page in source and word in notes)
-    page, _, part = source.partition(" (")
-    added = _ADDED.get(page, {}).get(part.removesuffix(")"), "")
-    build = _BUILD_DATES.get(cells.text("engine").rpartition(" ")[2], "")
-    return next(earlier, "") or added or cells.text("date") or _pinned(_PINNED_BUILDS, source) or build
-
-
-def _pinned(pages: Mapping[str, str], source: str) -> str:
-    """What the page of ``source`` asks all its contributors for; "" where it is none of ``pages``."""
-    return next((value for page, value in pages.items() if page in source), "")
 
 
 def source_family(source: str) -> str:

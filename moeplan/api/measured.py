@@ -80,7 +80,7 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     cpu = hardware.host.cpu
     cores = cpu.cores
     threads, stored = problem.workload.threads, law_type(problem.graph)
-    era = engine_era(problem.workload.engine_date)
+    era = engine_era(problem.workload.engine_date, problem.engine.family)
     law = tuple(
         host_rates(hardware, threads, problem.engine, era, stored, decode=decode) for decode in (True, False)
     )

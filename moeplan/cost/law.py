@@ -16,7 +16,7 @@ from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, OVERLAP, PARTLY, SUM, Names, Op, Times
+from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
@@ -74,7 +74,7 @@ class _Clock:
         self.graph, self.hardware, self.workload = graph, hardware, workload
         self.placement, self.engine, self.step = placement, engine, step
         self.quant = main_type(graph)
-        self.era = engine_era(workload.engine_date)
+        self.era = engine_era(workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}
@@ -298,7 +298,7 @@ class _Clock:
                 {**inputs, **times.inputs} if times.inputs else inputs,
                 unpacking_s=unpacking_s,
                 unpacking=alone.names(what)[1] if unpacking_s else (),
-                unpacking_norm=max(alone.norms.of(what), PARTLY),
+                unpacking_norm=alone.widening_norm(what, self.step.n_tokens),
             )
         )
 

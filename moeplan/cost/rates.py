@@ -101,6 +101,16 @@ class Rates(NamedTuple):
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
         return (1.0 + self.own_frac * (at_once - 1.0)) * (1.0 - min(max(hidden, 0.0), 1.0))
 
+    def widening_norm(self, what: str, rows: float) -> float:
+        """How reading and widening join in a step of ``rows``: as for one row, ever more of it apart up to 8.
+
+        Kernels for several rows keep tiles, and fetch some while they widen others. The way there is gradual,
+        or a second row would shorten a step where one row's kernels do one after the other.
+        """
+        alone = self.norms.of(what)
+        share = (min(max(rows, 1.0), _VECTOR_ROWS) - 1.0) / (_VECTOR_ROWS - 1.0)
+        return max(alone, alone + share * (PARTLY - alone))
+
 
 def gpu_rates(
     gpu: GpuSpec,
@@ -176,7 +186,7 @@ class _Labels(NamedTuple):
 
     @classmethod
     def of(cls, gpu: GpuSpec, engine: EngineTraits, date: str) -> _Labels:
-        family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date)
+        family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date, engine.family)
         place, run = f"{family}.{kind}", f"{family}.engine.{engine.id}"
         return cls(family, kind, place, f"{place}.{_generation(gpu)}", run, f"{run}{era}" if era else "")
 
@@ -246,9 +256,17 @@ def device_class(gpu: GpuSpec, family: str) -> str:
     return "apple" if gpu.vendor == "apple" and family == "local" else "unified"
 
 
-def engine_era(date: str) -> str:
-    """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later."""
+def engine_era(date: str, family: str = "local") -> str:
+    """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later.
+
+    No row of a server is of 2023. They were no faster then, so those of 2024 stand for them.
+
+    >>> engine_era("2023-10"), engine_era("2023-10", "server"), engine_era("2025-01", "server")
+    ('.2023', '.2024', '')
+    """
     year = date[:4]
+    if year == "2023" and family == "server":
+        return ".2024"
     return f".{year}" if year in ("2023", "2024") else ""
 
 

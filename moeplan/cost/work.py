@@ -243,8 +243,11 @@ def cross_work(block: Block, step: Step, workload: Workload) -> tuple[float, flo
 
 def unfused_scores(block: Block, step: Step) -> tuple[float, float]:
     """(scores of one layer in ``step``, times the FLOPs of fused attention) where they are computed apart:
-    for all heads and rows over the whole cache, masked ones too."""
-    n_heads = getattr(block.mixer, "n_heads", 0) if any(kv_elements(block)) else 0
+    for all heads and rows over the whole cache, masked ones too. An encoder masks none, and a recurrent
+    state has no scores."""
+    if not any(kv_elements(block)):
+        return 0.0, 1.0
+    n_heads = getattr(block.mixer, "n_heads", 0)
     rows = step.tokens_per_sequence
     last = step.first_depth + rows
     cells = visible_tokens(block, last) if rows <= 1 else last

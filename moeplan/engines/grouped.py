@@ -8,13 +8,14 @@ from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 
 # ggml-cuda multiplies quantised experts in one launch since PR 13199 (2025-04-30), ik_llama.cpp's since
-# PR 728 (2025-08-26), there for up to 32 tokens an expert (ggml-cuda.cu). Of 16-bit ones it does so for up to
-# 64 tokens (PR 16277); for more the host sorts the rows and calls a library for each expert.
+# PR 728 (2025-08-26), there for up to 32 tokens an expert (ggml-cuda.cu). Of 16-bit ones it does for up to
+# 64 tokens (PR 16277); for more the host sorts the rows and calls a library for each expert. Before those PRs
+# it did for two tokens and more: ggml_cuda_mul_mat_id had a way of its own for one alone (PRs 13014, 13199).
 _GROUPED_SINCE = {True: "2025-08-26", False: "2025-04-30"}
 _GROUPED_ROWS = 32
-_GROUPED_PLAIN_TOKENS = 64
-# The matrix-vector kernels before them take so many tokens at most.
-_VECTOR_TOKENS = 8
+_GROUPED_PLAIN_TOKENS, _GROUPED_PLAIN_SINCE = 64, "2025-09-27"
+# The matrix-vector kernels of ik_llama.cpp before them are taken to do so for that many.
+_IK_VECTOR_TOKENS = 8
 # SYCL, what Intel's GPUs run without Vulkan, calls a library for each expert to this day (PR 29245, open in
 # September 2026), but for one token since PR 21920 (April 2026). Until PR 23142 (May 2026) it went through
 # all rows for each expert: a prompt of 27,783 tokens of Qwen3.6-35B-A3B on a B60 took 90 s and takes 51,
@@ -34,13 +35,13 @@ def one_by_one(
         return n_tokens > 1 or before(date, _SYCL_ONE_TOKEN_SINCE)
     if not engine.gguf or engine.backend or gpu.vendor not in ("nvidia", "amd"):
         return False
-    if n_tokens <= _VECTOR_TOKENS:
+    ik = engine.stream_scales_with_experts
+    if n_tokens <= (_IK_VECTOR_TOKENS if ik else 1):
         return False
     if quant in PLAIN_TYPES:
-        return n_tokens > _GROUPED_PLAIN_TOKENS
+        return n_tokens > _GROUPED_PLAIN_TOKENS or (not ik and before(date, _GROUPED_PLAIN_SINCE))
     if widens_weights(engine, gpu, date, quant, n_tokens):
         return True  # a library has no product of many matrices of unlike heights
-    ik = engine.stream_scales_with_experts
     return before(date, _GROUPED_SINCE[ik]) or (ik and n_tokens > _GROUPED_ROWS * n_experts)
 
 

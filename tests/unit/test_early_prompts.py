@@ -207,6 +207,6 @@ def test_caches_of_tens_of_megabytes_hold_what_lies_between_products() -> None:
         ops, *_ = step_ops(graph, hardware, work, on_gpus(graph, hardware, LLAMA), LLAMA, step)
         return next(op.moving for op in ops if op.term == "gpu0 activations")
 
-    assert held in names("Ada") and held in names("Blackwell")
+    assert held in names("Ada") and held in names("Blackwell") and held in names("Blackwell Ultra")
     assert held not in names("Turing") and held not in names("Ampere"), "of 6 MB or less"
     assert prior(held).value > 1.0

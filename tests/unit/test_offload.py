@@ -100,12 +100,16 @@ def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
     assert apart("llama.cpp", "nvidia", "2025-04-29", 512) and not apart(
         "llama.cpp", "nvidia", "2025-05", 512
     )
-    assert not apart("llama.cpp", "nvidia", "2025-04-29", 8)
+    # "refactor bs>1 MoE code": one token had kernels of its own before, two were sorted by the host
+    assert [apart("llama.cpp", "nvidia", "2025-04-29", n) for n in (1, 2, 8)] == [False, True, True]
+    assert not any(apart("llama.cpp", "nvidia", "2025-05", n) for n in (1, 2, 8))
+    assert not apart("ik_llama.cpp", "nvidia", "2025-04-29", 8)
     # PR 728 of ik_llama.cpp, up to 32 tokens an expert
     assert apart("ik_llama.cpp", "nvidia", "2025-07", 512)
     assert [apart("ik_llama.cpp", "nvidia", "", n) for n in (4096, 4097)] == [False, True]
     # 16 bit: PR 16277
     assert [apart("llama.cpp", "amd", "", n, plain=True) for n in (64, 65)] == [False, True]
+    assert [apart("llama.cpp", "amd", "2025-09", n, plain=True) for n in (1, 2, 64)] == [False, True, True]
     assert not apart("llama.cpp", "apple", "", 512, plain=True)
     assert not apart("llama.cpp (Vulkan)", "amd", "", 512, plain=True)
     assert not apart("vllm", "nvidia", "", 512, plain=True)

@@ -213,6 +213,7 @@ def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float,
     all of it). MLA counts the absorbed form in decode (latent + rope keys, latent values) and the expanded
     form in prefill.
     """
+    block = _own_cache(block)
     mixer = block.mixer
     if mixer is None:
         return 0.0, 0.0
@@ -231,6 +232,14 @@ def attention_work(block: Block, step: Step, workload: Workload) -> tuple[float,
     return state_bytes + read * step.n_sequences, flop + score_flop(block, decode=rows <= 1) * seen
 
 
+def _own_cache(block: Block) -> Block:
+    """``block`` as if it kept keys and values: those of another layer are no less read, scored and summed."""
+    mixer = block.mixer
+    if isinstance(mixer, GqaAttention) and mixer.shares_kv:
+        return replace(block, mixer=replace(mixer, shares_kv=False))
+    return block
+
+
 def cross_work(block: Block, step: Step, workload: Workload) -> tuple[float, float]:
     """(cached bytes read, FLOPs) of attention to the encoder's output, all of which every row sees."""
     cross = block.cross_attention
@@ -245,6 +254,7 @@ def unfused_scores(block: Block, step: Step) -> tuple[float, float]:
     """(scores of one layer in ``step``, times the FLOPs of fused attention) where they are computed apart:
     for all heads and rows over the whole cache, masked ones too. An encoder masks none, and a recurrent
     state has no scores."""
+    block = _own_cache(block)
     if not any(kv_elements(block)):
         return 0.0, 1.0
     n_heads = getattr(block.mixer, "n_heads", 0)

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import scales_of
-from moeplan.cost.work import Step, unfused_scores
+from moeplan.cost.work import Step, attention_work, unfused_scores
+from moeplan.engines.kv import kv_elements
 from moeplan.engines.traits import find_engine
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import dense_spec, gpu, graph_of, machine, session, workload
@@ -55,3 +56,12 @@ def test_what_has_no_causal_scores_costs_no_more_without_fused_attention() -> No
     n_heads = spec.blocks[0].mixer.n_heads  # type: ignore[union-attr]
     # causal rows see 256.5 cells on average, and all 512 are multiplied
     assert unfused_scores(spec.blocks[0], step) == (n_heads * 512 * 512, pytest.approx(512 / 256.5))
+
+
+def test_a_layer_that_shares_keys_and_values_reads_them_all_the_same() -> None:
+    own = dense_spec().blocks[0]
+    shared = replace(own, mixer=replace(own.mixer, shares_kv=True))
+    for step in (Step(1, 1, 4096, 1), Step(512, 1, 0, 1)):
+        assert attention_work(shared, step, workload()) == attention_work(own, step, workload())
+        assert unfused_scores(shared, step) == unfused_scores(own, step)
+    assert not any(kv_elements(shared)), "and keeps none of its own"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
+from moeplan.engines.machines import likely_capability
 from moeplan.engines.traits import EngineTraits
 
 PLAIN_TYPES = frozenset({"f16", "bf16", "f32"})
@@ -38,12 +39,11 @@ def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, ro
     if not engine.gguf or engine.backend or quant in PLAIN_TYPES:
         return False
     if gpu.vendor == "amd":
-        family = gpu.architecture.casefold().replace(" ", "")
-        since = next((since for name, since in _AMD_SINCE.items() if family.startswith(name)), None)
+        since = next((since for name, since in _AMD_SINCE.items() if _family(gpu).startswith(name)), None)
         return since is not None and rows >= _ROWS and before(date, since)
     if gpu.vendor != "nvidia":
         return False
-    capability = float(gpu.compute_capability or 8.0)
+    capability = likely_capability(gpu)
     if capability < _FIRST_TENSOR_CORES:  # whose 16-bit products are no faster
         return capability < _FIRST_DP4A and rows > _EARLY_ROWS
     if capability < _FIRST_INT8_CORES:
@@ -54,5 +54,9 @@ def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, ro
 
 def library_marks(gpu: GpuSpec, date: str) -> tuple[str, ...]:
     """("untuned-library",) where the maker's library had no kernels made for ``gpu``."""
-    untuned = gpu.architecture.casefold().replace(" ", "") == _UNTUNED and before(date, _TUNED_SINCE)
+    untuned = _family(gpu) == _UNTUNED and before(date, _TUNED_SINCE)
     return ("untuned-library",) if untuned else ()
+
+
+def _family(gpu: GpuSpec) -> str:
+    return gpu.architecture.casefold().replace(" ", "")

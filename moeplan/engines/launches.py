@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
+from moeplan.engines.machines import likely_capability
 from moeplan.engines.traits import EngineTraits
 
 # ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
@@ -54,7 +55,7 @@ def _ungraphed(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -
         return True
     if gpu.vendor == "amd":
         return before(date, _GRAPHS_SINCE["amd"])
-    capability = _capability(gpu)
+    capability = likely_capability(gpu)
     if capability < 7.0:
         return True
     return before(date, _GRAPHS_SINCE["ampere" if capability >= 8.0 else "volta"])
@@ -70,7 +71,7 @@ def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
     """Whether fused attention of one row reads the cache again for every query head that shares its keys:
     on AMD's GPUs and on NVIDIA's before Turing."""
     old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
-    return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and _capability(gpu) < 7.5))
+    return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and likely_capability(gpu) < 7.5))
 
 
 def unfused_score_bytes(engine: EngineTraits, gpu: GpuSpec) -> int:
@@ -87,8 +88,3 @@ def narrow_attention(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str
     """("narrow",) where fused attention of a prompt shares nothing, or little, between its rows."""
     old = engine.gguf and not engine.backend and before(date, _AMD_TILES_SINCE)
     return ("narrow",) if old and gpu.vendor == "amd" else ()
-
-
-def _capability(gpu: GpuSpec) -> float:
-    """Unknown: as of those that are sold now."""
-    return float(gpu.compute_capability or 8.0)

@@ -44,3 +44,8 @@ def capability(gpu: GpuSpec) -> float:
         return float(gpu.compute_capability)
     except ValueError:
         return 0.0
+
+
+def likely_capability(gpu: GpuSpec) -> float:
+    """The same; unknown, as of GPUs that are sold now."""
+    return capability(gpu) or 8.0

@@ -57,9 +57,10 @@ def _term_lines(term: Term, total: float | None, depth: int, width: int) -> list
     head.append((fmt_value(term.value, term.unit), "title"))
     if total is not None and total > 0 and math.isfinite(term.value):
         head.append((f"  {term.value / total:.0%}", "dim"))
-    head.append((f"  [{term.source.kind}]", "warn" if term.source.kind == "assumed" else "dim"))
-    lines = [head]
-    inner = pad + " " * _INDENT
+    kind, inner = f"[{term.source.kind}]", pad + " " * _INDENT
+    fits = sum(len(text) for text, _ in head) + 2 + len(kind) <= width
+    badge = ("  " + kind if fits else inner + kind, "warn" if term.source.kind == "assumed" else "dim")
+    lines: list[Line] = [[*head, badge]] if fits else [head, [badge]]
     for text in _details(term):
         chunks = wrap(text, width - len(inner) - _INDENT)
         for i, chunk in enumerate(chunks):

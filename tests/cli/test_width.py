@@ -36,6 +36,7 @@ PLANS = [
 OTHERS = [
     "estimate deepseek-v3 --hardware rtx-4090 --quant q4_k_m",
     "estimate mixtral-8x7b --hardware rtx-4090 --quant q4_k_m --explain",
+    "estimate gpt-oss-120b --gpu rtx-5090 --engine llama.cpp --explain",
     "estimate llama-4-maverick-400b-a17b --gpu rtx-3090 --n-gpus 8 --ram-gib 512",
     "compare qwen3-32b qwen3-30b-a3b llama-4-maverick-400b-a17b --gpu rtx-3090 --ram-gib 64",
     "check tests/data/deployments/k8s-vllm-llama-70b-tp2-near.yaml --hardware a100-sxm-80gb --n-gpus 2",

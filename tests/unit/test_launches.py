@@ -14,6 +14,7 @@ from moeplan.cost.type_groups import unpacking_group
 from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.workload import Workload
+from moeplan.engines.blas import widens_weights
 from moeplan.engines.launches import launch_marks, reads_per_head, scalar_loads
 from moeplan.engines.traits import find_engine
 from moeplan.predict.placement import on_gpus
@@ -163,3 +164,10 @@ def test_python_launches_at_the_pace_of_its_host() -> None:
 def _ops(graph, hardware, done: Workload, step: Step = ONE, engine: str = "llama.cpp") -> list[Op]:  # type: ignore[no-untyped-def]
     runs = find_engine(engine)
     return step_ops(graph, hardware, done, on_gpus(graph, hardware, runs), runs, step)[0]
+
+
+def test_a_capability_that_is_no_number_is_as_of_gpus_sold_now() -> None:
+    # a machine file may say anything
+    for said in ("", "sm_120"):
+        assert launch_marks(LLAMA, chip(said), "2024-06", routed=False) == ()
+        assert widens_weights(LLAMA, chip(said), "2024-05", "q4_0", 512)

@@ -16,6 +16,7 @@ from moeplan.readers.pages import (
     is_after_prompt,
     quant_of,
     ram_of,
+    threads_of,
     ubatch_of,
 )
 from moeplan.readers.paths import require_file
@@ -190,8 +191,8 @@ class Cells:
 
 def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
-    source = cells.text("source")
-    ram = ram_of(source, cells.number("ram_gbps"), cells.text("ram_gbps_basis"))
+    source, notes = cells.text("source"), cells.text("notes")
+    ram = ram_of(source, notes, cells.number("ram_gbps"), cells.text("ram_gbps_basis"))
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
@@ -200,7 +201,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         arch_class=cells.text("arch_class"),
         quant=quant_of(*(cells.text(c) for c in ("quant", "engine", "model_raw", "quant_raw"))),
         file_gib=cells.number("file_gib"),
-        engine=engine_of(source, cells.text("engine"), cells.text("notes")),
+        engine=engine_of(source, cells.text("engine"), notes),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
         cpu=cells.text("cpu"),
@@ -216,7 +217,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         ubatch=cells.count("ubatch") or ubatch_of(source),
         flash_attn=fuses_attention(source, cells.text("flash_attn"), cells.text("gpu")),
         kv_type=cells.text("kv_type"),
-        threads=cells.count("threads"),
+        threads=threads_of(source, cells.count("threads")),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
         grade=grade_of(source, cells.text("grade")),

@@ -29,17 +29,34 @@ _EARLIER_BUILDS = {
 # Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
 # Pages on which every command for a GPU has -fa.
-_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+_FUSED_PAGES = (
+    "ik_llama.cpp:github-data/discussions/357",
+    "ik_llama.cpp:github-data/pull_requests/370",
+    "huggingface.co/ubergarm/GLM-4.5-GGUF/discussions/7",
+)
 # Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
 _UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
-# Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
-# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
+# Memory that the author of a page states there or elsewhere, by page and a word of the row's notes:
+# - OCCT reads 598 GB/s from 12 x DDR5-6400 (discussion 258, 28 June 2025); Intel mlc reads 512 GiB/s
+#   (discussion 201): 549.8 GB/s and no round 512; likwid-bench reads 500 GB/s in the VM of a contributor to
+#   357 and 370 (357, 3 May 2025), whose channels carry 576.
+# - 360 GB/s of an EPYC 9374F with all 12 slots filled (llama.cpp issue 6434), which carry 460.8: measured.
+# - 385: 16 equal modules on 12 channels, so that four channels hold half of all and the rest waits for them:
+#   8 channels of DDR4-2666 (Dell, "Balanced Memory with 2nd Generation Xeon Scalable": a third is lost).
+# - "64 GB/s theoretical" of ikawrakow's Ryzen 7950X, "60 GB/s is the best one gets in practice" (PR 232).
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
 _PINNED_RAM = {
-    f"{_IK}issues/629 ": (614.4, "theoretical"),
-    f"{_IK}issues/296 ": (549.8, "measured"),
-    f"{_IK}pull_requests/315 ": (549.8, "measured"),
+    (f"{_IK}issues/629 ", ""): (598.0, "measured"),
+    (f"{_IK}issues/296 ", ""): (549.8, "measured"),
+    (f"{_IK}pull_requests/315 ", ""): (549.8, "measured"),
+    (f"{_IK}discussions/357 ", "by AesSedai"): (500.0, "measured"),
+    (f"{_IK}pull_requests/370 ", "by AesSedai"): (500.0, "measured"),
+    ("(fairydreaming)", ""): (360.0, "measured"),
+    (f"{_IK}discussions/385 ", ""): (170.6, "theoretical"),
+    (_IK, "by ikawrakow"): (64.0, "theoretical"),
 }
+# Threads of the one configuration that a page shows for all of its rows ("threads": 8, of 12 cores).
+_PINNED_THREADS = {"LostRuins/koboldcpp issue #557": 8}
 # A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
 _PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
 # Tables that grew for years and are dated by their last edit: when each row was added (the file's history,
@@ -94,9 +111,15 @@ def ubatch_of(source: str) -> int | None:
     return 2048 if _is_of(_UBATCH_PAGES, source) else None
 
 
-def ram_of(source: str, gbps: float | None, basis: str) -> tuple[float | None, str]:
+def ram_of(source: str, notes: str, gbps: float | None, basis: str) -> tuple[float | None, str]:
     """(GB/s, how that is known) of the host, where its author states it elsewhere; else as in the row."""
-    return next((known for page, known in _PINNED_RAM.items() if page in source), (gbps, basis))
+    known = (ram for (page, word), ram in _PINNED_RAM.items() if page in source and word in notes)
+    return next(known, (gbps, basis))
+
+
+def threads_of(source: str, threads: int | None) -> int | None:
+    """Threads of the CPU, by the row or by its page."""
+    return threads or next((n for page, n in _PINNED_THREADS.items() if page in source), None)
 
 
 def grade_of(source: str, grade: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from moeplan.readers.corpus import SpeedRow, read_speed
 from moeplan.validate.rows import request_of
 
@@ -23,6 +25,7 @@ _COLUMNS = [
         "phase",
     ),
     *("tokens_per_s", "grade", "source", "notes", "date", "prompt_tokens", "depth_tokens"),
+    *("ram_gbps", "ram_gbps_basis", "threads", "flash_attn"),
 ]
 _ROW = {
     "id": "a", "setup": "s", "model": "llama-3-8b", "quant": "q4_k_m", "engine": "llama.cpp",
@@ -105,3 +108,34 @@ def test_the_lane_of_a_pi_is_of_the_third_generation(tmp_path: Path) -> None:
     (row,) = _read(tmp_path, {"pcie": "x1"})
     assert request_of(row, "raspberry-pi-5").machine.pcie == "gen3x1"
     assert request_of(row, "core-i9-13900k").machine.pcie is None
+
+
+def test_authors_state_their_memory_elsewhere(tmp_path: Path) -> None:
+    ik = "ikawrakow/ik_llama.cpp:github-data/"
+    known = {"ram_gbps": "576", "ram_gbps_basis": "theoretical"}
+    rows = _read(
+        tmp_path,
+        {**known, "source": f"{ik}discussions/357 - Qwen3.md L1", "notes": "by AesSedai; -t 48"},
+        {**known, "source": f"{ik}discussions/357 - Qwen3.md L2", "notes": "by ubergarm; -t 16"},
+        {"source": f"{ik}discussions/357 - Qwen3.md L3", "notes": "by ikawrakow; -t 16"},
+        {**known, "source": f"{ik}discussions/385 - Qwen3.md L67", "notes": "by Gaolingx"},
+        {"ram_gbps": "360", "ram_gbps_basis": "stated", "source": "x PR #1 (fairydreaming)"},
+        {**known, "source": f"{ik}discussions/3579 - other.md", "notes": "by AesSedai"},
+    )
+    assert [(row.ram_gbps, row.ram_basis) for row in rows] == [
+        (500.0, "measured"),  # read in the VM that ran the row
+        (576.0, "theoretical"),  # another author's host
+        (64.0, "theoretical"),
+        (pytest.approx(8 * 8 * 2.666, rel=0.001), "theoretical"),  # 16 modules on 12 channels
+        (360.0, "measured"),  # 12 channels of DDR5-4800 carry 460.8
+        (576.0, "theoretical"),
+    ]
+
+
+def test_a_page_shows_threads_and_switches_once(tmp_path: Path) -> None:
+    page = "LostRuins/koboldcpp issue #557 (someone)"
+    rows = _read(tmp_path, {"source": page}, {"source": page, "threads": "4"}, {"source": "other"})
+    assert [row.threads for row in rows] == [8, 4, None]
+    shown = "https://huggingface.co/ubergarm/GLM-4.5-GGUF/discussions/7 via a copy"
+    rows = _read(tmp_path, {"source": shown}, {"source": shown, "flash_attn": "0"}, {"source": "other"})
+    assert [row.flash_attn for row in rows] == [True, False, None]

@@ -55,12 +55,20 @@ def _take_ram(draft: Draft, found: FoundMachine) -> None:
     cpu = draft.cpu
     assert cpu is not None
     if found.ram_mts and found.ram_modules:
-        channels = found.ram_modules
-        if cpu.ram_channels:
-            channels = min(channels, cpu.ram_channels * cpu.sockets)
-        draft.ram_bytes_per_s = float(channels * found.ram_mts * 8 * 10**6)
+        channels = full_channels(found.ram_modules, (cpu.ram_channels or found.ram_modules) * cpu.sockets)
+        draft.ram_bytes_per_s = channels * found.ram_mts * 8e6
         draft.ram_basis = "theoretical"
-        draft.assumptions.append(f"RAM: {channels} channels of 8 bytes at {found.ram_mts} MT/s (firmware)")
+        draft.assumptions.append(f"RAM: {channels:g} channels of 8 bytes at {found.ram_mts} MT/s (firmware)")
+
+
+def full_channels(n_modules: int, n_channels: int) -> float:
+    """Channels' worth of bandwidth that equal modules give when they are spread as evenly as they can be.
+
+    Memory is used evenly, so that all wait for the channels with the most of it: 8 modules on 6 channels
+    are as fast as 4 channels (Dell, "Balanced Memory with 2nd Generation Xeon Scalable": a third is lost).
+    """
+    most_on_one = -(-n_modules // n_channels)
+    return n_modules / most_on_one
 
 
 def _take_links(draft: Draft, found: FoundMachine) -> None:

@@ -14,7 +14,7 @@ from moeplan.domain.request import MachineFlags
 from moeplan.hw.nvml import find_nvidia_gpus
 from moeplan.readers.hardware import resolve_hardware
 from moeplan.readers.hardware_dump import dump_hardware_yaml
-from moeplan.readers.hardware_local import match_gpu
+from moeplan.readers.hardware_local import full_channels, match_gpu
 from tests.support.matching import PARTS, match
 
 GIB, MIB = 1024**3, 1024**2
@@ -256,6 +256,24 @@ def test_memory_modules_give_the_bandwidth() -> None:
     assert (spec.host.ram_bytes_per_s, spec.host.ram_basis) == (2 * 8 * 6000e6, "theoretical")
     four = match([], ram_mts=3600, ram_modules=4)  # two channels all the same
     assert four.host.ram_bytes_per_s == 2 * 8 * 3600e6
+
+
+@pytest.mark.parametrize(
+    ("n_modules", "n_channels", "worth"),
+    [(1, 2, 1), (2, 2, 2), (3, 2, 1.5), (4, 2, 2), (8, 6, 4), (12, 6, 6), (16, 12, 8), (23, 24, 23)],
+)
+def test_modules_that_do_not_fill_channels_alike_are_slower(
+    n_modules: int, n_channels: int, worth: float
+) -> None:
+    assert full_channels(n_modules, n_channels) == worth
+
+
+def test_a_server_with_half_its_channels_doubled_has_two_thirds_of_the_bandwidth() -> None:
+    cpu = "Intel(R) Xeon(R) Gold 6138 CPU @ 2.00GHz"
+    full = match([], cpu_name=cpu, sockets=2, cores=40, threads=80, ram_mts=2666, ram_modules=12).host
+    more = match([], cpu_name=cpu, sockets=2, cores=40, threads=80, ram_mts=2666, ram_modules=16).host
+    assert full.ram_bytes_per_s == 12 * 8 * 2666e6
+    assert more.ram_bytes_per_s == pytest.approx(full.ram_bytes_per_s * 2 / 3)
 
 
 def test_an_unknown_cpu_is_said_and_assumed_by_class() -> None:

@@ -12,10 +12,13 @@ from moeplan.cost.law import step_ops
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.work import Step
 from moeplan.domain.model import GatedDeltaNet
+from moeplan.domain.request import MachineFlags
 from moeplan.engines.traits import find_engine
 from moeplan.graph.resize import resized_rest
 from moeplan.predict.placement import on_cpu, on_gpus
 from moeplan.readers.catalog import Catalog
+from moeplan.readers.hardware import resolve_hardware
+from tests.support.matching import PARTS
 from tests.support.problems import attention, gpu, graph_of, machine, moe_spec, workload
 
 ONE = Step(n_tokens=1, n_sequences=1, first_depth=64, n_head_rows=1)
@@ -88,6 +91,17 @@ def test_cores_reach_no_more_than_the_links_between_their_dies_carry() -> None:
     free = replace(held, measured_high_bytes_per_s=70e9)
     faster = replace(host, cpu=free, ram_bytes_per_s=96e9, ram_basis="theoretical")
     assert reachable_bytes_per_s(faster) == 96e9
+
+
+@pytest.mark.parametrize(
+    ("cpu", "dies", "link"),
+    [("epyc-9115", 2, 128e9), ("threadripper-pro-9955wx", 2, 64e9), ("threadripper-pro-9975wx", 4, 64e9),
+     ("threadripper-pro-7965wx", 4, 60e9), ("threadripper-pro-5955wx", 2, 51.2e9)],
+)  # fmt: skip
+def test_few_dies_cannot_read_what_their_channels_carry(cpu: str, dies: int, link: float) -> None:
+    host = resolve_hardware(None, MachineFlags(cpu=cpu), parts=PARTS).host
+    assert reachable_bytes_per_s(host) == pytest.approx(dies * link / 0.85, rel=0.02)
+    assert reachable_bytes_per_s(host) < 0.9 * host.ram_bytes_per_s
 
 
 def test_a_smaller_ik_file_has_a_smaller_rest() -> None:

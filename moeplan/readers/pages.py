@@ -60,6 +60,10 @@ _ADDED = {
 # A contributor whose submissions state one length for prompt and context: from 512 to 131,072 tokens answers
 # slow down as that many tokens of cache are to be read (2.9 ms for 2.1 GB at 16,384 of Phi-4 mini).
 _AFTER_PROMPT = "user Sandberg;"
+# llmfit times requests to OpenAI-compatible servers from outside (llmfit-core/src/bench.rs: tokens over the
+# whole request's time; Ollama's own figures leave the prompt out). Its first three prompts have 11, 18 and 24
+# tokens, and templates a dozen more.
+_CLIENT_NOTE, _CLIENT_PROMPT_TOKENS = "client end-to-end rate", 30
 _VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
 
 
@@ -107,6 +111,11 @@ def grade_of(source: str, grade: str) -> str:
 def is_after_prompt(notes: str) -> bool:
     """Whether a contributor's answers were generated in the context of the prompt that they state."""
     return _AFTER_PROMPT in notes
+
+
+def client_prompt_of(notes: str, engine: str) -> int:
+    """Tokens of the prompt whose time is inside a speed that a client took; 0 where none is."""
+    return _CLIENT_PROMPT_TOKENS if _CLIENT_NOTE in notes and engine != "ollama" else 0
 
 
 def build_date(source: str, notes: str, engine: str, date: str) -> str:

@@ -105,3 +105,12 @@ def test_the_lane_of_a_pi_is_of_the_third_generation(tmp_path: Path) -> None:
     (row,) = _read(tmp_path, {"pcie": "x1"})
     assert request_of(row, "raspberry-pi-5").machine.pcie == "gen3x1"
     assert request_of(row, "core-i9-13900k").machine.pcie is None
+
+
+def test_a_client_that_times_whole_requests_times_their_prompts_too(tmp_path: Path) -> None:
+    note = "bench; client end-to-end rate incl. short prompt"
+    server, ollama = _read(tmp_path, {"notes": note}, {"notes": note, "engine": "ollama"})
+    assert server.whole_request
+    assert request_of(server, "").prompt_tokens == 30
+    assert not ollama.whole_request  # its own clock leaves the prompt out
+    assert request_of(ollama, "").prompt_tokens == 1

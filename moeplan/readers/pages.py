@@ -20,11 +20,12 @@ _PINNED_ENGINES = {
     "support intel amx for further accelerate.md L235": "llama.cpp",
 }
 # Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
-# and what the notes of those rows say.
+# or that before its PR 370 beside it, and what the notes of those rows say.
 _EARLIER_BUILDS = {
     ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
     ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
     ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
+    ("ik_llama.cpp:github-data/pull_requests/370", "by ubergarm; main"): "2025-05-02",
 }
 # Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)

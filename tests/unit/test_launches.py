@@ -129,6 +129,24 @@ def test_keys_that_heads_share_were_read_for_each_of_them() -> None:
     assert cache(radeon, fused=False) == cache(chip())
 
 
+@pytest.mark.parametrize(
+    ("engine", "of", "date", "times"),
+    [
+        ("llama.cpp", chip("8.6"), "2025-01", 4.04),
+        ("llama.cpp", chip("7.5"), "2025-03", 1),
+        ("ik_llama.cpp", chip("8.6"), "2025-05-02", 4.04),
+        ("ik_llama.cpp", chip("8.6"), "2025-05-03", 1),
+        ("llama.cpp", chip("8.9"), "2025-01", 1),  # whose L2 caches hold much more
+        ("llama.cpp (vulkan)", chip("8.6"), "2025-01", 1),
+        ("llama.cpp", chip("", "apple"), "2025-01", 1),
+    ],
+)
+def test_tensor_cores_that_were_not_used_found_shared_keys_in_the_l2_cache(
+    engine: str, of: GpuSpec, date: str, times: float
+) -> None:
+    assert cache_reads(find_engine(engine), of, date, 8) == pytest.approx(times, rel=0.001)
+
+
 def test_logits_go_to_the_host_over_its_link() -> None:
     graph = graph_of(dense_spec())
     slow = machine((gpu(),), pcie_gbps=0.8)

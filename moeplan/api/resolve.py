@@ -120,18 +120,23 @@ class Session:
 
         Within 1% the two differ by header and rounding; beyond a factor of 1.6 the file is another one.
         ik_llama.cpp's files are named by the type of their experts, and recipes differ in the rest: there a
-        smaller file has a smaller rest, be it by less than 1% of all.
+        smaller file has a smaller rest, be it by less than 1% of all. Dynamic files (UD) give the experts of
+        some layers more bits, none fewer: a larger file has larger experts, a smaller one a smaller rest.
         """
         ratio = file_bytes / graph.file_bytes
         chosen_rest = graph.spec.is_moe and self._names_experts(graph.quant) and 1 / 1.6 < ratio < 1.0
         if not chosen_rest and (abs(ratio - 1.0) < 0.01 or not 1 / 1.6 < ratio < 1.6):
             return graph
+        dynamic = graph.spec.is_moe and graph.origin == "rules" and graph.quant.startswith("ud-")
         size = f"{graph.quant}@{file_bytes:.0f} for {graph.weights_bytes}"
         key = (graph.spec.id, size, graph.origin == "rules")
         if key not in self._graphs:
-            from moeplan.graph.resize import resized, resized_rest
+            from moeplan.graph.resize import resized, resized_experts, resized_rest
 
-            self._graphs[key] = (resized_rest if chosen_rest else resized)(graph, file_bytes)
+            resize = resized_rest if chosen_rest or dynamic else resized
+            if dynamic and ratio > 1.0:
+                resize = resized_experts
+            self._graphs[key] = resize(graph, file_bytes)
         return self._graphs[key]
 
     def _names_experts(self, quant: str) -> bool:

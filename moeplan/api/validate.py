@@ -80,7 +80,7 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
         problem = _admitted(problem, placement)
     if row.ep > 1 and row.ep == placement.tensor_parallel and problem.graph.spec.is_moe:
         placement = experts_whole(placement)
-    ops, n_tokens = phase_ops(row.phase, problem, placement)
+    ops, n_tokens = phase_ops("request" if row.whole_request else row.phase, problem, placement)
     if row.metric == "tpot_ms":
         ops = [*ops, *stall_ops(problem, placement, row.prompt_tokens or 0, equal_lengths=row.equal_lengths)]
         n_tokens = row.batch  # what the row's speed was worked out from, however many ran at once

@@ -12,7 +12,7 @@ from moeplan.domain.model import GqaAttention
 from moeplan.domain.workload import Workload
 from moeplan.engines.eager import SCORE_BYTES, cache_passes
 from moeplan.engines.kv import kv_shard
-from moeplan.engines.launches import reads_per_head, unfused_score_bytes
+from moeplan.engines.launches import cache_reads, unfused_score_bytes
 from moeplan.engines.traits import EngineTraits
 
 
@@ -56,9 +56,9 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
             n_bytes = n * scores * unfused_score_bytes(engine, gpu)
             yield AttentionPart("attention scores", n_bytes, 0.0, ONCE, streams=True)
     one_row = workload.flash_attention and step.tokens_per_sequence <= 1
-    again = gpu is not None and one_row and reads_per_head(engine, gpu, workload.engine_date)
-    if again and isinstance(block.mixer, GqaAttention):
-        own *= block.mixer.n_heads / block.mixer.n_kv_heads
+    if gpu is not None and one_row and isinstance(block.mixer, GqaAttention):
+        sharing = block.mixer.n_heads // block.mixer.n_kv_heads
+        own *= cache_reads(engine, gpu, workload.engine_date, sharing)
     times = _moved(own)._replace(computing=computing)
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:

@@ -75,9 +75,10 @@ class QuantScheme(Value):
 
     GGUF schemes: ``base_type`` under the type rules of the llama.cpp file type ``rules`` (empty: none);
     ``dense_recipe`` and ``moe_recipe`` set tensors by name (``ffn_down_exps``, ``*`` for the rest) in
-    models without and with experts. Methods: ``weights`` maps parts of a model (default, embedding,
-    head, router, experts, shared, attention, indexer, recurrent, ffn, latent, small) to a key of
-    ``storages`` or to a 16- or 32-bit type; "small" is all that is no matrix.
+    models without and with experts, ``moe_2026_recipe`` over the latter in models released since 2026.
+    Methods: ``weights`` maps parts of a model (default, embedding, head, router, experts, shared,
+    attention, indexer, recurrent, ffn, latent, small) to a key of ``storages`` or to a 16- or 32-bit type;
+    "small" is all that is no matrix.
     """
 
     id: str
@@ -93,6 +94,7 @@ class QuantScheme(Value):
     """llama.cpp quantises this file type with an importance matrix only, which changes some types."""
     dense_recipe: Mapping[str, str] = {}
     moe_recipe: Mapping[str, str] = {}
+    moe_2026_recipe: Mapping[str, str] = {}
     weights: Mapping[str, str] = {}
     storages: Mapping[str, Storage] = {}
     keep_fused_experts: bool = False

@@ -1,9 +1,12 @@
 """What kernels cost beside their work, by build: replayed or launched one by one, and what they read again.
 
-Pull requests of llama.cpp and ik_llama.cpp, read 2026-11-30. Their tables are in no fit.
+Pull requests of llama.cpp and ik_llama.cpp, read 2026-11-30. Their tables are in no fit
+unless said.
 """
 
 from __future__ import annotations
+
+import math
 
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.builds import before
@@ -25,9 +28,18 @@ _ROUTING_USUALLY_MERGED_SINCE = "2025-11"
 # Matrix-vector kernels for 16-bit weights loaded one value at a time until then: no matter for GDDR, 1.27
 # times the whole step on an H100 (PRs 9816 and 10318).
 _WIDE_LOADS_SINCE = "2024-11"
-# Kernels without tensor cores take the query heads that share keys together since then (PR 16492); before,
-# each head read the cache again.
+# Kernels without tensor cores take the query heads that share keys together since then (PR 16492), as many
+# as the largest power of two among their factors, up to 8 (fattn.cu: gqa_ratio_eff; PR 19092 pads other
+# numbers in the kernels for tensor cores alone); before, each head read the cache again.
 _SHARED_KEYS_SINCE = "2025-11"
+_HEADS_AT_ONCE = 8
+# Tensor cores of Turing and Ampere do since llama.cpp's PR 12014 and ik_llama.cpp's PR 370; before, the other
+# heads found what the first had read in the L2 cache. On an RTX 3090 Ti (1008 GB/s; tables of that PR, rows
+# of which are in the fit) 8 heads took 9.4 ms more for 22.2 GB, 24 took 22.2 ms for 46.4 GB: 2.4, 2.1 TB/s.
+_TENSOR_SHARED_KEYS_SINCE = {"ik_llama.cpp": "2025-05-03"}
+_TENSOR_SHARED_KEYS_USUALLY_SINCE = "2025-02-22"
+_L2_TIMES = 2.3
+_TENSOR_CORES, _LARGE_L2 = 7.5, 8.9
 # Fused attention of many rows on AMD's GPUs went through kernels made for one row or a few until then (PRs
 # 14840 and 15769).
 _AMD_TILES_SINCE = "2025-09-07"
@@ -67,11 +79,22 @@ def scalar_loads(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ..
     return ("scalar-loads",) if early and gpu.vendor in ("nvidia", "amd") else ()
 
 
-def reads_per_head(engine: EngineTraits, gpu: GpuSpec, date: str) -> bool:
-    """Whether fused attention of one row reads the cache again for every query head that shares its keys:
-    on AMD's GPUs and on NVIDIA's before Turing."""
-    old = engine.gguf and engine.backend != "vulkan" and before(date, _SHARED_KEYS_SINCE)
-    return old and (gpu.vendor == "amd" or (gpu.vendor == "nvidia" and likely_capability(gpu) < 7.5))
+def cache_reads(engine: EngineTraits, gpu: GpuSpec, date: str, sharing_heads: int) -> float:
+    """How often fused attention of one row reads keys and values that ``sharing_heads`` query heads share.
+
+    Once, but on AMD's GPUs and on NVIDIA's before Turing, whose kernels take few of these heads together.
+    """
+    if not engine.gguf or engine.backend == "vulkan" or gpu.vendor not in ("nvidia", "amd"):
+        return 1.0
+    capability = likely_capability(gpu) if gpu.vendor == "nvidia" else 0.0
+    if capability >= _TENSOR_CORES:
+        since = _TENSOR_SHARED_KEYS_SINCE.get(engine.id, _TENSOR_SHARED_KEYS_USUALLY_SINCE)
+        if capability >= _LARGE_L2 or not before(date, since):
+            return 1.0
+        return 1.0 + (sharing_heads - 1) / _L2_TIMES
+    if before(date, _SHARED_KEYS_SINCE):
+        return float(sharing_heads)
+    return sharing_heads / math.gcd(sharing_heads, _HEADS_AT_ONCE)
 
 
 def unfused_score_bytes(engine: EngineTraits, gpu: GpuSpec) -> int:

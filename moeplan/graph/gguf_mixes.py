@@ -83,6 +83,8 @@ class MixModel(Value):
     falcon: bool = False
     expert_type: str = ""
     """What files of every type keep routed experts in, because they were published so."""
+    of_2026: bool = False
+    """Released since 2026: recipes of uploaders change with time."""
     is_70b: bool = False
     """llama.cpp's size class 70B: grouped-query models of 80 layers of the llama and qwen2 kind."""
 
@@ -113,6 +115,7 @@ def mix_model(spec: ModelSpec, tensors: Iterable[Tensor]) -> MixModel:
         tied=tied,
         falcon=spec.architecture in ("falcon", "RefinedWeb", "RefinedWebModel"),
         expert_type=_PUBLISHED_EXPERTS.get(spec.architecture, ""),
+        of_2026=spec.released >= "2026",
         is_70b=_is_70b(spec),
     )
 
@@ -183,6 +186,8 @@ def mix_types(
     """
     base = table.type(scheme.base_type)
     recipe = scheme.moe_recipe if model.n_experts else scheme.dense_recipe
+    if model.n_experts and model.of_2026:
+        recipe = {**recipe, **scheme.moe_2026_recipe}
     rules = _Rules(model, scheme, base) if scheme.rules else None
     types = [""] * len(tensors)
     for i in sorted(range(len(tensors)), key=lambda i: (layer_of(tensors[i].name), tensors[i].name)):

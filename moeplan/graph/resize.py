@@ -57,11 +57,32 @@ def resized_rest(graph: ModelGraph, file_bytes: float) -> ModelGraph:
     return smaller if ratio > _LEAST_OF_REST else resized(smaller, file_bytes)
 
 
+def resized_experts(graph: ModelGraph, file_bytes: float) -> ModelGraph:
+    """``graph`` with its experts scaled so that the weights take ``file_bytes``."""
+    experts = sum(weights.expert_bytes for weights in graph.layers)
+    ratio = (file_bytes - graph.file_bytes + experts) / experts
+    return replace(
+        graph,
+        layers=tuple(_experts_scaled(weights, ratio) for weights in graph.layers),
+        weights_bytes=graph.weights_bytes + round(file_bytes) - graph.file_bytes,
+    )
+
+
+@lru_cache(maxsize=256)
+def _experts_scaled(weights: LayerWeights, ratio: float) -> LayerWeights:
+    """``weights`` with experts ``ratio`` times as large; that share of its types goes with them."""
+    experts = round(weights.expert_bytes * ratio)
+    return _with(weights, weights.dense_bytes, experts)
+
+
 @lru_cache(maxsize=256)
 def _dense_scaled(weights: LayerWeights, ratio: float) -> LayerWeights:
     """``weights`` whose dense part is ``ratio`` times as large; that share of its types goes with it."""
+    return _with(weights, round(weights.dense_bytes * ratio), weights.expert_bytes)
+
+
+def _with(weights: LayerWeights, dense: int, experts: int) -> LayerWeights:
     total = weights.dense_bytes + weights.expert_bytes
-    dense = round(weights.dense_bytes * ratio)
-    share = (dense + weights.expert_bytes) / total if total else 1.0
+    share = (dense + experts) / total if total else 1.0
     by_type = tuple((name, round(n * share)) for name, n in weights.bytes_by_qtype)
-    return replace(weights, dense_bytes=dense, bytes_by_qtype=by_type)
+    return replace(weights, dense_bytes=dense, expert_bytes=experts, bytes_by_qtype=by_type)

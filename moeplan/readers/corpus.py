@@ -10,6 +10,7 @@ from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.pages import (
     build_date,
+    client_prompt_of,
     engine_of,
     fuses_attention,
     grade_of,
@@ -72,6 +73,8 @@ class SpeedRow(Value):
     """A step yields drafted tokens too, which no prediction is for: the row is kept out of fits."""
     equal_lengths: bool = False
     """All requests of a server were as long as each other, prompts and answers."""
+    whole_request: bool = False
+    """A decode speed with the time of the prompt inside it."""
     power_limit_w: float | None = None
     """What each GPU was held to, below its own limit."""
 
@@ -193,6 +196,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
     source, notes = cells.text("source"), cells.text("notes")
     ram = ram_of(source, notes, cells.number("ram_gbps"), cells.text("ram_gbps_basis"))
+    client_prompt = client_prompt_of(notes, cells.text("engine"))
     return SpeedRow(
         id=cells.text("id"),
         setup=cells.text("setup"),
@@ -211,7 +215,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         gpu_layers=cells.count("gpu_layers"),
         cpu_moe=cells.count("cpu_moe"),
         batch=cells.count("batch") or 1,
-        prompt_tokens=cells.count("prompt_tokens"),
+        prompt_tokens=cells.count("prompt_tokens") or client_prompt or None,
         depth_tokens=cells.count("depth_tokens") or (after_tokens if cells.text("phase") == "decode" else 0),
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch") or ubatch_of(source),
@@ -226,6 +230,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         ram_basis=ram[1],
         value=cells.number("tokens_per_s") or 0.0,
         date=build_date(source, *(cells.text(c) for c in ("notes", "engine", "date"))),
+        whole_request=client_prompt > 0,
         power_limit_w=cells.number("power_limit_w"),
     )
 

@@ -20,11 +20,12 @@ _PINNED_ENGINES = {
     "support intel amx for further accelerate.md L235": "llama.cpp",
 }
 # Pages that measure the build before ik_llama.cpp's PR 461 beside the newest (24c010b3; issues 476 and 490),
-# and what the notes of those rows say.
+# or that before its PR 370 beside it, and what the notes of those rows say.
 _EARLIER_BUILDS = {
     ("ik_llama.cpp:github-data/issues/490", "24c010b3"): "2025-05-25",
     ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
     ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
+    ("ik_llama.cpp:github-data/pull_requests/370", "by ubergarm; main"): "2025-05-02",
 }
 # Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
 _INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
@@ -77,6 +78,10 @@ _ADDED = {
 # A contributor whose submissions state one length for prompt and context: from 512 to 131,072 tokens answers
 # slow down as that many tokens of cache are to be read (2.9 ms for 2.1 GB at 16,384 of Phi-4 mini).
 _AFTER_PROMPT = "user Sandberg;"
+# llmfit times requests to OpenAI-compatible servers from outside (llmfit-core/src/bench.rs: tokens over the
+# whole request's time; Ollama's own figures leave the prompt out). Its first three prompts have 11, 18 and 24
+# tokens, and templates a dozen more.
+_CLIENT_NOTE, _CLIENT_PROMPT_TOKENS = "client end-to-end rate", 30
 _VULKAN_NOTE = re.compile(r"\bbackend=\S*vulkan")
 
 
@@ -130,6 +135,11 @@ def grade_of(source: str, grade: str) -> str:
 def is_after_prompt(notes: str) -> bool:
     """Whether a contributor's answers were generated in the context of the prompt that they state."""
     return _AFTER_PROMPT in notes
+
+
+def client_prompt_of(notes: str, engine: str) -> int:
+    """Tokens of the prompt whose time is inside a speed that a client took; 0 where none is."""
+    return _CLIENT_PROMPT_TOKENS if _CLIENT_NOTE in notes and engine != "ollama" else 0
 
 
 def build_date(source: str, notes: str, engine: str, date: str) -> str:

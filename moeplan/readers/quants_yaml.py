@@ -50,6 +50,7 @@ class _MixWire(_Wire):
     imatrix: bool = False
     dense: dict[str, str] = {}
     moe: dict[str, str] = {}
+    moe_2026: dict[str, str] = {}
     engine: str = "llama.cpp"
     note: str = ""
 
@@ -186,6 +187,7 @@ def _mix(m: _MixWire, source: Source) -> QuantScheme:
         imatrix=m.imatrix,
         dense_recipe=m.dense,
         moe_recipe=m.moe,
+        moe_2026_recipe=m.moe_2026,
     )
 
 
@@ -254,6 +256,7 @@ def _check(table: QuantTable, wire: QuantsFile) -> None:
         _known(table, [m.base], "gguf", i, "base")
         _known(table, m.dense.values(), "gguf", i, "dense")
         _known(table, m.moe.values(), "gguf", i, "moe")
+        _known(table, m.moe_2026.values(), "gguf", i, "moe_2026")
     for i, method in enumerate(wire.methods):
         _known(table, method.weights.values(), "methods", i, "weights", also=method.storages)
         if method.as_gguf and method.as_gguf not in table.schemes:

@@ -236,6 +236,7 @@ def quant_card(scheme: QuantScheme, table: QuantTable) -> Card:
     recipe = [f"{name}: {kind}" for name, kind in scheme.weights.items()]
     recipe += [f"dense model, {name}: {kind}" for name, kind in scheme.dense_recipe.items()]
     recipe += [f"MoE model, {name}: {kind}" for name, kind in scheme.moe_recipe.items()]
+    recipe += [f"MoE model of 2026, {name}: {kind}" for name, kind in scheme.moe_2026_recipe.items()]
     storages = [
         f"{name}: {storage.bits_per_weight:.3g} bits a weight, "
         + (f"groups of {storage.group}" if storage.group > 0 else "no groups")

@@ -31,7 +31,7 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
         raise Unpredictable("placement mixed without layers on the GPU or experts on the CPU")
     if not row.gpu and not cpu:
         raise Unpredictable(f"no known GPU or CPU ({row.cpu_raw or 'none stated'})")
-    decode = row.phase == "decode"
+    decode = row.phase == "decode" and not row.whole_request
     prompt = 1 if decode else row.prompt_tokens or _PROMPT_TOKENS
     output = (row.gen_tokens or _GEN_TOKENS) if row.phase != "prefill" else 1
     if row.tp is not None and row.n_gpus > row.tp:

@@ -139,3 +139,22 @@ def test_a_page_shows_threads_and_switches_once(tmp_path: Path) -> None:
     shown = "https://huggingface.co/ubergarm/GLM-4.5-GGUF/discussions/7 via a copy"
     rows = _read(tmp_path, {"source": shown}, {"source": shown, "flash_attn": "0"}, {"source": "other"})
     assert [row.flash_attn for row in rows] == [True, False, None]
+
+
+def test_a_client_that_times_whole_requests_times_their_prompts_too(tmp_path: Path) -> None:
+    note = "bench; client end-to-end rate incl. short prompt"
+    server, ollama = _read(tmp_path, {"notes": note}, {"notes": note, "engine": "ollama"})
+    assert server.whole_request
+    assert request_of(server, "").prompt_tokens == 30
+    assert not ollama.whole_request  # its own clock leaves the prompt out
+    assert request_of(ollama, "").prompt_tokens == 1
+
+
+def test_a_page_of_two_builds_dates_the_earlier_one_by_what_came_between(tmp_path: Path) -> None:
+    page = "ikawrakow/ik_llama.cpp:github-data/pull_requests/370 - x.md L1"
+    rows = _read(
+        tmp_path,
+        {"source": page, "date": "2025-05-03", "notes": "llama-sweep-bench by ubergarm; main"},
+        {"source": page, "date": "2025-05-03", "notes": "llama-sweep-bench by ubergarm; PR370 GQA FA"},
+    )
+    assert [row.date for row in rows] == ["2025-05-02", "2025-05-03"]

@@ -121,6 +121,28 @@ def test_a_smaller_ik_file_has_a_smaller_rest() -> None:
     assert sum(w.expert_bytes for w in larger.layers) > sum(w.expert_bytes for w in recipe.layers)
 
 
+def test_a_larger_dynamic_file_has_larger_experts_and_a_smaller_one_a_smaller_rest() -> None:
+    session = Session(Catalog())
+    recipe = session.graph("glm-4.5-air", "ud-q4_k_xl")
+    experts, dense = (
+        sum(getattr(w, part) for w in recipe.layers) for part in ("expert_bytes", "dense_bytes")
+    )
+    # 68.01 GiB; its experts' down projection is q5_0 and q8_0 by layer, and it holds a layer not decoded
+    file = session.resized(recipe, 68.01 * 1024**3)
+    assert file.file_bytes == pytest.approx(68.01 * 1024**3, rel=1e-6)
+    assert sum(w.dense_bytes for w in file.layers) == dense
+    assert file.head_bytes == recipe.head_bytes
+    assert sum(w.expert_bytes for w in file.layers) - experts == pytest.approx(
+        file.file_bytes - recipe.file_bytes, abs=len(file.layers)
+    )
+    assert sum(n for w in file.layers for _, n in w.bytes_by_qtype) == pytest.approx(
+        sum(w.dense_bytes + w.expert_bytes for w in file.layers), rel=1e-6
+    )
+    smaller = session.resized(recipe, 0.98 * recipe.file_bytes)
+    assert sum(w.expert_bytes for w in smaller.layers) == experts
+    assert sum(w.dense_bytes for w in smaller.layers) < dense
+
+
 def test_the_rest_of_a_file_has_at_least_half_of_its_recipe() -> None:
     graph = graph_of(moe_spec(n_layers=4))
     experts = sum(w.expert_bytes for w in graph.layers)

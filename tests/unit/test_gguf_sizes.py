@@ -84,3 +84,40 @@ def test_bits_of_the_experts_and_of_the_rest(
 )
 def test_everyday_sizes(session: Session, model: str, quant: str, low_gb: float, high_gb: float) -> None:
     assert low_gb <= session.graph(model, quant).weights_bytes / 1e9 <= high_gb
+
+
+# Published sizes of Unsloth's dynamic files, as their pages, load logs and downloads state them.
+@pytest.mark.parametrize(
+    ("model", "quant", "published_gb", "apart"),
+    [
+        ("qwen3-30b-a3b", "ud-q4_k_xl", 16.493 * 1.024**3, 0.03),
+        ("qwen3-235b-a22b", "ud-q3_k_xl", 96.59 * 1.024**3, 0.03),
+        ("deepseek-v3", "ud-q4_k_xl", 357.623 * 1.024**3, 0.03),
+        ("deepseek-v3", "ud-q3_k_xl", 275.91 * 1.024**3, 0.03),
+        # of 2026: 8 bits beside the experts, whose down projection is a step above
+        ("qwen3.5-35b-a3b", "ud-q3_k_xl", 16.601, 0.015),
+        ("qwen3.5-35b-a3b", "ud-q4_k_xl", 22.242, 0.015),
+        ("qwen3.5-35b-a3b", "ud-q5_k_xl", 26.386, 0.015),
+        ("qwen3.5-122b-a10b", "ud-q5_k_xl", 91.928, 0.015),
+        ("qwen3.5-122b-a10b", "ud-q6_k_xl", 112.401, 0.015),
+        ("qwen3.5-397b-a17b", "ud-q4_k_xl", 245.272, 0.015),
+        ("qwen3.5-397b-a17b", "ud-iq3_xxs", 140.334, 0.05),
+        ("qwen3.5-27b", "ud-q4_k_xl", 17.621, 0.02),
+        ("qwen3.5-27b", "ud-q5_k_xl", 20.171, 0.02),
+        ("minimax-m2.7", "ud-q3_k_s", 87.2 * 1.024**3, 0.02),
+        ("gemma-4-26b-a4b", "ud-q4_k_xl", 17.01, 0.02),
+    ],
+)
+def test_dynamic_files(session: Session, model: str, quant: str, published_gb: float, apart: float) -> None:
+    assert session.graph(model, quant).file_bytes / 1e9 == pytest.approx(published_gb, rel=apart)
+
+
+def test_what_is_beside_the_experts_of_dynamic_files_by_year(session: Session) -> None:
+    # log of Qwen3-30B-A3B UD-Q4_K_XL: 290 of 338 matrices are q4_k, and the head is q6_k
+    of_2025 = session.graph("qwen3-30b-a3b", "ud-q4_k_xl")
+    assert {t.qtype for t in of_2025.tensors if t.role == "attn_q"} == {"q4_k"}
+    # log of Qwen3.5-35B-A3B UD-Q6_K_XL; Qwen3.6's down projections beside q4_k (sparkinfer PR 224)
+    of_2026 = session.graph("qwen3.5-35b-a3b", "ud-q4_k_xl")
+    assert {t.qtype for t in of_2026.tensors if t.role in ("attn_q", "head", "shared_up")} == {"q8_0"}
+    assert {t.qtype for t in of_2026.tensors if t.role == "expert_down"} == {"q5_k"}
+    assert {t.qtype for t in of_2026.tensors if t.role == "expert_up"} <= {"q4_k"}

@@ -15,7 +15,7 @@ from moeplan.cost.work import Step
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.workload import Workload
 from moeplan.engines.blas import widens_weights
-from moeplan.engines.launches import launch_marks, reads_per_head, scalar_loads
+from moeplan.engines.launches import cache_reads, launch_marks, scalar_loads
 from moeplan.engines.traits import find_engine
 from moeplan.predict.placement import on_gpus
 from moeplan.units import GIB
@@ -103,9 +103,21 @@ def test_early_kernels_for_16_bit_weights_are_slower() -> None:
 
 def test_keys_that_heads_share_were_read_for_each_of_them() -> None:
     radeon = chip("", "amd")
-    assert reads_per_head(LLAMA, radeon, "2025-07") and reads_per_head(LLAMA, chip("6.1"), "2025-07")
-    assert not reads_per_head(LLAMA, radeon, "2025-11") and not reads_per_head(LLAMA, radeon, "")
-    assert not reads_per_head(VULKAN, radeon, "2025-07") and not reads_per_head(LLAMA, chip(), "2025-07")
+    for of in (radeon, chip("6.1")):
+        assert cache_reads(LLAMA, of, "2025-07", 4) == 4
+        # then up to 8 together, as many as the largest power of two among their factors
+        assert [cache_reads(LLAMA, of, "", heads) for heads in (1, 4, 5, 6, 8, 12, 16)] == [
+            1,
+            1,
+            5,
+            3,
+            1,
+            3,
+            2,
+        ]
+        assert cache_reads(LLAMA, of, "2025-11", 4) == 1
+    assert cache_reads(VULKAN, radeon, "2025-07", 4) == cache_reads(LLAMA, chip(), "2025-07", 4) == 1
+    assert cache_reads(VULKAN, radeon, "", 6) == cache_reads(LLAMA, chip(), "", 6) == 1
     graph = graph_of(dense_spec())  # 8 query heads, 2 of keys
 
     def cache(of: GpuSpec, *, fused: bool = True) -> float:
@@ -115,6 +127,24 @@ def test_keys_that_heads_share_were_read_for_each_of_them() -> None:
 
     assert cache(radeon) == pytest.approx(4 * cache(chip()))
     assert cache(radeon, fused=False) == cache(chip())
+
+
+@pytest.mark.parametrize(
+    ("engine", "of", "date", "times"),
+    [
+        ("llama.cpp", chip("8.6"), "2025-01", 4.04),
+        ("llama.cpp", chip("7.5"), "2025-03", 1),
+        ("ik_llama.cpp", chip("8.6"), "2025-05-02", 4.04),
+        ("ik_llama.cpp", chip("8.6"), "2025-05-03", 1),
+        ("llama.cpp", chip("8.9"), "2025-01", 1),  # whose L2 caches hold much more
+        ("llama.cpp (vulkan)", chip("8.6"), "2025-01", 1),
+        ("llama.cpp", chip("", "apple"), "2025-01", 1),
+    ],
+)
+def test_tensor_cores_that_were_not_used_found_shared_keys_in_the_l2_cache(
+    engine: str, of: GpuSpec, date: str, times: float
+) -> None:
+    assert cache_reads(find_engine(engine), of, date, 8) == pytest.approx(times, rel=0.001)
 
 
 def test_logits_go_to_the_host_over_its_link() -> None:

@@ -27,7 +27,7 @@ from moeplan.predict.serving import stall_ops
 from moeplan.readers.corpus import SpeedRow
 from moeplan.readers.engine_runs import EngineRun
 from moeplan.units import GIB
-from moeplan.validate.rows import regime_of, request_of
+from moeplan.validate.rows import about, regime_of, request_of
 from moeplan.validate.score import Scored
 
 
@@ -76,6 +76,8 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
+    if not row.arch_class:
+        row = replace(row, arch_class="moe" if problem.graph.spec.is_moe else "dense")
     if row.metric == "tpot_ms":
         problem = _admitted(problem, placement)
     if row.ep > 1 and row.ep == placement.tensor_parallel and problem.graph.spec.is_moe:
@@ -206,6 +208,7 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
         id=row.id,
         setup=row.setup,
         source_family=row.source_family,
+        about=about(row),
         regime=regime_of(row),
         measured=row.value,
         predicted=predicted,

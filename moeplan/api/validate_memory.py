@@ -102,6 +102,7 @@ def _scored(row: MemoryRow, report: MemoryReport, pinned_bytes: int | None) -> l
             setup=f"{row.setup}:{row.device_kind}:{name}",
             source_family=row.source_family,
             regime=f"{name}/{device}",
+            about=f"{row.model} {row.quant}, {row.engine}, {row.device_kind}",
             measured=logged,
             predicted=max(predicted, 1 / 1024),
             low=predicted,

@@ -20,6 +20,11 @@ _CROWDING = 0.25
 # A regime's class counts as this many setups, each of a source of its own. From 2 to 10 the score of the
 # ranges moves by less than a twentieth (docs/design/004-intervals.md).
 _CLASS_SETUPS = 5.0
+# What stands for a phase without any row: 80% within a factor of three.
+UNMEASURED = tuple(math.log(3.0) * (2.0 * level - 1.0) / 0.8 for level in RESIDUAL_LEVELS)
+# From this many independent setups on a phase's own errors make its ranges; below, less the fewer they are.
+# Quantiles of a handful are the handful: fits of 2 and of 12 setups held 15% and 60% of other published rows.
+_ENOUGH_SETUPS = 8.0
 
 
 class SetupErrors(NamedTuple):
@@ -67,6 +72,17 @@ def spreads(setups: Sequence[SetupErrors]) -> dict[str, Spread]:
         )
         for key, scale in scales.items()
     }
+
+
+def widened(found: Mapping[str, Spread]) -> dict[str, Spread]:
+    """``found`` with the ranges of phases of few setups drawn towards those of a phase without any."""
+    return {key: _drawn(spread, found[_phase(key)]) for key, spread in found.items()}
+
+
+def _drawn(spread: Spread, phase: Spread) -> Spread:
+    own = min(1.0, independent(phase.n_setups, phase.n_sources) / _ENOUGH_SETUPS)
+    pairs = zip(spread.log_ratios, UNMEASURED, strict=True)
+    return spread._replace(log_ratios=tuple(own * mine + (1.0 - own) * wide for mine, wide in pairs))
 
 
 def _pools(setups: Sequence[SetupErrors]) -> dict[str, _Pool]:

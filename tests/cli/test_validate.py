@@ -146,7 +146,27 @@ def test_own_runs_need_neither_ids_nor_setups_nor_grades(inside: Callable[..., A
 def test_own_runs_can_be_fitted(inside: Callable[..., Any], corpus: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     ran = inside("calibrate", "fit", "--corpus", _own(corpus, OWN), "--output", mine, "--no-held-out")
-    assert ran.code == 0 and "from 2 rows" in ran.err
+    assert ran.code == 0 and "from 2 rows of 2 setups" in ran.err
+    assert "skipped 1: placement layer-split" in ran.err and "ranges come from the fitted rows" in ran.err
+    asked = (
+        "llama-3-8b",
+        "--gpu",
+        "rtx-4090",
+        "--quant",
+        "q4_k_m",
+        "--calibration",
+        mine,
+        "--format",
+        "json",
+    )
+    speed = inside("estimate", *asked).json["decode"]["tokens_per_s"]
+    assert speed["expected"] / speed["low"] > 2 and speed["high"] / speed["expected"] > 1.2
+
+
+def test_a_date_is_a_day(inside: Callable[..., Any], corpus: Path, tmp_path: Path) -> None:
+    files = "--corpus", corpus, "--output", tmp_path / "c.yaml"
+    ran = inside("calibrate", "fit", *files, "--date", "tomorrow")
+    assert ran.code == 2 and "--date" in ran.err and not (tmp_path / "c.yaml").exists()
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(inside: Callable[..., Any], corpus: Path) -> None:

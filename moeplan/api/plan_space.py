@@ -13,7 +13,7 @@ from moeplan.engines.machines import lacks
 from moeplan.engines.options import has_cache
 from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
 from moeplan.errors import NotModelled, OptionError, SpecError
-from moeplan.predict.estimate import TIGHT_BYTES
+from moeplan.predict.notes import TIGHT_BYTES
 from moeplan.search.search import Variant
 from moeplan.units import fmt_bytes
 

@@ -245,14 +245,24 @@ class Session:
 
         if request.engine is not None:
             return find_engine(request.engine)
-        # Server engines need a GPU of their own; elsewhere llama.cpp is what people run.
-        discrete = bool(hardware.gpus) and hardware.gpus[0].vendor != "apple"
+        discrete = _serves(hardware)
         engine = find_engine(default_engine(quant_kind) if discrete else "llama.cpp")
         where = f"default for {quant}" if discrete else "default without a discrete GPU"
         if discrete and (why := lacks(engine, hardware)):
             engine, where = find_engine("llama.cpp"), f"{engine.id}, the default for {quant}: {why}"
         assumptions.append(f"engine {engine.id}: {where}")
         return engine
+
+
+def _serves(hardware: HardwareSpec) -> bool:
+    """Whether people run server engines there, which want a GPU of its own.
+
+    Where a desktop's CPU and GPU share their memory they run llama.cpp, but for NVIDIA's, sold with vLLM.
+    """
+    if not hardware.gpus:
+        return False
+    gpu = hardware.gpus[0]
+    return not gpu.unified_memory or gpu.vendor == "nvidia" or gpu.segment == "datacenter"
 
 
 def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:

@@ -19,7 +19,7 @@ from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.capacity import largest_batch, with_batch
 from moeplan.predict.estimate import choose_placement, residual_regime
-from moeplan.predict.interval import closest, stretch_of, time_range
+from moeplan.predict.interval import closest, is_uncharted, stretch_of, time_range
 from moeplan.predict.phases import decode_step, overlap_frac, prefill_steps
 from moeplan.predict.placement import experts_whole, on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
@@ -198,7 +198,7 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
     row, problem = item.row, item.problem
     time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
     _, residuals, stand_in = closest(calibration, asked_regime(item))
-    stretch = stretch_of(time, stand_in=stand_in)
+    stretch = stretch_of(time, stand_in=stand_in or is_uncharted(problem.hardware))
     span = time_range(time.seconds, residuals, level, stretch=stretch, guess_log=time.guess_log)
     if row.metric == "tpot_ms":
         low, predicted, high = (1000.0 * s for s in (span.low, span.expected, span.high))

@@ -13,7 +13,7 @@ from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.machines import lacks
 from moeplan.engines.traits import ENGINES, EngineTraits
 from moeplan.memory.capacity import gpu_capacity_bytes, host_process_bytes
-from moeplan.memory.notes import counted_notes, uncounted_notes
+from moeplan.memory.notes import counted_notes
 from moeplan.memory.report import memory_report, weights_by_tier
 from moeplan.predict.explain import (
     Spread,
@@ -24,12 +24,13 @@ from moeplan.predict.explain import (
     explain_room,
     explain_speed,
 )
-from moeplan.predict.interval import FEW_SETUPS, closest, ideal, stretch_of, time_range
+from moeplan.predict.interval import FEW_SETUPS, closest, ideal, is_uncharted, stretch_of, time_range
+from moeplan.predict.notes import left_out_notes, tight_notes
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import candidates, mapped, on_cpu, requested, unfit, usable_ram_bytes
 from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
-from moeplan.units import MIB, fmt_bytes
+from moeplan.units import fmt_bytes
 
 _WHOLE = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
 
@@ -153,8 +154,8 @@ def estimate(
         confidence=_confidence(decode, engine),
         not_modelled=(
             *not_modelled,
-            *_not_modelled(problem, placement),
-            *_tight(memory, hardware.reserve_vram_bytes),
+            *left_out_notes(problem, placement),
+            *tight_notes(memory, hardware.reserve_vram_bytes),
         ),
         assumptions=assumptions + counted_notes(graph, workload, placement, engine),
         explain=ledger.terms,
@@ -198,6 +199,7 @@ def _span(
 ) -> tuple[Range, Spread]:
     """The range around the time of a phase, and what it was made from."""
     key, residuals, stand_in = closest(problem.calibration, regime)
+    stand_in = stand_in or is_uncharted(problem.hardware)
     floor = problem._replace(calibration=ideal(problem.calibration))
     spread = Spread(
         regime=key,
@@ -326,12 +328,34 @@ def _fix(problem: Problem, memory: MemoryReport) -> str:
     one_sequence = (short.kv_bytes + short.state_bytes) / work.n_sequences
     if one_sequence * (work.n_sequences - 1) * with_margin > missing:
         changes.append("a smaller batch (--batch max finds the largest that fits)")
+    if narrower := _narrower(problem):
+        changes.append(narrower)
     if problem.hardware.unified and "cpu" in problem.engine.splits and _fits(problem)(on_cpu(problem.graph)):
         changes.append("--placement cpu, which RAM has room for")
     llama = ENGINES["llama.cpp"]
     if problem.engine.id != llama.id and "experts" not in problem.engine.splits and _fits_in_llama(problem):
         changes.append(f"--engine {llama.id}, which can keep part of the weights in RAM")
     return ", or ".join(changes)
+
+
+# llama.cpp's Q4_K_M takes 4.8 to 4.9 bits a weight; from 7 on a type counts as wide.
+_NARROW_BITS, _WIDE_BITS = 4.9, 7.0
+_ROOM_FRAC = 0.9
+"""Of all memory, what weights may take when they are suggested: the rest is for caches and buffers."""
+
+
+def _narrower(problem: Problem) -> str:
+    """Weights of 4 bits under llama.cpp, where wide ones were asked for and those have room; else ""."""
+    graph, hardware = problem.graph, problem.hardware
+    narrow_bytes = graph.params.total * _NARROW_BITS / 8
+    wide = 8 * graph.weights_bytes > graph.params.total * _WIDE_BITS
+    room = sum(gpu.usable_bytes for gpu in hardware.gpus)
+    room += 0 if hardware.unified else usable_ram_bytes(hardware)
+    if graph.origin != "rules" or not wide or narrow_bytes > _ROOM_FRAC * room:
+        return ""
+    if lacks(ENGINES["llama.cpp"], hardware):
+        return ""
+    return f"--quant q4_k_m with llama.cpp: weights of about {fmt_bytes(narrow_bytes)}"
 
 
 def _more_memory(lacking: Sequence[DeviceMemory]) -> str:
@@ -351,47 +375,3 @@ def _fits_in_llama(problem: Problem) -> bool:
     trial = problem._replace(engine=llama)
     placement = choose_placement(trial, kind=None, gpu_layers=None, cpu_moe=None)
     return placement.kind != "disk" and _fits(trial)(placement)
-
-
-TIGHT_BYTES = 256 * MIB
-"""Less than this left on a GPU is worth a word: a browser takes as much. A choice, not physics."""
-
-
-def _tight(memory: MemoryReport, kept_bytes: int) -> tuple[str, ...]:
-    """A fit by a hair is said: memory not modelled here can be larger than what is left."""
-    return tuple(
-        f"what other programs take on {d.device}: only {fmt_bytes(d.headroom_bytes + kept_bytes)} are left; "
-        "--reserve-vram-gib keeps room"
-        for d in memory.devices
-        if d.device.startswith("gpu") and 0 <= d.headroom_bytes < TIGHT_BYTES - kept_bytes
-    )
-
-
-def _not_modelled(problem: Problem, placement: Placement) -> tuple[str, ...]:
-    spec = problem.graph.spec
-    notes = [f"{part.kind} weights ({part.params:,} parameters) are not loaded" for part in spec.parts]
-    notes += uncounted_notes(problem.graph, problem.engine)
-    if spec.is_moe and problem.workload.n_sequences > 1:
-        notes.append("expert popularity: routing is taken as uniform, so expert reads are an upper bound")
-    if not problem.workload.kv_offload and any(tier.startswith("gpu") for tier in placement.dense_tiers):
-        notes.append("a cache in RAM under layers on a GPU: speeds are those of a cache on the GPU")
-    least = problem.engine.stream_prefill_min_tokens
-    if placement.kind == "cpu" and problem.hardware.pcie is not None and least is not None:
-        notes.append(
-            f"copies to the GPU: a build with GPU support computes prompts of {least} tokens and more there "
-            "even with no layer on it; this is one without"
-        )
-    if placement.kind == "layer-split":
-        notes.append("uneven pipelines: micro-batches of a prompt are taken to overlap fully across GPUs")
-    if placement.expert_parallel > 1:
-        notes.append("uneven routing: GPUs that hold whole experts wait for the busiest longer than priced")
-    gpus = problem.hardware.gpus
-    if placement.kind == "tensor-parallel" and any(gpu != gpus[0] for gpu in gpus):
-        notes.append(
-            "unequal GPUs under tensor parallelism: all are taken for the one with the least bandwidth"
-        )
-    if placement.kind == "tensor-parallel":
-        notes.append("collectives other than two all-reduces a layer")
-    if placement.kind in ("gpu", "layer-split", "tensor-parallel") and problem.workload.n_sequences > 1:
-        notes.append("scheduling and queueing of a server under load")
-    return tuple(notes)

@@ -84,3 +84,11 @@ def test_all_that_is_short_is_in_the_fix() -> None:
     assert re.search(r"more on gpu0 and .* more on ram", short.fix)
     two = machine((gpu(memory_gib=1), gpu(memory_gib=1)))
     assert "more on each of 2 GPUs" in told("exllamav2", two).fix
+
+
+def test_wide_weights_that_would_do_in_four_bits_are_told_so() -> None:
+    # 16 bits of 2.29 GiB are 4.9 bits of 0.70: too many for 1.5 GiB of VRAM, few beside 3 GiB of RAM
+    short = told("vllm", machine((gpu(memory_gib=1.5),), ram_gib=3))
+    assert "--quant q4_k_m with llama.cpp: weights of about 71" in short.fix and "MiB" in short.fix
+    # nor where nothing holds even those, nor to a file as it is
+    assert "q4_k_m" not in told("vllm", machine((gpu(memory_gib=0.4),), ram_gib=2.1)).fix

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from moeplan.cost.coverage import expected_experts
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import MoeFfn
-from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
+from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range, Support
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.machines import lacks
 from moeplan.engines.traits import ENGINES, EngineTraits
@@ -151,7 +151,7 @@ def estimate(
         flop_prefill=prefill.time.flop,
         flop_decode_per_token=decode.time.flop / workload.n_sequences,
         experts_touched_per_layer=experts_touched(graph, workload.n_sequences),
-        confidence=_confidence(decode, engine),
+        confidence=_confidence(decode, prefill, engine),
         not_modelled=(
             *not_modelled,
             *left_out_notes(problem, placement),
@@ -181,16 +181,25 @@ def _phase(
     return _Phase(name, regime, time, *_span(time, regime, problem, placement, level))
 
 
-def _confidence(decode: _Phase, engine: EngineTraits) -> Confidence:
-    """How sure, by the setups behind the range of decode."""
-    stand_in, n_setups = decode.spread.stand_in, decode.spread.residuals.n_setups
-    few = stand_in or n_setups < FEW_SETUPS
+def _confidence(decode: _Phase, prefill: _Phase, engine: EngineTraits) -> Confidence:
+    """How sure, by the setups behind the range of decode; of the prompt's range it says its own."""
+    behind = _support(decode)
     return Confidence(
-        badge="assumed" if few else decode.time.badge,
-        regime=decode.regime,
-        n_reference_setups=0 if stand_in else n_setups,
-        extrapolated=few,
+        badge="assumed" if behind.extrapolated else decode.time.badge,
+        regime=behind.regime,
+        n_reference_setups=behind.n_reference_setups,
+        extrapolated=behind.extrapolated,
         engine_status=engine.status,
+        prefill=_support(prefill),
+    )
+
+
+def _support(phase: _Phase) -> Support:
+    stand_in, n_setups = phase.spread.stand_in, phase.spread.residuals.n_setups
+    return Support(
+        regime=phase.regime,
+        n_reference_setups=0 if stand_in else n_setups,
+        extrapolated=stand_in or n_setups < FEW_SETUPS,
     )
 
 

@@ -19,7 +19,6 @@ _COLUMNS = (
 )
 _WORST = (
     Column("row"),
-    Column("regime"),
     Column("measured", "r"),
     Column("predicted", "r"),
     Column("factor", "r"),
@@ -51,8 +50,7 @@ def worst_listing(rows: Sequence[Scored], n: int = 10) -> Listing:
     worst = sorted(rows, key=lambda r: (-r.factor_error_frac, r.id))[:n]
     shown = [
         (
-            f"{r.id}  {r.about}".rstrip(),
-            r.regime,
+            f"{r.id}  {r.regime}  {r.about}".rstrip(),
             _number(r.measured),
             _number(r.predicted),
             f"{1 + r.factor_error_frac:.2f}x",

@@ -209,11 +209,17 @@ def scaled(r: Range, factor: float) -> Range:
 
 
 def confidence_words(confidence: Confidence) -> str:
-    """Badge, regime and how many measured setups stand behind it."""
-    n = confidence.n_reference_setups
+    """Badge, regime and how many measured setups stand behind it; of the prompt where those are few."""
+    c = confidence
+    parts = [c.badge, f"{c.regime}, {_setups(c.n_reference_setups, c.extrapolated)}"]
+    if c.prefill.extrapolated:
+        parts.append(f"prompts: {_setups(c.prefill.n_reference_setups, True)}")
+    return "; ".join([*parts, f"engine {c.engine_status}"])
+
+
+def _setups(n: int, extrapolated: bool) -> str:
     setups = f"{n} reference setup{'s' if n != 1 else ''}" if n else "no reference setup"
-    beyond = ", extrapolated" if confidence.extrapolated else ""
-    return f"{confidence.badge}; {confidence.regime}, {setups}{beyond}; engine {confidence.engine_status}"
+    return f"{setups}, extrapolated" if extrapolated else setups
 
 
 def _per_tier(tiers: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moeplan.api.options import request_of
@@ -71,6 +72,7 @@ def solve(
         assumptions.append(
             f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})"
         )
+        assumptions += _in_vram(problem, request, context, place)
         problem = problem._replace(workload=with_context(problem.workload, context or 256))
     if request.batch == "max":
         batch = largest_batch(problem, place)
@@ -88,3 +90,22 @@ def solve(
     if "max" in (request.context, request.batch):
         answer = replace(answer, context_curve=context_curve(problem, placement))
     return problem, answer
+
+
+def _in_vram(
+    problem: Problem, request: EstimateRequest, context: int, place: Callable[[Problem], Placement]
+) -> list[str]:
+    """What to say where the largest context takes layers or experts off the GPUs: how long it is without."""
+    from moeplan.predict.estimate import WHOLE, choose_placement, largest_context, with_context
+
+    if request.placement or request.gpu_layers is not None or request.cpu_moe is not None:
+        return []
+    if not context or place(problem._replace(workload=with_context(problem.workload, context))).kind in WHOLE:
+        return []
+    kind = problem.engine.multi_gpu if len(problem.hardware.gpus) > 1 else "gpu"
+    if not problem.hardware.gpus or kind not in problem.engine.splits:
+        return []
+    held = largest_context(
+        problem, context, lambda trial: choose_placement(trial, kind=kind, gpu_layers=None, cpu_moe=None)
+    )
+    return [f"all in VRAM a context of {held:,} tokens is the largest: --placement {kind}"] if held else []

@@ -73,7 +73,11 @@ Quant = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    _workload("--engine", "NAME", "llama.cpp, llama.cpp-vulkan, vllm ... Default: llama.cpp for GGUF types."),
+    _workload(
+        "--engine",
+        "NAME",
+        "llama.cpp, llama.cpp-vulkan, vllm ... Default: llama.cpp for GGUF types, else the format's.",
+    ),
 ]
 Context = Annotated[
     str | None,

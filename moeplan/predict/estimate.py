@@ -32,7 +32,8 @@ from moeplan.predict.problem import Problem
 from moeplan.provenance import NULL_LEDGER, Ledger
 from moeplan.units import fmt_bytes
 
-_WHOLE = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
+WHOLE = frozenset({"gpu", "unified", "layer-split", "tensor-parallel"})
+"""Placements with all weights in the memory of GPUs."""
 
 
 def choose_placement(
@@ -54,7 +55,7 @@ def choose_placement(
         return asked if kind is not None else _spilled(problem, asked, room)
     found = candidates(graph, hardware, engine, _fits(problem), room)
     allowed = [p for p in found if kind is None or p.kind == kind]
-    whole = [p for p in allowed if p.kind in _WHOLE]
+    whole = [p for p in allowed if p.kind in WHOLE]
     if whole or allowed:
         return min(whole or allowed, key=lambda p: _phase_seconds("decode", problem, p))
     return _nearest(problem, kind, room)

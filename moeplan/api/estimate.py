@@ -54,8 +54,15 @@ def solve(
     from msgspec.structs import replace
 
     from moeplan.api.parallel import sharing_experts
-    from moeplan.predict.capacity import MOST_SEQUENCES, context_curve, largest_batch, with_batch
-    from moeplan.predict.estimate import choose_placement, largest_context, with_context
+    from moeplan.predict.capacity import (
+        MOST_SEQUENCES,
+        context_curve,
+        largest_batch,
+        largest_context,
+        with_batch,
+        with_context,
+    )
+    from moeplan.predict.choice import choose_placement
     from moeplan.predict.estimate import estimate as predict
     from moeplan.predict.placement import experts_whole
 
@@ -96,7 +103,8 @@ def _in_vram(
     problem: Problem, request: EstimateRequest, context: int, place: Callable[[Problem], Placement]
 ) -> list[str]:
     """What to say where the largest context takes layers or experts off the GPUs: how long it is without."""
-    from moeplan.predict.estimate import WHOLE, choose_placement, largest_context, with_context
+    from moeplan.predict.capacity import largest_context, with_context
+    from moeplan.predict.choice import WHOLE, choose_placement
 
     if request.placement or request.gpu_layers is not None or request.cpu_moe is not None:
         return []

@@ -18,7 +18,8 @@ from moeplan.domain.workload import Placement
 from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.capacity import largest_batch, with_batch
-from moeplan.predict.estimate import choose_placement, residual_regime
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import residual_regime
 from moeplan.predict.interval import closest, is_uncharted, stretch_of, time_range
 from moeplan.predict.phases import decode_step, overlap_frac, prefill_steps
 from moeplan.predict.placement import experts_whole, on_cpu, requested, usable_ram_bytes

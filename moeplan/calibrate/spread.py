@@ -12,11 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from moeplan.calibrate.fit import CROWDING
 from moeplan.calibrate.system import Sample
 
 RESIDUAL_LEVELS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95, 0.975)
-# Setups of one source are not independent: n of them count as n^0.75, as in the fit (calibrate/fit.py).
-_CROWDING = 0.25
 # A regime's class counts as this many setups, each of a source of its own. From 2 to 10 the score of the
 # ranges moves by less than a twentieth (docs/design/004-intervals.md).
 _CLASS_SETUPS = 5.0
@@ -86,11 +85,12 @@ def _drawn(spread: Spread, phase: Spread) -> Spread:
 
 
 def _pools(setups: Sequence[SetupErrors]) -> dict[str, _Pool]:
+    """Setups by all they belong to; those of one source are not independent: n count as n^0.75 (see fit)."""
     counts = Counter((key, s.source) for s in setups for key in _keys(s.regime))
     pools: dict[str, _Pool] = defaultdict(list)
     for s in setups:
         for key in _keys(s.regime):
-            pools[key].append((counts[key, s.source] ** -_CROWDING, s))
+            pools[key].append((counts[key, s.source] ** -CROWDING, s))
     return pools
 
 

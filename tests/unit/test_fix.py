@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import Estimate
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import estimate
 from moeplan.predict.problem import Problem
 from moeplan.units import GIB, KIB, MIB
 from tests.support.problems import calibration, gpu, graph_of, machine, moe_spec, workload

@@ -40,7 +40,7 @@ def largest_batch(
 
 
 def _largest(limit: int, trial: Callable[[int], Problem], place: Callable[[Problem], Placement]) -> int:
-    """The largest number up to ``limit`` whose ``trial`` fits where ``place`` puts it: more take more memory."""
+    """The largest number up to ``limit`` whose ``trial`` fits where ``place`` puts it."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

@@ -140,6 +140,8 @@ class Support(Value):
     n_reference_setups: int
     extrapolated: bool
     """Whether few or none do, and the range of the regime's class stands in."""
+    unseen: tuple[str, ...] = ()
+    """Architectures, engines and types that none of them has: the range is wider for it."""
 
 
 class Confidence(Value):
@@ -151,6 +153,7 @@ class Confidence(Value):
     extrapolated: bool
     engine_status: str
     prefill: Support
+    unseen: tuple[str, ...] = ()
 
 
 class Estimate(Value):

@@ -115,6 +115,7 @@ def _confidence(decode: _Phase, prefill: _Phase, engine: EngineTraits) -> Confid
         extrapolated=behind.extrapolated,
         engine_status=engine.status,
         prefill=_support(prefill),
+        unseen=behind.unseen,
     )
 
 
@@ -124,7 +125,20 @@ def _support(phase: _Phase) -> Support:
         regime=phase.regime,
         n_reference_setups=0 if stand_in else n_setups,
         extrapolated=stand_in or n_setups < FEW_SETUPS,
+        unseen=tuple(dict.fromkeys(_unseen_kind(name) for name in phase.time.unseen)),
     )
+
+
+def _unseen_kind(name: str) -> str:
+    """What the coefficient ``name`` is of: an engine, a type, or the architecture of a GPU.
+
+    >>> _unseen_kind("local.engine.lm-studio.bandwidth"), _unseen_kind("server.gpu.ada.compute")
+    ('engine lm-studio', 'ada')
+    """
+    for mark, what in ((".engine.", "engine"), (".quant.", "type")):
+        if mark in name:
+            return f"{what} {name.partition(mark)[2].rpartition('.')[0].removesuffix('.moe')}"
+    return name.split(".")[2]
 
 
 def _span(

@@ -107,10 +107,12 @@ def estimate_json(e: Estimate) -> EstimateJson:
             n_reference_setups=c.n_reference_setups,
             extrapolated=c.extrapolated,
             engine_status=c.engine_status,
+            unseen=list(c.unseen),
             prefill=SupportJson(
                 regime=c.prefill.regime,
                 n_reference_setups=c.prefill.n_reference_setups,
                 extrapolated=c.prefill.extrapolated,
+                unseen=list(c.prefill.unseen),
             ),
         ),
         not_modelled=reasons,

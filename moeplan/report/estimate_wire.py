@@ -179,6 +179,8 @@ class SupportJson(msgspec.Struct, kw_only=True):
     regime: str
     n_reference_setups: Count
     extrapolated: bool
+    unseen: list[str]
+    """Architectures, engines and types that none of them has."""
 
 
 class ConfidenceJson(msgspec.Struct, kw_only=True):
@@ -189,6 +191,7 @@ class ConfidenceJson(msgspec.Struct, kw_only=True):
     n_reference_setups: Count
     extrapolated: bool
     engine_status: str
+    unseen: list[str]
     prefill: SupportJson
 
 

@@ -210,15 +210,17 @@ def scaled(r: Range, factor: float) -> Range:
 
 def confidence_words(confidence: Confidence) -> str:
     """Badge, regime and how many measured setups stand behind it; of the prompt where those are few."""
-    c = confidence
-    parts = [c.badge, f"{c.regime}, {_setups(c.n_reference_setups, c.extrapolated)}"]
-    if c.prefill.extrapolated:
-        parts.append(f"prompts: {_setups(c.prefill.n_reference_setups, True)}")
+    c, prompt = confidence, confidence.prefill
+    parts = [c.badge, f"{c.regime}, {_setups(c.n_reference_setups, c.extrapolated, c.unseen)}"]
+    if prompt.extrapolated or not set(prompt.unseen) <= set(c.unseen):
+        parts.append(f"prompts: {_setups(prompt.n_reference_setups, prompt.extrapolated, prompt.unseen)}")
     return "; ".join([*parts, f"engine {c.engine_status}"])
 
 
-def _setups(n: int, extrapolated: bool) -> str:
+def _setups(n: int, extrapolated: bool, unseen: Sequence[str]) -> str:
     setups = f"{n} reference setup{'s' if n != 1 else ''}" if n else "no reference setup"
+    if n and unseen:
+        setups += f", none of {' or '.join(unseen)}"
     return f"{setups}, extrapolated" if extrapolated else setups
 
 

@@ -180,3 +180,17 @@ def test_a_prompt_without_a_reference_says_so() -> None:
     assert "prompts: no reference setup, extrapolated" in confidence_words(server)
     local = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m").confidence
     assert not local.prefill.extrapolated and "prompts" not in confidence_words(local)
+
+
+def test_what_no_reference_has_is_named() -> None:
+    told = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", engine="vllm", quant="bf16").confidence
+    assert told.unseen == ("ada",) == told.prefill.unseen
+    assert f"{told.n_reference_setups} reference setups, none of ada" in confidence_words(told)
+    odd = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", engine="lm-studio", quant="q5_1").confidence
+    assert set(odd.unseen) == {"engine lm-studio", "type q5_1"}
+    chip = moeplan.estimate("qwen3-30b-a3b", hardware="apple-m5-max-40-core", quant="q4_k_m").confidence
+    assert (
+        chip.unseen == () and "prompts: " in confidence_words(chip) and "none of m5" in confidence_words(chip)
+    )
+    known = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m").confidence
+    assert known.unseen == () and "none of" not in confidence_words(known)

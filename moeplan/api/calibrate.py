@@ -148,10 +148,11 @@ def fit_calibration(
 
 def residuals_of(setups: Sequence[SetupErrors], date: str, *, held_out: bool = True) -> dict[str, Residuals]:
     """The spread of every regime that ``setups`` speak of, and a wide one for a phase without any."""
-    from moeplan.calibrate.spread import RESIDUAL_LEVELS, spreads
+    from moeplan.calibrate.spread import RESIDUAL_LEVELS, UNMEASURED, Spread, spreads, widened
 
     source = _spread_source(date, held_out=held_out)
-    return _unmeasured(RESIDUAL_LEVELS, source) | {
+    found = {f"{phase}/*/*": Spread(0, 0, UNMEASURED) for phase in ("decode", "prefill")}
+    return {
         regime: Residuals(
             n_setups=s.n_setups,
             n_sources=s.n_sources,
@@ -159,7 +160,7 @@ def residuals_of(setups: Sequence[SetupErrors], date: str, *, held_out: bool = T
             log_ratios=s.log_ratios,
             source=source,
         )
-        for regime, s in spreads(setups).items()
+        for regime, s in (found | widened(spreads(setups))).items()
     }
 
 
@@ -167,13 +168,6 @@ def _spread_source(date: str, *, held_out: bool) -> Source:
     ways = "sources left out, then of devices left out" if held_out else "the fitted rows"
     note = "over what widens a range; each regime's scale pulled to its class's, one shape a phase"
     return Source("fitted", f"log(measured / predicted) of {ways}; one value per setup", date, note)
-
-
-def _unmeasured(levels: tuple[float, ...], source: Source) -> dict[str, Residuals]:
-    """What stands for a phase without any row: 80% within a factor of three, counted as no setup."""
-    ratios = tuple(math.log(3.0) * (2.0 * level - 1.0) / 0.8 for level in levels)
-    wide = Residuals(n_setups=0, n_sources=0, levels=levels, log_ratios=ratios, source=source)
-    return {f"{phase}/*/*": wide for phase in ("decode", "prefill")}
 
 
 def _sample(traced: Traced) -> Sample:

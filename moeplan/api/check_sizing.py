@@ -86,7 +86,7 @@ class Sizer:
         """Whether it also fits with this context, or with so many sequences."""
         from msgspec.structs import replace
 
-        from moeplan.predict.estimate import with_context
+        from moeplan.predict.capacity import with_context
 
         workload = sized.problem.workload
         if context is not None:
@@ -109,7 +109,7 @@ class Sizer:
 
     def fits(self, sized: Sized, problem: Problem) -> bool:
         """Whether ``problem`` has a placement that fits without reading weights from disk again and again."""
-        from moeplan.predict.estimate import feasible
+        from moeplan.predict.choice import feasible
 
         request = sized.request
         placements = feasible(

@@ -226,8 +226,9 @@ def _compared(
 ) -> tuple[ComparedModel, ...]:
     from moeplan.api.offload import offloaded_estimates
     from moeplan.graph.lora import count_lora
+    from moeplan.predict.capacity import largest_context
+    from moeplan.predict.choice import choose_placement
     from moeplan.predict.compare import batch_points, coverage, textbook_view
-    from moeplan.predict.estimate import choose_placement, largest_context
     from moeplan.predict.estimate import estimate as predict
     from moeplan.readers.quality import read_quality
 

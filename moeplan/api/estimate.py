@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moeplan.api.options import request_of
@@ -53,8 +54,15 @@ def solve(
     from msgspec.structs import replace
 
     from moeplan.api.parallel import sharing_experts
-    from moeplan.predict.capacity import MOST_SEQUENCES, context_curve, largest_batch, with_batch
-    from moeplan.predict.estimate import choose_placement, largest_context, with_context
+    from moeplan.predict.capacity import (
+        MOST_SEQUENCES,
+        context_curve,
+        largest_batch,
+        largest_context,
+        with_batch,
+        with_context,
+    )
+    from moeplan.predict.choice import choose_placement
     from moeplan.predict.estimate import estimate as predict
     from moeplan.predict.placement import experts_whole
 
@@ -71,6 +79,7 @@ def solve(
         assumptions.append(
             f"context {context or 256:,} tokens: the largest that fits (model limit {limit:,})"
         )
+        assumptions += _in_vram(problem, request, context, place)
         problem = problem._replace(workload=with_context(problem.workload, context or 256))
     if request.batch == "max":
         batch = largest_batch(problem, place)
@@ -88,3 +97,23 @@ def solve(
     if "max" in (request.context, request.batch):
         answer = replace(answer, context_curve=context_curve(problem, placement))
     return problem, answer
+
+
+def _in_vram(
+    problem: Problem, request: EstimateRequest, context: int, place: Callable[[Problem], Placement]
+) -> list[str]:
+    """What to say where the largest context takes layers or experts off the GPUs: how long it is without."""
+    from moeplan.predict.capacity import largest_context, with_context
+    from moeplan.predict.choice import WHOLE, choose_placement
+
+    if request.placement or request.gpu_layers is not None or request.cpu_moe is not None:
+        return []
+    if not context or place(problem._replace(workload=with_context(problem.workload, context))).kind in WHOLE:
+        return []
+    kind = problem.engine.multi_gpu if len(problem.hardware.gpus) > 1 else "gpu"
+    if not problem.hardware.gpus or kind not in problem.engine.splits:
+        return []
+    held = largest_context(
+        problem, context, lambda trial: choose_placement(trial, kind=kind, gpu_layers=None, cpu_moe=None)
+    )
+    return [f"all in VRAM a context of {held:,} tokens is the largest: --placement {kind}"] if held else []

@@ -177,7 +177,7 @@ def _narrower_and_ram(space: Space, request: PlanRequest) -> _Tried | None:
 
 def _paged(space: Space, request: PlanRequest) -> _Tried | None:
     """What RAM cannot hold is read from the file at every step, where the engine maps it."""
-    from moeplan.predict.estimate import choose_placement
+    from moeplan.predict.choice import choose_placement
     from moeplan.search.pricing import exact_memory, exact_seconds
 
     allowed = {variant.problem.graph.quant for variant in space.variants()}

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from moeplan.api.workload import build_workload
 from moeplan.domain.plan import PlanRequest, Rejected
+from moeplan.engines.formats import unreadable
 from moeplan.engines.machines import lacks
 from moeplan.engines.options import has_cache
 from moeplan.engines.traits import ENGINES, EngineTraits, find_engine
 from moeplan.errors import NotModelled, OptionError, SpecError
-from moeplan.predict.estimate import TIGHT_BYTES
+from moeplan.predict.notes import TIGHT_BYTES
 from moeplan.search.search import Variant
 from moeplan.units import fmt_bytes
 
@@ -173,7 +174,7 @@ class Space:
     def _quants(self, engine: EngineTraits) -> tuple[str, ...]:
         asked = self.request.quants or ((self._base.quant,) if self._base.quant else ())
         if asked:
-            return asked
+            return self._read_by(engine, asked)
         if self.source.file_quant is not None and (self.source.kind == "gguf") == engine.gguf:
             return (str(self.source.file_quant),)
         native = self.source.spec.native_quant
@@ -186,6 +187,15 @@ class Space:
         return tuple(
             dict.fromkeys((native, *(q for q in SERVER_QUANTS if native != "fp8-block" or q != "bf16")))
         )
+
+    def _read_by(self, engine: EngineTraits, asked: tuple[str, ...]) -> tuple[str, ...]:
+        """Of several formats those that ``engine`` reads; a single pair is left to be refused."""
+        why = {quant: unreadable(engine, self.session.quants.find(quant)) for quant in asked}
+        if len(self.engines) == 1 and all(why.values()):
+            return asked
+        for quant in filter(why.get, asked):
+            self._gap(f"{quant} with {engine.id}: it {why[quant]}")
+        return tuple(quant for quant in asked if not why[quant])
 
     def _quantised(self, engine: EngineTraits, quants: tuple[str, ...]) -> Iterator[tuple[Problem, float]]:
         stated = bool(self.request.quants or self._base.quant)

@@ -173,8 +173,10 @@ class Session:
         from moeplan.api.asked import check_request
         from moeplan.api.parallel import check_whole_experts, first_gpus, sharing_heads
         from moeplan.api.workload import build_workload
+        from moeplan.engines.formats import refuse_format, sole_reader, unreadable
         from moeplan.engines.machines import refuse_machine
         from moeplan.engines.options import refuse_foreign
+        from moeplan.engines.traits import default_engine
         from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
 
@@ -185,12 +187,18 @@ class Session:
             quant = source.spec.native_quant
             assumptions.append(f"quant {quant}: the model's native type")
         if source.tensors is not None and quant == source.file_quant:
-            kind, quant_id = "gguf-file" if source.kind == "gguf" else "method", quant
+            scheme, kind, quant_id = None, "gguf-file" if source.kind == "gguf" else "method", quant
         else:
             scheme = self.quants.find(quant)
             kind, quant_id = scheme.kind, scheme.id
         hardware = self._machine(request)
-        engine = self._engine(request, kind, quant_id, hardware, assumptions)
+        own = "" if scheme is None else sole_reader(scheme)
+        engine = self._engine(request, own or default_engine(kind), quant_id, hardware, assumptions)
+        if scheme is not None and not measured:  # what was measured did run, whatever it is called
+            if request.quant and request.engine:
+                refuse_format(engine, scheme)
+            elif why := unreadable(engine, scheme):
+                assumptions.append(f"files of another format, as wide as {quant_id}: {engine.id} {why}")
         refuse_foreign(request, engine, source.spec)
         if request.placement not in ("cpu", "disk") and request.gpu_layers != 0:
             refuse_machine(engine, hardware)
@@ -240,24 +248,34 @@ class Session:
     def _engine(
         self,
         request: EstimateRequest,
-        quant_kind: str,
+        usual: str,
         quant: str,
         hardware: HardwareSpec,
         assumptions: list[str],
     ) -> EngineTraits:
         from moeplan.engines.machines import lacks
-        from moeplan.engines.traits import default_engine, find_engine
+        from moeplan.engines.traits import find_engine
 
         if request.engine is not None:
             return find_engine(request.engine)
-        # Server engines need a GPU of their own; elsewhere llama.cpp is what people run.
-        discrete = bool(hardware.gpus) and hardware.gpus[0].vendor != "apple"
-        engine = find_engine(default_engine(quant_kind) if discrete else "llama.cpp")
-        where = f"default for {quant}" if discrete else "default without a discrete GPU"
-        if discrete and (why := lacks(engine, hardware)):
+        shared = usual == "vllm" and not _serves(hardware)
+        engine = find_engine("llama.cpp" if shared else usual)
+        where = "default without a discrete GPU" if shared else f"default for {quant}"
+        if usual == "vllm" and not shared and (why := lacks(engine, hardware)):
             engine, where = find_engine("llama.cpp"), f"{engine.id}, the default for {quant}: {why}"
         assumptions.append(f"engine {engine.id}: {where}")
         return engine
+
+
+def _serves(hardware: HardwareSpec) -> bool:
+    """Whether people run server engines there, which want a GPU of its own.
+
+    Where a desktop's CPU and GPU share their memory they run llama.cpp, but for NVIDIA's, sold with vLLM.
+    """
+    if not hardware.gpus:
+        return False
+    gpu = hardware.gpus[0]
+    return not gpu.unified_memory or gpu.vendor == "nvidia" or gpu.segment == "datacenter"
 
 
 def _adjusted(engine: EngineTraits, request: EstimateRequest) -> EngineTraits:

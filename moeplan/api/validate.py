@@ -18,8 +18,9 @@ from moeplan.domain.workload import Placement
 from moeplan.engines.traits import flash_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.capacity import largest_batch, with_batch
-from moeplan.predict.estimate import choose_placement, residual_regime
-from moeplan.predict.interval import closest, stretch_of, time_range
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import residual_regime
+from moeplan.predict.interval import closest, is_uncharted, stretch_of, time_range
 from moeplan.predict.phases import decode_step, overlap_frac, prefill_steps
 from moeplan.predict.placement import experts_whole, on_cpu, requested, usable_ram_bytes
 from moeplan.predict.problem import Problem
@@ -27,7 +28,7 @@ from moeplan.predict.serving import stall_ops
 from moeplan.readers.corpus import SpeedRow
 from moeplan.readers.engine_runs import EngineRun
 from moeplan.units import GIB
-from moeplan.validate.rows import regime_of, request_of
+from moeplan.validate.rows import about, regime_of, request_of
 from moeplan.validate.score import Scored
 
 
@@ -76,6 +77,8 @@ def trace_row(row: SpeedRow, session: Session) -> Traced:
     if row.file_gib:
         problem = problem._replace(graph=session.resized(problem.graph, row.file_gib * GIB))
     placement = _placed(problem, request)
+    if not row.arch_class:
+        row = replace(row, arch_class="moe" if problem.graph.spec.is_moe else "dense")
     if row.metric == "tpot_ms":
         problem = _admitted(problem, placement)
     if row.ep > 1 and row.ep == placement.tensor_parallel and problem.graph.spec.is_moe:
@@ -196,7 +199,7 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
     row, problem = item.row, item.problem
     time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
     _, residuals, stand_in = closest(calibration, asked_regime(item))
-    stretch = stretch_of(time, stand_in=stand_in)
+    stretch = stretch_of(time, stand_in=stand_in or is_uncharted(problem.hardware))
     span = time_range(time.seconds, residuals, level, stretch=stretch, guess_log=time.guess_log)
     if row.metric == "tpot_ms":
         low, predicted, high = (1000.0 * s for s in (span.low, span.expected, span.high))
@@ -206,6 +209,7 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
         id=row.id,
         setup=row.setup,
         source_family=row.source_family,
+        about=about(row),
         regime=regime_of(row),
         measured=row.value,
         predicted=predicted,

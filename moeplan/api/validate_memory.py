@@ -11,7 +11,7 @@ from moeplan.domain.result import DeviceMemory, MemoryReport
 from moeplan.domain.workload import Placement
 from moeplan.errors import MoeplanError
 from moeplan.memory.report import memory_by_tier, twice_held_bytes
-from moeplan.predict.estimate import choose_placement
+from moeplan.predict.choice import choose_placement
 from moeplan.predict.problem import Problem
 from moeplan.readers.corpus_memory import MemoryRow
 from moeplan.validate.memory import aged, buffers_of, check_size, request_of, split_unknown
@@ -102,6 +102,7 @@ def _scored(row: MemoryRow, report: MemoryReport, pinned_bytes: int | None) -> l
             setup=f"{row.setup}:{row.device_kind}:{name}",
             source_family=row.source_family,
             regime=f"{name}/{device}",
+            about=f"{row.model} {row.quant}, {row.engine}, {row.device_kind}",
             measured=logged,
             predicted=max(predicted, 1 / 1024),
             low=predicted,

@@ -10,7 +10,8 @@ from moeplan.api.validate import Skipped, score_speed
 from moeplan.domain.value import Value
 from moeplan.errors import NotModelled, SpecError
 from moeplan.readers.catalog import Catalog
-from moeplan.readers.corpus import columns, read_serving, read_speed
+from moeplan.readers.corpus import read_serving, read_speed
+from moeplan.readers.csv_rows import columns, lines, unlike_any
 from moeplan.validate.score import Scored, Summary, regroup, summarise
 
 KINDS = ("speed", "serving", "memory", "training", "finetune")
@@ -33,6 +34,11 @@ class Validation(Value):
     rows: tuple[Scored, ...]
     skipped: tuple[Skipped, ...]
     summary: tuple[Summary, ...]
+
+    @property
+    def ranged(self) -> bool:
+        """Whether predictions of this kind come with a range."""
+        return self.kind != "memory"
 
 
 def run_validation(
@@ -88,26 +94,22 @@ def _score_speeds(
 
 
 def _kind_of(path: Path) -> str:
-    names = set(columns(path))
+    names = columns(path)
     for kind, marks in _MARKS:
-        if marks <= names:
+        if marks <= set(names):
             return kind
-    raise SpecError("its columns are those of no kind of corpus", path=str(path), line=1, hint="--kind")
+    raise unlike_any(path, names)
 
 
 def _ids(path: Path, column: str) -> list[tuple[str, str]]:
-    from moeplan.readers.corpus import lines
-
-    return [(row.get("id") or "", row.get(column) or "") for row, _ in lines(path, ("id", column))]
+    return [(row["id"], row.get(column) or "") for row, _ in lines(path, (column,))]
 
 
 def _keys(path: Path, by: Sequence[str]) -> dict[str, str]:
     """Row id -> its values in the columns ``by``, joined by slashes."""
-    from moeplan.readers.corpus import lines
-
     known = columns(path)
     for name in by:
         if name not in known:
             raise SpecError(f"--by: the corpus has no column {name!r}", path=str(path), line=1)
-    rows = lines(path, ("id",))
+    rows = lines(path, ())
     return {row["id"]: "/".join(row.get(name) or "-" for name in by) for row, _ in rows}

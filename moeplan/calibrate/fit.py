@@ -30,7 +30,7 @@ _SMOOTH = 0.03
 _OUTLIER, _OUTLIER_WEIGHT = math.log(4.0), 0.1
 # How much less the many setups of one source count. Chosen by held-out error (docs/design/003-speed-law.md):
 # local rows come from many sources, serving rows from a handful with hundreds of setups each.
-_CROWDING, _CROWDING_SWEEPS = 0.25, 1.0
+CROWDING, _CROWDING_SWEEPS = 0.25, 1.0
 _MAX_STEP = 0.7
 _ROUNDS = 25
 
@@ -91,7 +91,7 @@ def setup_weights(samples: Sequence[Sample], keep: Callable[[Sample], bool]) -> 
             setups.setdefault((s.regime, s.source), set()).add(s.setup)
     return np.array(
         [
-            len(setups[s.regime, s.source]) ** -(_CROWDING_SWEEPS if s.sweep else _CROWDING)
+            len(setups[s.regime, s.source]) ** -(_CROWDING_SWEEPS if s.sweep else CROWDING)
             / rows[s.regime, s.setup]
             if keep(s)
             else 0.0

@@ -12,14 +12,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from moeplan.calibrate.fit import CROWDING
 from moeplan.calibrate.system import Sample
 
 RESIDUAL_LEVELS = (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95, 0.975)
-# Setups of one source are not independent: n of them count as n^0.75, as in the fit (calibrate/fit.py).
-_CROWDING = 0.25
 # A regime's class counts as this many setups, each of a source of its own. From 2 to 10 the score of the
 # ranges moves by less than a twentieth (docs/design/004-intervals.md).
 _CLASS_SETUPS = 5.0
+# What stands for a phase without any row: 80% within a factor of three.
+UNMEASURED = tuple(math.log(3.0) * (2.0 * level - 1.0) / 0.8 for level in RESIDUAL_LEVELS)
+# From this many independent setups on a phase's own errors make its ranges; below, less the fewer they are.
+# Quantiles of a handful are the handful: fits of 2 and of 12 setups held 15% and 60% of other published rows.
+_ENOUGH_SETUPS = 8.0
 
 
 class SetupErrors(NamedTuple):
@@ -69,12 +73,24 @@ def spreads(setups: Sequence[SetupErrors]) -> dict[str, Spread]:
     }
 
 
+def widened(found: Mapping[str, Spread]) -> dict[str, Spread]:
+    """``found`` with the ranges of phases of few setups drawn towards those of a phase without any."""
+    return {key: _drawn(spread, found[_phase(key)]) for key, spread in found.items()}
+
+
+def _drawn(spread: Spread, phase: Spread) -> Spread:
+    own = min(1.0, independent(phase.n_setups, phase.n_sources) / _ENOUGH_SETUPS)
+    pairs = zip(spread.log_ratios, UNMEASURED, strict=True)
+    return spread._replace(log_ratios=tuple(own * mine + (1.0 - own) * wide for mine, wide in pairs))
+
+
 def _pools(setups: Sequence[SetupErrors]) -> dict[str, _Pool]:
+    """Setups by all they belong to; those of one source are not independent: n count as n^0.75 (see fit)."""
     counts = Counter((key, s.source) for s in setups for key in _keys(s.regime))
     pools: dict[str, _Pool] = defaultdict(list)
     for s in setups:
         for key in _keys(s.regime):
-            pools[key].append((counts[key, s.source] ** -_CROWDING, s))
+            pools[key].append((counts[key, s.source] ** -CROWDING, s))
     return pools
 
 

@@ -56,6 +56,7 @@ def fit(
 
     Grade C rows are left out. Use the file with --calibration.
     """
+    from collections import Counter
     from datetime import date as calendar
     from pathlib import Path
 
@@ -66,7 +67,10 @@ def fit(
 
     if report is not None and not held_out:
         raise SpecError("--report tells errors of rows left out: not with --no-held-out")
-    day = date or calendar.today().isoformat()
+    try:
+        day = (calendar.fromisoformat(date) if date else calendar.today()).isoformat()
+    except ValueError:
+        raise SpecError(f"--date: expected a day such as 2026-11-30; got {opt.shown(date or '')}") from None
     result = fit_calibration(
         [Path(path) for path in corpus],
         Session(opt.open_catalog(configs)),
@@ -75,7 +79,13 @@ def fit(
         held_out=held_out,
     )
     save_fit(result, Path(output))
-    note(f"{output}: {len(result.calibration.coefficients)} coefficients from {len(result.samples)} rows")
+    n_setups = len({sample.setup for sample in result.samples})
+    rows = f"{len(result.samples)} rows of {n_setups} setups"
+    note(f"{output}: {len(result.calibration.coefficients)} coefficients from {rows}")
+    for skipped, n in Counter(row.reason for row in result.skipped).most_common():
+        note(f"skipped {n}: {skipped}")
+    if not held_out:
+        note("ranges come from the fitted rows themselves, which are closer than new ones will be")
     if report is not None:
         from moeplan.api.accuracy import accuracy_markdown
 

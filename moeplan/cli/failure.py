@@ -14,6 +14,10 @@ USAGE, INTERNAL, INTERRUPTED, PIPE_CLOSED = 2, 101, 130, 141
 """Exit codes; 141 is what a shell reports of a program that SIGPIPE ended."""
 
 
+# Options that other programs have, and what they are called here.
+_MEANT = {"--json": "--format json", "--markdown": "--format markdown", "--ctx": "--context"}
+
+
 class PipeClosed(Exception):
     """The reader of stdout is gone; typer would turn a BrokenPipeError into exit code 1."""
 
@@ -61,6 +65,9 @@ def _usage(error: Any) -> int:
     from moeplan.report.errors import message_lines
 
     context = getattr(error, "ctx", None)
+    meant = _MEANT.get(getattr(error, "option_name", ""))
+    if meant is not None:
+        error.possibilities = [meant]
     message = str(error.format_message())
     if type(error).__name__ == "NoArgsIsHelpError":
         _write(message + "\n")

@@ -42,7 +42,9 @@ Hardware = Annotated[
     str | None,
     _machine("--hardware", "HARDWARE", "Catalog id of a GPU or machine, a YAML file, or local (default)."),
 ]
-Gpu = Annotated[str | None, _machine("--gpu", "ID", "GPU of the machine.")]
+Gpu = Annotated[
+    str | None, _machine("--gpu", "ID", "GPU of the machine; unlike ones: rtx-3090+rtx-3060-12gb.")
+]
 NGpus = Annotated[str | None, _machine("--n-gpus", "N", "Number of GPUs.")]
 Cpu = Annotated[str | None, _machine("--cpu", "ID", "CPU of the machine.")]
 RamGib = Annotated[str | None, _machine("--ram-gib", "SIZE", "RAM in GiB, or with a unit: 64GB.")]
@@ -71,7 +73,11 @@ Quant = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    _workload("--engine", "NAME", "llama.cpp, llama.cpp-vulkan, vllm ... Default: llama.cpp for GGUF types."),
+    _workload(
+        "--engine",
+        "NAME",
+        "llama.cpp, llama.cpp-vulkan, vllm ... Default: llama.cpp for GGUF types, else the format's.",
+    ),
 ]
 Context = Annotated[
     str | None,

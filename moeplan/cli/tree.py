@@ -75,7 +75,11 @@ class Command(HelpMixin, TyperCommand):
         for word in args[: args.index("--")] if "--" in args else args:
             option = single.get(word.partition("=")[0])
             if option in given:
-                hint = "; GPUs of several kinds: a machine file with `gpus:`" if option == "--gpu" else ""
+                hint = (
+                    "; GPUs of several kinds are joined by +: rtx-3090+rtx-3060-12gb"
+                    if option == "--gpu"
+                    else ""
+                )
                 ctx.fail(f"{option} is given twice{hint}")
             if option is not None:
                 given.add(option)

@@ -65,25 +65,30 @@ def validate(
     from pathlib import Path
 
     from moeplan.api.validation import run_validation
+    from moeplan.errors import SpecError
 
     if plot is not None:
         from moeplan.report import picture
 
         picture.check_name(plot)
-    most, least = opt.positive(max_median, "--max-median"), opt.positive(min_coverage, "--min-coverage")
+    most = opt.positive(max_median, "--max-median")
+    least = None if min_coverage is None else opt.fraction(min_coverage, "--min-coverage", high=True)
     result = run_validation(
         Path(corpus),
         opt.open_catalog(configs),
         kind=kind,
         by=tuple(name.strip() for name in by.split(",") if name.strip()),
-        level=opt.positive(level, "--level") or 0.8,
+        level=opt.fraction(level, "--level"),
         calibration=calibration,
     )
+    if least is not None and not result.ranged:
+        raise SpecError(f"--min-coverage: {result.kind} is predicted as one number, without a range")
     if plot is not None:
         from moeplan.cli.output import write_picture
         from moeplan.report.validate_svg import render
 
-        title, unit = f"{Path(corpus).name}: {len(result.rows)} rows", {"speed": "tok/s"}.get(result.kind, "")
+        unit = {"speed": "tok/s", "memory": "MiB"}.get(result.kind, "")
+        title = f"{Path(corpus).name}: {len(result.rows)} rows"
         write_picture(plot, render(result.rows, title, unit))
     _show(result, format, output)
     if not _within(result, most, least):
@@ -107,15 +112,23 @@ def _show(result: Validation, format: str, output: str | None) -> None:
             output,
         )
         return
-    summary, worst = summary_listing(result.summary), worst_listing(result.rows)
-    if format == "markdown":
+    summary, worst = summary_listing(result.summary, ranged=result.ranged), worst_listing(result.rows)
+    if not result.rows:
+        emit(f"{summary.note}\n", output)
+    elif format == "markdown":
         emit(listing_markdown(summary) + "\nWorst rows:\n\n" + listing_markdown(worst), output)
     else:
         emit_lines(
             lambda screen: [*listing_lines(summary, screen), [], *listing_lines(worst, screen)], output
         )
     for reason, n in Counter(row.reason for row in result.skipped).most_common():
-        note(f"skipped {n}: {reason}")
+        ids = [row.id for row in result.skipped if row.reason == reason]
+        note(f"skipped {n}: {reason} [{', '.join(ids[:3])}{', ...' if n > 3 else ''}]")
+    if result.ranged and result.rows:
+        note(
+            f"errors are smaller on rows that {result.calibration} was fitted on than on new ones: "
+            "docs/accuracy.md has those of rows left out"
+        )
 
 
 def _within(result: Validation, most: float | None, least: float | None) -> bool:
@@ -123,11 +136,20 @@ def _within(result: Validation, most: float | None, least: float | None) -> bool
     from moeplan.cli.output import note
 
     kept = True
+    if not result.summary and (most is not None or least is not None):
+        note("no row could be predicted, so no limit is kept")
+        kept = False
     for s in result.summary:
         if most is not None and s.median_factor_error_frac > most:
-            note(f"{s.regime}: median factor error {s.median_factor_error_frac:.1%} is above {most:.1%}")
+            error = _percent(s.median_factor_error_frac)
+            note(f"{s.regime}: median factor error {error} is above {_percent(most)}")
             kept = False
         if least is not None and s.coverage_frac < least:
-            note(f"{s.regime}: {s.coverage_frac:.0%} in range is below {least:.0%}")
+            note(f"{s.regime}: {_percent(s.coverage_frac)} in range is below {_percent(least)}")
             kept = False
     return kept
+
+
+def _percent(share: float) -> str:
+    """With as many digits as tell a missed limit from a kept one."""
+    return f"{100 * share:.4g}%"

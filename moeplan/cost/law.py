@@ -275,7 +275,7 @@ class _Clock:
             passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
-        formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
+        formula = f"bytes / bandwidth {'+' if norm == SUM else f'overlapping (norm {norm:g})'} FLOP / rate"
         if unpacking_s:
             formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
             inputs = {**alone.inputs, **inputs, "elements": elements}

@@ -151,10 +151,15 @@ def _badge(
 
 def _kind(op: Op, hardware: HardwareSpec, scales: Scales) -> int:
     """Index in ``KINDS`` of where a term comes from; the same as that of ``_source``."""
-    if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
+    if _reads_assumed_ram(op, hardware):
         return _ASSUMED
     kind = max(scales.worst_kind(names) for names in (op.moving, op.computing, op.waiting, op.unpacking))
     return kind if kind >= 0 else _DATASHEET
+
+
+def _reads_assumed_ram(op: Op, hardware: HardwareSpec) -> bool:
+    """Whether the time of ``op`` rests on a RAM bandwidth that nobody stated; a wait for cores does not."""
+    return hardware.host.ram_basis == "assumed" and op.term.startswith("CPU ") and op.n_bytes > 0
 
 
 _ASSUMED, _DATASHEET = KINDS.index("assumed"), KINDS.index("datasheet")
@@ -162,8 +167,8 @@ _ASSUMED, _DATASHEET = KINDS.index("assumed"), KINDS.index("datasheet")
 
 def _source(op: Op, hardware: HardwareSpec, calibration: Calibration) -> Source:
     """Where a term comes from: its least trustworthy coefficient, or the bandwidth it assumes."""
-    if op.term.startswith("CPU") and hardware.host.ram_basis == "assumed":
-        return Source("assumed", "RAM bandwidth of a typical machine of this class")
+    if _reads_assumed_ram(op, hardware):
+        return Source("assumed", "RAM bandwidth as is usual for this processor; --ram-gbs says it")
     coefficients = calibration.coefficients
     names = (*op.moving, *op.computing, *op.waiting, *op.unpacking)
     sources = [coefficients[n].source for n in names if n in coefficients]

@@ -172,7 +172,10 @@ class QuantTable(Value):
             return UnknownName("quantisation", name[:MAX_NAME_CHARS])
         known_names = [*self.schemes, *(alias for s in self.schemes.values() for alias in s.aliases)]
         patterns = ", ".join(family.pattern for family in self.families)
-        return UnknownName("quantisation", name, nearest(name, known_names), help=f"also: {patterns}")
+        # Who says q4 mostly has the medium mix of that width.
+        medium = [m for m in (f"{folded}_k_m",) if m in self.schemes]
+        near = dict.fromkeys([*medium, *nearest(name, known_names)])
+        return UnknownName("quantisation", name, tuple(near), help=f"moeplan quants list; also: {patterns}")
 
 
 def fold(name: str) -> str:

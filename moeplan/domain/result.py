@@ -133,14 +133,27 @@ class PhaseTime(Value):
     host's memory, of rates that no row of any corpus speaks of."""
 
 
+class Support(Value):
+    """What measurements stand behind the range of a phase."""
+
+    regime: str
+    n_reference_setups: int
+    extrapolated: bool
+    """Whether few or none do, and the range of the regime's class stands in."""
+    unseen: tuple[str, ...] = ()
+    """Architectures, engines and types that none of them has: the range is wider for it."""
+
+
 class Confidence(Value):
-    """How sure, and why."""
+    """How sure, and why: of decode, with what stands behind the prompt beside it."""
 
     badge: Badge
     regime: str
     n_reference_setups: int
     extrapolated: bool
     engine_status: str
+    prefill: Support
+    unseen: tuple[str, ...] = ()
 
 
 class Estimate(Value):

@@ -29,13 +29,17 @@ def lacks(engine: EngineTraits, hardware: HardwareSpec) -> str:
 
 
 def _lacks_kernels(engine: EngineTraits, gpu: GpuSpec) -> str:
-    maker = "gaudi" if gpu.architecture.casefold().startswith("gaudi") else gpu.vendor
-    if engine.makers is not None and maker not in engine.makers | {"other"}:
+    if engine.makers is not None and maker(gpu) not in engine.makers | {"other"}:
         return f"it has kernels for GPUs of {', '.join(sorted(engine.makers))}, not for {gpu.name}"
     if gpu.vendor == "nvidia" and 0.0 < capability(gpu) < engine.least_capability:
         least = engine.least_capability
         return f"it needs compute capability {least}, {gpu.name} has {gpu.compute_capability}"
     return ""
+
+
+def maker(gpu: GpuSpec) -> str:
+    """Whose kernels ``gpu`` needs: its vendor's; Gaudi's share nothing with Intel's GPUs."""
+    return "gaudi" if gpu.architecture.casefold().startswith("gaudi") else gpu.vendor
 
 
 def capability(gpu: GpuSpec) -> float:

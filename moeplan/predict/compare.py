@@ -15,7 +15,8 @@ from moeplan.domain.result import DeviceMemory, Estimate
 from moeplan.domain.textbook import TextbookModel
 from moeplan.domain.workload import Placement
 from moeplan.memory.report import memory_report
-from moeplan.predict.estimate import choose_placement, estimate, experts_touched
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import estimate, experts_touched
 from moeplan.predict.placement import moe_layers, on_cpu, split
 from moeplan.predict.problem import Problem
 

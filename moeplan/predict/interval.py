@@ -7,7 +7,9 @@ from bisect import bisect_left
 
 from moeplan.cost.paging import PAGING
 from moeplan.domain.calibration import Calibration, Residuals
+from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import PhaseTime, Range
+from moeplan.engines.machines import maker
 
 # A spread is stretched by this much on each side where its regime has no measured setup and its class stands
 # in; where no measurement speaks of the architecture, engine or type; where the RAM bandwidth is assumed.
@@ -23,6 +25,8 @@ PAGED_STRETCH = 3.0
 _GUESS_LEVEL = 0.4
 # With fewer measured setups than this in a regime an answer is called extrapolated.
 FEW_SETUPS = 8
+# Whose GPUs the corpus of the shipped coefficients has (docs/accuracy.md).
+_MEASURED_MAKERS = frozenset({"nvidia", "amd", "intel", "apple"})
 
 
 def closest(calibration: Calibration, regime: str) -> tuple[str, Residuals, bool]:
@@ -36,6 +40,11 @@ def closest(calibration: Calibration, regime: str) -> tuple[str, Residuals, bool
         if residuals is not None:
             return key, residuals, stand_in > 0
     raise KeyError(f"calibration {calibration.id} has no residuals for {phase}")
+
+
+def is_uncharted(hardware: HardwareSpec) -> bool:
+    """Whether an accelerator is of a maker of which no published speed is known: another's stand in."""
+    return any(maker(gpu) not in _MEASURED_MAKERS for gpu in hardware.gpus)
 
 
 def stretch_of(time: PhaseTime, *, stand_in: bool) -> float:

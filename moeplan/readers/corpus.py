@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from moeplan.domain.value import Value
-from moeplan.errors import SpecError
+from moeplan.readers.csv_rows import Cells, columns, lines
 from moeplan.readers.pages import (
     build_date,
     client_prompt_of,
@@ -20,7 +18,6 @@ from moeplan.readers.pages import (
     threads_of,
     ubatch_of,
 )
-from moeplan.readers.paths import require_file
 from moeplan.readers.sweeps import (
     cache_type,
     is_speculative,
@@ -79,19 +76,16 @@ class SpeedRow(Value):
     """What each GPU was held to, below its own limit."""
 
 
-_SPEED_COLUMNS = ("id", "setup", "model", "quant", "engine", "placement", "phase", "tokens_per_s", "grade")
-_SERVING_COLUMNS = (
-    "id",
-    "setup",
-    "model",
-    "precision",
-    "engine",
-    "gpu",
-    "concurrency",
-    "metric",
-    "value",
-    "grade",
+_SPEED_COLUMNS = ("model", "quant", "engine", "placement", "phase", "tokens_per_s")
+_SERVING_COLUMNS = ("model", "precision", "engine", "gpu", "concurrency", "metric", "value")
+# What makes two rows one setup where the file does not say it in a column of its own.
+_SPEED_SETUP = (
+    *("source", "model", "quant", "engine", "gpu", "n_gpus", "cpu", "cpu_raw"),
+    *("placement", "gpu_layers", "cpu_moe", "tp"),
 )
+_SERVING_SETUP = ("source_family", "model", "precision", "engine", "gpu", "n_gpus", "tp", "concurrency")
+# Rows of a file without grades, as one's own runs are, were flagged by nobody.
+_UNGRADED = "B"
 
 # Precisions of serving rows and the quantisation that stores weights so.
 _PRECISIONS = {
@@ -131,67 +125,6 @@ def is_serving(path: Path) -> bool:
     return {"metric", "concurrency"} <= set(columns(path))
 
 
-def _require(path: Path) -> None:
-    """Raise for what is no file, or an empty one: a pipe would be waited for."""
-    if require_file(path) == 0:
-        raise SpecError("is empty", path=str(path))
-
-
-def columns(path: Path) -> tuple[str, ...]:
-    """The names in the first line. Raises SpecError."""
-    _require(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return tuple(next(csv.reader(file), ()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"cannot read the corpus: {error}", path=str(path)) from error
-
-
-def lines(path: Path, required: tuple[str, ...]) -> Iterator[tuple[dict[str, str], int]]:
-    """(cells by column, line number) of every row. Raises SpecError without the columns ``required``."""
-    _require(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in required if name not in (reader.fieldnames or ())]
-            if missing:
-                raise SpecError(
-                    f"not a corpus of this kind: no column {missing[0]!r}", path=str(path), line=1
-                )
-            for row in reader:
-                yield row, reader.line_num
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"cannot read the corpus: {error}", path=str(path)) from error
-
-
-class Cells:
-    """One row; numbers are read with their line in the error."""
-
-    def __init__(self, row: dict[str, str], path: Path, line: int) -> None:
-        self.row, self.path, self.line = row, path, line
-
-    def text(self, name: str) -> str:
-        """The cell, empty where it or its column is."""
-        return self.row.get(name) or ""
-
-    def number(self, name: str) -> float | None:
-        """The cell as a number. Raises SpecError with its line."""
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            return float(text)
-        except ValueError:
-            raise SpecError(
-                f"{name}: {text!r} is not a number", path=str(self.path), line=self.line
-            ) from None
-
-    def count(self, name: str) -> int | None:
-        """The cell as a whole number."""
-        value = self.number(name)
-        return None if value is None else int(value)
-
-
 def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     """``after_tokens``: of the prompt in whose context an answer was generated, where the row is one."""
     source, notes = cells.text("source"), cells.text("notes")
@@ -199,7 +132,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     client_prompt = client_prompt_of(notes, cells.text("engine"))
     return SpeedRow(
         id=cells.text("id"),
-        setup=cells.text("setup"),
+        setup=_setup(cells, _SPEED_SETUP),
         source_family=source_family(cells.text("source")),
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
@@ -224,7 +157,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         threads=threads_of(source, cells.count("threads")),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
-        grade=grade_of(source, cells.text("grade")),
+        grade=grade_of(source, cells.text("grade") or _UNGRADED),
         tp=cells.count("tp"),
         cpu_raw=cells.text("cpu_raw"),
         ram_basis=ram[1],
@@ -235,6 +168,10 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
     )
 
 
+def _setup(cells: Cells, names: tuple[str, ...]) -> str:
+    return cells.text("setup") or "/".join(cells.text(name) for name in names)
+
+
 def source_family(source: str) -> str:
     """What publications of one project or site share: its name, or the host of its address."""
     if source.startswith(("http://", "https://")):
@@ -243,11 +180,11 @@ def source_family(source: str) -> str:
 
 
 def _serving_row(cells: Cells) -> SpeedRow | None:
-    metric, value = cells.text("metric"), cells.number("value")
+    metric, value = cells.text("metric"), cells.number("value") or 0.0
     batch, family = cells.count("concurrency") or 1, cells.text("source_family")
     nominal = cells.count("input_len") or 0, cells.count("output_len") or 1
     prompt, output = (mean_tokens(family, n) for n in nominal)
-    if not value or metric not in _STEP_METRICS:
+    if metric not in _STEP_METRICS:
         return None
     whole = metric == "bs1_output_tok_s" and prompt > 1  # the prompt's time is inside that figure
     tp = cells.count("tp") or 1
@@ -255,7 +192,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
     launch = engine, gpu, model, precision, date
     return SpeedRow(
         id=cells.text("id"),
-        setup=cells.text("setup"),
+        setup=_setup(cells, _SERVING_SETUP),
         source_family=family,
         model=cells.text("model"),
         arch_class=cells.text("arch_class"),
@@ -279,8 +216,8 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         kv_type=cache_type(family, launch),
         threads=None,
         phase="request" if whole else "decode",
-        tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" else value,
-        grade=cells.text("grade"),
+        tokens_per_s=batch * 1000.0 / value if metric == "tpot_ms" and value else value,
+        grade=cells.text("grade") or _UNGRADED,
         tp=tp,
         metric=metric,
         value=value,

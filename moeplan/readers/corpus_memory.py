@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moeplan.domain.value import Value
-from moeplan.readers.corpus import Cells, lines
+from moeplan.readers.csv_rows import Cells, lines
 
 _COLUMNS = (
     "id", "setup", "model", "quant", "engine", "device_kind", "gpu", "n_gpus", "n_ctx",

@@ -13,7 +13,8 @@ from typing import Any
 from moeplan.domain.model import Block, DenseFfn, GqaAttention, Mixer, MlaAttention, ModelSpec, MoeFfn
 from moeplan.domain.value import Value
 from moeplan.errors import SpecError
-from moeplan.readers.corpus import Cells, SpeedRow, lines
+from moeplan.readers.corpus import SpeedRow
+from moeplan.readers.csv_rows import Cells, lines
 
 _COLUMNS = ("model", "threads", "mode", "B_or_n", "depth", "wall_best_ms", "stream_read_GBs")
 # In Gemma 3 every sixth layer sees the whole context, in gpt-oss every second (their config.json).

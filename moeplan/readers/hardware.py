@@ -125,6 +125,11 @@ def _label(names: list[str], times: str) -> str:
 
 def _gpus_of(parts: Parts, text: str) -> list[GpuSpec]:
     """The GPUs of ``rtx-5090+2x-rtx-4090``, in that order."""
+    if "," in text:
+        raise SpecError(
+            f"{text[:80]!r}: GPUs of one machine are joined by +, not by commas",
+            help="moeplan plan --hardware A,B compares machines",
+        )
     gpus: list[GpuSpec] = []
     for piece in text.split("+"):
         count, name = _count_of(piece.strip())

@@ -22,7 +22,11 @@ AXES: dict[Axis, tuple[str, str]] = {
 """Axis -> (short name, what its ratio says of the better one)."""
 
 NONE = "-"
-DISK = "*"
+# What stands behind a speed whose weights are not all on the GPUs, and what it means.
+_AWAY = {
+    "disk": ("*", "weights read from disk"),
+    **dict.fromkeys(("layers", "experts", "mixed"), ("+", "part of the weights in RAM")),
+}
 Row = tuple[str, list[str]]
 
 
@@ -238,7 +242,7 @@ def _speed(point: BatchPoint) -> str:
     if point.step_s is None:
         return NONE
     rate = fmt_number(point.batch / point.step_s.expected)
-    return rate + DISK if point.placement == "disk" else rate
+    return rate + _AWAY.get(point.placement, ("", ""))[0]
 
 
 def batch_note(c: Comparison) -> str:
@@ -247,9 +251,8 @@ def batch_note(c: Comparison) -> str:
     text = f"each sequence holds {c.batch_context_tokens:,} tokens; expected speed"
     if any(p.step_s is None for p in points):
         text += f"; {NONE} does not fit"
-    if any(p.step_s is not None and p.placement == "disk" for p in points):
-        text += f"; {DISK} weights read from disk"
-    return text
+    marks = {_AWAY[p.placement]: None for p in points if p.step_s is not None and p.placement in _AWAY}
+    return text + "".join(f"; {mark} {meaning}" for mark, meaning in sorted(marks))
 
 
 # ── sentences ───────────────────────────────────────────────────────────────────────────────────

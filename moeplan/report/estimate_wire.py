@@ -173,14 +173,26 @@ class PrefillJson(msgspec.Struct, kw_only=True):
     parts: list[PartJson]
 
 
+class SupportJson(msgspec.Struct, kw_only=True):
+    """What measurements stand behind the range of a phase."""
+
+    regime: str
+    n_reference_setups: Count
+    extrapolated: bool
+    unseen: list[str]
+    """Architectures, engines and types that none of them has."""
+
+
 class ConfidenceJson(msgspec.Struct, kw_only=True):
-    """How sure, and why."""
+    """How sure, and why: of decode, with what stands behind the prompt beside it."""
 
     badge: SourceKind
     regime: str
     n_reference_setups: Count
     extrapolated: bool
     engine_status: str
+    unseen: list[str]
+    prefill: SupportJson
 
 
 class SourceJson(msgspec.Struct, kw_only=True):

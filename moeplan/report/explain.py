@@ -48,7 +48,7 @@ def _fmt_input(value: object) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1e4 else f"{value:,.6g}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def _term_lines(term: Term, total: float | None, depth: int, width: int) -> list[Line]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moeplan.domain.plan import Change, Choice, Curve, CurvePoint, MachineOffer, Plan, Rejected
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import TIGHT_BYTES
+from moeplan.predict.notes import TIGHT_BYTES
 from moeplan.report import words
 from moeplan.units import GIB, fmt_bytes, fmt_number, fmt_seconds
 

@@ -19,15 +19,15 @@ _COLUMNS = (
 )
 _WORST = (
     Column("row"),
-    Column("regime", "l", 1),
     Column("measured", "r"),
     Column("predicted", "r"),
     Column("factor", "r"),
+    Column("error", "r"),
 )
 
 
-def summary_listing(summary: Sequence[Summary]) -> Listing:
-    """Factor errors of setups by regime."""
+def summary_listing(summary: Sequence[Summary], *, ranged: bool = True) -> Listing:
+    """Factor errors of setups by regime; without ``ranged`` predictions are one number and have no range."""
     rows = [
         (
             s.regime,
@@ -41,14 +41,26 @@ def summary_listing(summary: Sequence[Summary]) -> Listing:
         )
         for s in summary
     ]
-    return Listing(_COLUMNS, rows, "no row could be predicted")
+    n = len(_COLUMNS) if ranged else len(_COLUMNS) - 1
+    return Listing(_COLUMNS[:n], [row[:n] for row in rows], "no row could be predicted")
 
 
 def worst_listing(rows: Sequence[Scored], n: int = 10) -> Listing:
-    """The rows that are predicted worst."""
+    """The rows that are predicted worst: the factor either way, and the error with its sign."""
     worst = sorted(rows, key=lambda r: (-r.factor_error_frac, r.id))[:n]
     shown = [
-        (r.id, r.regime, f"{r.measured:.4g}", f"{r.predicted:.4g}", f"{1 + r.factor_error_frac:.2f}x")
+        (
+            f"{r.id}  {r.regime}  {r.about}".rstrip(),
+            _number(r.measured),
+            _number(r.predicted),
+            f"{1 + r.factor_error_frac:.2f}x",
+            f"{r.signed_error_frac:+.0%}",
+        )
         for r in worst
     ]
     return Listing(_WORST, shown)
+
+
+def _number(value: float) -> str:
+    """Four digits, without an exponent where they are many."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

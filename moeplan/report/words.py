@@ -209,11 +209,19 @@ def scaled(r: Range, factor: float) -> Range:
 
 
 def confidence_words(confidence: Confidence) -> str:
-    """Badge, regime and how many measured setups stand behind it."""
-    n = confidence.n_reference_setups
+    """Badge, regime and how many measured setups stand behind it; of the prompt where those are few."""
+    c, prompt = confidence, confidence.prefill
+    parts = [c.badge, f"{c.regime}, {_setups(c.n_reference_setups, c.extrapolated, c.unseen)}"]
+    if prompt.extrapolated or not set(prompt.unseen) <= set(c.unseen):
+        parts.append(f"prompts: {_setups(prompt.n_reference_setups, prompt.extrapolated, prompt.unseen)}")
+    return "; ".join([*parts, f"engine {c.engine_status}"])
+
+
+def _setups(n: int, extrapolated: bool, unseen: Sequence[str]) -> str:
     setups = f"{n} reference setup{'s' if n != 1 else ''}" if n else "no reference setup"
-    beyond = ", extrapolated" if confidence.extrapolated else ""
-    return f"{confidence.badge}; {confidence.regime}, {setups}{beyond}; engine {confidence.engine_status}"
+    if n and unseen:
+        setups += f", none of {' or '.join(unseen)}"
+    return f"{setups}, extrapolated" if extrapolated else setups
 
 
 def _per_tier(tiers: tuple[str, ...]) -> str:

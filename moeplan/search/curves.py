@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeplan.domain.plan import Curve, CurvePoint
 from moeplan.domain.workload import Placement, Workload
-from moeplan.predict.estimate import with_context
+from moeplan.predict.capacity import with_context
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import moe_layers, split
 from moeplan.predict.problem import Problem

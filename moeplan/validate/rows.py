@@ -21,16 +21,7 @@ class Unpredictable(MoeplanError):
 
 def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
     """The request whose speed the row measured, on the processor ``cpu``. Raises Unpredictable."""
-    if row.phase not in ("decode", "prefill", "request"):
-        raise Unpredictable(f"phase {row.phase!r}")
-    if not row.model:
-        raise Unpredictable("no model given")
-    if row.placement == "layers" and row.gpu_layers is None:
-        raise Unpredictable("placement layers without the number of layers on the GPU")
-    if row.placement == "mixed" and row.gpu_layers is None and row.cpu_moe is None:
-        raise Unpredictable("placement mixed without layers on the GPU or experts on the CPU")
-    if not row.gpu and not cpu:
-        raise Unpredictable(f"no known GPU or CPU ({row.cpu_raw or 'none stated'})")
+    _check(row, cpu)
     decode = row.phase == "decode" and not row.whole_request
     prompt = 1 if decode else row.prompt_tokens or _PROMPT_TOKENS
     output = (row.gen_tokens or _GEN_TOKENS) if row.phase != "prefill" else 1
@@ -73,6 +64,26 @@ def request_of(row: SpeedRow, cpu: str) -> EstimateRequest:
     )
 
 
+def _check(row: SpeedRow, cpu: str) -> None:
+    """Raise Unpredictable for what no default may stand in for."""
+    if row.phase not in ("decode", "prefill", "request"):
+        raise Unpredictable(f"phase {row.phase!r}")
+    if not row.model:
+        raise Unpredictable("no model given")
+    if row.value <= 0:
+        raise Unpredictable(f"{row.metric}: no value above zero was measured")
+    if row.power_limit_w is not None and row.power_limit_w <= 0:
+        raise Unpredictable(f"power_limit_w: {row.power_limit_w:g} W is no limit")
+    if row.placement == "layers" and row.gpu_layers is None:
+        raise Unpredictable("placement layers without the number of layers on the GPU")
+    if row.placement == "mixed" and row.gpu_layers is None and row.cpu_moe is None:
+        raise Unpredictable("placement mixed without layers on the GPU or experts on the CPU")
+    if row.placement in ("layer-split", "tensor-parallel") and row.n_gpus < 2 and "+" not in row.gpu:
+        raise Unpredictable(f"placement {row.placement} without the number of GPUs")
+    if not row.gpu and not cpu:
+        raise Unpredictable(f"no known GPU or CPU ({row.cpu_raw or 'none stated'})")
+
+
 # Of lanes that are stated without their generation: the Pi 5 has one, run as PCIe 3.0 for GPUs
 # (jeffgeerling.com, "Big GPUs don't need big PCs", December 2025).
 _LANES_OF = {("raspberry-pi-5", "x1"): "gen3x1"}
@@ -99,6 +110,14 @@ def quant_of(row: SpeedRow) -> str:
     if row.file_gib is None:
         raise Unpredictable(f"{row.quant}: a private mix of types without the size of its file")
     return row.quant.removeprefix("mix-").split("-")[0]
+
+
+def about(row: SpeedRow) -> str:
+    """The setup in a few words: what was run on what."""
+    many = f"{row.n_gpus}x " if row.n_gpus > 1 and "+" not in row.gpu else ""
+    machine = f"{many}{row.gpu}" if row.gpu else row.cpu or row.cpu_raw
+    batch = f", batch {row.batch}" if row.batch > 1 else ""
+    return f"{row.model} {row.quant}, {row.engine}, {machine}{batch}"
 
 
 def regime_of(row: SpeedRow) -> str:

@@ -22,6 +22,8 @@ class Scored(Value):
     predicted: float
     low: float
     high: float
+    about: str = ""
+    """The setup in a few words, for people who look at the worst rows."""
 
     @property
     def log_ratio(self) -> float:

@@ -206,9 +206,23 @@ def test_an_option_of_one_value_is_given_once(moeplan: Callable[..., Any]) -> No
     text = assert_one_clear_error(
         moeplan("estimate", "llama-3.1-8b", "--gpu", "rtx-4090", "--ram-gib=64", "--gpu=rtx-3090")
     )
-    assert "--gpu is given twice" in text and "machine file" in text
+    assert "--gpu is given twice" in text and "joined by +" in text
     text = assert_one_clear_error(moeplan("plan", "llama-3.1-8b", *ON, "--context", "1", "--context", "2"))
-    assert "--context is given twice" in text and "machine file" not in text
+    assert "--context is given twice" in text and "joined by" not in text
+
+
+def test_what_other_programs_call_it_is_told_by_its_name_here(inside: Callable[..., Any]) -> None:
+    assert "--format json" in assert_one_clear_error(inside("estimate", "llama-3.1-8b", *ON, "--json"))
+    text = assert_one_clear_error(inside("estimate", "llama-3.1-8b", *ON, "--quant", "q4"))
+    assert "did you mean `q4_k_m`" in text and "moeplan quants list" in text
+    for option in ("--gpu", "--hardware"):
+        text = assert_one_clear_error(
+            inside("estimate", "llama-3.1-8b", option, "rtx-3090,rtx-3060-12gb", "--quant", "q4_k_m")
+        )
+        assert "joined by +" in text
+    assert (
+        inside("estimate", "llama-3.1-8b", "--gpu", "rtx-3090+rtx-3060-12gb", "--quant", "q4_k_m").code == 0
+    )
 
 
 def test_the_memory_of_a_run_is_its_own(moeplan: Callable[..., Any]) -> None:

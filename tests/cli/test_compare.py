@@ -168,3 +168,12 @@ def test_textbook_needs_its_numbers(inside: Callable[..., Any]) -> None:
     ran = inside("textbook", "--dense-b", "70")
     assert ran.code == 2
     assert "--moe-total-b" in ran.err
+
+
+def test_speeds_with_weights_in_ram_are_marked(inside: Callable[..., Any]) -> None:
+    out = inside(
+        "compare", "qwen3-32b", "qwen3-30b-a3b", "--gpu", "rtx-4090", "--quant", "q4_k_m", "--batches", "1,64"
+    ).out
+    first, many = (next(x for x in out.splitlines() if x.split()[:1] == [n]) for n in ("1", "64"))
+    assert "+" not in first and many.split()[2].endswith("+") and not many.split()[5].endswith("+")
+    assert "+ part of the weights in RAM" in " ".join(out.split())

@@ -133,6 +133,17 @@ def test_the_machine_options_arrive(moeplan: Callable[..., Any]) -> None:
     assert got["hardware"]["ram_bytes_per_s"] == 70e9
 
 
+def test_context_max_says_how_far_the_gpus_alone_go(moeplan: Callable[..., Any]) -> None:
+    asked = ("estimate", "llama-3.1-8b", "--gpu", "rtx-3060-12gb", "--quant", "q4_k_m", "--context", "max")
+    (note,) = (
+        line for line in moeplan(*asked, "--format", "json").json["assumptions"] if "all in VRAM" in line
+    )
+    held = int(note.split("context of ")[1].split(" ")[0].replace(",", ""))
+    alone = moeplan(*asked, "--placement", "gpu", "--format", "json").json
+    assert alone["workload"]["context_tokens"] == held and "--placement gpu" in note
+    assert not any("all in VRAM" in line for line in alone["assumptions"])
+
+
 def test_context_max(moeplan: Callable[..., Any]) -> None:
     got = moeplan("estimate", "llama-3-8b", "--gpu", "rtx-4090", "--context", "max", "--format", "json").json
     # Llama 3 was made for 8192 tokens

@@ -279,3 +279,12 @@ def test_slices_that_cut_quantisation_groups_are_no_plan(inside: Run) -> None:
     same = inside("estimate", *machine[:3], *whole).json
     assert same["decode"]["tokens_per_s"] == best["decode"]["tokens_per_s"]
     assert same["placement"]["expert_parallel"] == 8
+
+
+def test_of_several_formats_those_that_an_engine_loads_are_planned(moeplan: Callable[..., Any]) -> None:
+    on = ("plan", "llama-3.2-3b", "--hardware", "rtx-4090", "--format", "json", "--no-curves")
+    told = moeplan(*on, "--quant", "awq,q4_k_m", "--engine", "llama.cpp,vllm").json
+    assert told["best"] is not None
+    assert any("awq with llama.cpp" in line for line in told["not_modelled"])
+    alone = moeplan(*on, "--quant", "q4_k_m", "--engine", "tensorrt-llm")
+    assert alone.code == 2 and "no GGUF" in alone.err

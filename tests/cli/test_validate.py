@@ -115,3 +115,136 @@ def test_a_report_without_rows_left_out_is_refused(
     ran = inside("calibrate", "fit", "--corpus", corpus, "--no-held-out", *files)
     assert ran.code == 2 and "--report" in ran.err
     assert not list(tmp_path.glob("*.md"))
+
+
+# ── files as people have them, limits that cannot be kept ───────────────────────────────────────
+
+OWN = """\
+model,quant,engine,gpu,placement,phase,tokens_per_s
+llama-3-8b,q4_k_m,llama.cpp,rtx-4090,gpu,decode,130
+llama-3-8b,q8_0,llama.cpp,rtx-3090,gpu,decode,85
+mixtral-8x7b,q3_k_m,llama.cpp,rtx-3090,layer-split,decode,60
+"""
+
+
+def _own(corpus: Path, text: str, encoding: str = "utf-8") -> Path:
+    corpus.write_text(text, encoding=encoding)
+    return corpus
+
+
+def test_own_runs_need_neither_ids_nor_setups_nor_grades(inside: Callable[..., Any], corpus: Path) -> None:
+    told = inside("validate", "--corpus", _own(corpus, OWN), "--by", "gpu", "--format", "json").json
+    assert {r["id"]: r["regime"] for r in told["rows"]} == {
+        "line 2": "decode/gpu/dense/rtx-4090",
+        "line 3": "decode/gpu/dense/rtx-3090",
+    }
+    assert [s["n_setups"] for s in told["summary"]] == [1, 1]
+    (skipped,) = told["skipped"]  # on how many GPUs is not stated, and no default is taken
+    assert skipped["id"] == "line 4" and "number of GPUs" in skipped["reason"]
+
+
+def test_own_runs_can_be_fitted(inside: Callable[..., Any], corpus: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    ran = inside("calibrate", "fit", "--corpus", _own(corpus, OWN), "--output", mine, "--no-held-out")
+    assert ran.code == 0 and "from 2 rows of 2 setups" in ran.err
+    assert "skipped 1: placement layer-split" in ran.err and "ranges come from the fitted rows" in ran.err
+    asked = (
+        "llama-3-8b",
+        "--gpu",
+        "rtx-4090",
+        "--quant",
+        "q4_k_m",
+        "--calibration",
+        mine,
+        "--format",
+        "json",
+    )
+    speed = inside("estimate", *asked).json["decode"]["tokens_per_s"]
+    assert speed["expected"] / speed["low"] > 2 and speed["high"] / speed["expected"] > 1.2
+
+
+def test_a_date_is_a_day(inside: Callable[..., Any], corpus: Path, tmp_path: Path) -> None:
+    files = "--corpus", corpus, "--output", tmp_path / "c.yaml"
+    ran = inside("calibrate", "fit", *files, "--date", "tomorrow")
+    assert ran.code == 2 and "--date" in ran.err and not (tmp_path / "c.yaml").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(inside: Callable[..., Any], corpus: Path) -> None:
+    ran = inside("validate", "--corpus", _own(corpus, CORPUS, "utf-8-sig"), "--format", "json")
+    assert {row["id"] for row in ran.json["rows"]} == {"a", "b"}
+
+
+def test_other_separators_and_missing_columns_are_named(inside: Callable[..., Any], corpus: Path) -> None:
+    ran = inside("validate", "--corpus", _own(corpus, CORPUS.replace(",", ";")))
+    assert ran.code == 2 and "separated by ';'" in ran.err
+    ran = inside("validate", "--corpus", _own(corpus, "phase,placement,quant\ndecode,gpu,q8_0\n"))
+    assert ran.code == 2 and "'model', 'engine', 'tokens_per_s'" in ran.err
+
+
+@pytest.mark.parametrize("cell", ["", "0", "-3"])
+@pytest.mark.parametrize("kind", ["speed", "serving"])
+def test_a_row_without_a_speed_is_skipped(
+    inside: Callable[..., Any], corpus: Path, kind: str, cell: str
+) -> None:
+    serving = (
+        "model,precision,engine,gpu,concurrency,metric,value\n"
+        "llama-3-8b,fp8,vLLM,h100-sxm-80gb,4,tpot_ms,130\nllama-3-8b,fp8,vLLM,h100-sxm-80gb,4,tpot_ms,7\n"
+    )
+    text = {"speed": CORPUS, "serving": serving}[kind].replace("130", cell)
+    ran = inside("validate", "--corpus", _own(corpus, text), "--format", "json")
+    assert ran.code == 0, ran.err
+    assert len(ran.json["rows"]) == 1
+    assert "no value above zero" in ran.json["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize("column", ["tokens_per_s", "batch", "n_gpus"])
+@pytest.mark.parametrize("cell", ["nan", "inf", "1e999"])
+def test_a_cell_that_is_no_finite_number_is_named(
+    inside: Callable[..., Any], corpus: Path, column: str, cell: str
+) -> None:
+    head, first, *rest = CORPUS.splitlines()
+    cells = dict(zip(head.split(","), first.split(","), strict=True)) | {column: cell}
+    ran = inside("validate", "--corpus", _own(corpus, "\n".join([head, ",".join(cells.values()), *rest])))
+    assert ran.code == 2 and f"{column}: '{cell}'" in ran.err and ":2" in ran.err
+
+
+def test_limits_are_not_kept_by_a_file_without_rows(inside: Callable[..., Any], corpus: Path) -> None:
+    _own(corpus, CORPUS.splitlines()[0] + "\n")
+    ran = inside("validate", "--corpus", corpus)
+    assert ran.code == 0 and ran.out == "no row could be predicted\n"
+    assert inside("validate", "--corpus", corpus, "--max-median", "0.1").code == 1
+    assert inside("validate", "--corpus", corpus, "--min-coverage", "0.1").code == 1
+
+
+def test_a_share_above_one_is_no_coverage(inside: Callable[..., Any], corpus: Path) -> None:
+    ran = inside("validate", "--corpus", corpus, "--min-coverage", "75")
+    assert ran.code == 2 and "--min-coverage" in ran.err
+
+
+def test_a_missed_limit_shows_by_how_little(inside: Callable[..., Any], corpus: Path) -> None:
+    told = inside("validate", "--corpus", corpus, "--format", "json").json
+    median = told["summary"][0]["median_factor_error_frac"]
+    ran = inside("validate", "--corpus", corpus, "--max-median", f"{median * 0.999:.6f}")
+    (line,) = (line for line in ran.err.splitlines() if "median factor error" in line)
+    shown = [word for word in line.split() if word.endswith("%")]
+    assert ran.code == 1 and len(set(shown)) == 2
+
+
+def test_the_worst_rows_say_what_they_were_and_which_way(inside: Callable[..., Any], corpus: Path) -> None:
+    ran = inside("validate", "--corpus", _own(corpus, CORPUS.replace(",130,", ",13,")))
+    worst = ran.out.split("\n\n")[1]
+    first, second = (worst.index(f"{row} decode/gpu/dense llama-3-8b") for row in "ab")
+    assert "q4_k_m, llama.cpp, rtx-4090" in worst[first:second] and "+" in worst[first:second].split()[-1]
+    assert "[c]" in ran.err and "docs/accuracy.md" in ran.err
+
+
+def test_memory_has_no_range_to_lie_in(inside: Callable[..., Any], repo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "memory.csv"
+    path.write_text(
+        "id,setup,model,quant,engine,device_kind,gpu,n_gpus,n_ctx,model_mib,kv_mib,compute_mib,total_mib,grade\n"
+        "a,s,llama-3-8b,q8_0,llama.cpp,gpu0,rtx-3090,1,8192,7605,1024,560,,A\n",
+        encoding="utf-8",
+    )
+    ran = inside("validate", "--corpus", path)
+    assert ran.code == 0 and "kv/gpu" in ran.out and "in range" not in ran.out
+    assert inside("validate", "--corpus", path, "--min-coverage", "0.5").code == 2

@@ -11,7 +11,8 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import Estimate
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import estimate
 from moeplan.predict.problem import Problem
 from moeplan.provenance import Ledger, Term
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload

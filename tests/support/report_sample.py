@@ -7,7 +7,7 @@ from typing import Any
 from moeplan.domain.graph import ParamCounts
 from moeplan.domain.hardware import CpuSpec, GpuSpec, HardwareSpec, HostSpec, StorageSpec
 from moeplan.domain.model import Block, GqaAttention, ModelSpec, MoeFfn
-from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range
+from moeplan.domain.result import Confidence, DeviceMemory, Estimate, MemoryReport, PhaseTime, Range, Support
 from moeplan.domain.workload import Placement, Workload
 from moeplan.provenance import Source, Term
 
@@ -174,6 +174,7 @@ def sample(*, gpus: tuple[float, ...] = (10.0,), n_sequences: int = 1, **changes
             n_reference_setups=14,
             extrapolated=False,
             engine_status="measured",
+            prefill=Support(regime="prefill/experts/moe", n_reference_setups=23, extrapolated=False),
         ),
         "not_modelled": ("MTP heads are not loaded",),
         "assumptions": ("context 8,192 tokens", "RAM bandwidth 80 GB/s: the usual memory of this CPU"),

@@ -17,6 +17,7 @@ from moeplan.calibrate.spread import (
     setup_errors,
     spreads,
     weighted_quantile,
+    widened,
 )
 from moeplan.calibrate.system import Sample, System, names_of
 from moeplan.cost.ops import OVERLAP, SUM, Op, Scales
@@ -227,6 +228,19 @@ def test_a_regime_is_as_wide_as_its_errors_and_its_class_say() -> None:
     assert found[wide].log_ratios[0] == pytest.approx(-0.4, rel=1e-2)
     assert list(found[wide].log_ratios) == sorted(found[wide].log_ratios)
     assert len(found[wide].log_ratios) == len(RESIDUAL_LEVELS)
+
+
+def test_a_handful_of_setups_does_not_make_a_narrow_range() -> None:
+    def outer(*sources: str) -> tuple[float, float]:
+        setups = [e for name in sources for e in _errors("decode/gpu/dense", name, 0.01, -0.01)]
+        ratios = widened(spreads(setups))["decode/gpu/dense"].log_ratios
+        return ratios[RESIDUAL_LEVELS.index(0.1)], ratios[RESIDUAL_LEVELS.index(0.9)]
+
+    # two setups of one source count as sqrt(2) of the eight that are enough; without any: a factor of three
+    own = math.sqrt(2) / 8
+    assert outer("a")[1] == pytest.approx((1 - own) * math.log(3) + own * 0.01, abs=0.01)
+    assert outer("a")[0] == pytest.approx(-outer("a")[1], abs=0.01)
+    assert outer(*"abcdefgh")[1] < 0.02  # sixteen setups of eight sources: their own
 
 
 def test_one_setup_moves_a_regime_a_sixth_of_the_way_and_a_crowd_of_one_source_counts_less() -> None:

@@ -11,6 +11,7 @@ from moeplan.api.compare import compare
 from moeplan.domain.comparison import Comparison
 from moeplan.engines.traits import find_engine
 from moeplan.errors import MoeplanError
+from moeplan.predict.choice import choose_placement
 from moeplan.predict.compare import (
     batch_points,
     coverage,
@@ -20,7 +21,7 @@ from moeplan.predict.compare import (
     textbook_view,
     vram_needed_bytes,
 )
-from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.estimate import estimate
 from moeplan.predict.placement import split
 from moeplan.predict.problem import Problem
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload

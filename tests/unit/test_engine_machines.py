@@ -67,6 +67,37 @@ def test_the_default_engine_is_one_that_runs() -> None:
     assert any("compute capability" in line for line in told.assumptions)
 
 
+@pytest.mark.parametrize(
+    ("hardware", "engine"),
+    [
+        ("strix-halo", "llama.cpp"),
+        ("radeon-890m", "llama.cpp"),
+        ("apple-m4", "llama.cpp"),
+        ("dgx-spark", "vllm"),
+        ("mi300a", "vllm"),
+        ("rtx-4090", "vllm"),
+    ],
+)
+def test_a_desktop_that_shares_its_memory_runs_llama_cpp(hardware: str, engine: str) -> None:
+    assert answer("llama-3.2-1b", hardware).workload.engine == engine
+
+
+def test_chips_of_makers_without_a_published_speed_are_extrapolated() -> None:
+    known, other = (
+        answer("llama-3.2-1b", name, engine="vllm") for name in ("h100-sxm-80gb", "aws-trainium2")
+    )
+    assert not known.confidence.extrapolated and not any("of its maker" in n for n in known.not_modelled)
+    assert other.confidence.extrapolated and other.confidence.badge == "assumed"
+    assert other.confidence.n_reference_setups == 0
+    assert any("AWS Trainium2" in note and "of its maker" in note for note in other.not_modelled)
+
+    def width(told: moeplan.Estimate) -> float:
+        return told.decode_step_s.high / told.decode_step_s.expected
+
+    assert width(other) > 1.05 * width(known)
+    assert answer("llama-3.2-1b", "gaudi-3", engine="vllm").confidence.extrapolated  # not Intel's GPUs
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_answer_has_a_placement_that_the_engine_has(engine: str) -> None:
     for hardware in ("rtx-4090", "2x-rtx-4090", "ryzen-9-7950x", "mac-studio-m3-ultra-512gb", "dgx-spark"):

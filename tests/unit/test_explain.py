@@ -9,6 +9,8 @@ import pytest
 import moeplan
 from moeplan.domain.result import Estimate
 from moeplan.provenance import Term
+from moeplan.report.explain import fmt_inputs
+from moeplan.report.words import confidence_words
 
 SETUPS = [
     {"model": "mixtral-8x7b", "hardware": "rtx-4090", "quant": "q4_k_m", "ram_gib": 64, "ram_gbs": 80},
@@ -138,3 +140,57 @@ def test_terms_count_every_layer_and_every_element(answer: Estimate) -> None:
         for name, value in t.inputs.items():
             seconds /= float(str(value)) if "unpack" in name else 1.0
         assert t.value == pytest.approx(seconds)
+
+
+def test_what_nobody_stated_is_assumed_where_it_counts() -> None:
+    e = moeplan.estimate(
+        "gpt-oss-120b", gpu="rtx-4090", engine="llama.cpp", cpu="epyc-9654", cpu_moe="all", explain=True
+    )
+    step = {child.name: child.source for child in terms(e)["decode step"].children}
+    assert step["CPU experts"].kind == "assumed" and "--ram-gbs" in step["CPU experts"].ref
+    assert step["CPU expert synchronisation"].kind == "fitted"  # a wait reads no RAM
+
+
+def test_a_norm_that_joins_two_times_is_stated_with_them() -> None:
+    e = moeplan.estimate("llama-3-8b", hardware="rtx-4090", quant="q4_k_m", explain=True)
+    weights = terms(e)["decode step"].children[0]
+
+    def rate(end: str) -> float:
+        named = [
+            float(str(v)) for k, v in weights.inputs.items() if k.startswith("local.") and k.endswith(end)
+        ]
+        return math.prod(named)
+
+    moving = float(str(weights.inputs["bytes"])) / (1008e9 * rate(".bandwidth"))
+    computing = float(str(weights.inputs["FLOP"])) / (82.58e12 * rate(".vector"))
+    assert "norm 2" in weights.formula
+    assert weights.value == pytest.approx(math.hypot(moving, computing), rel=1e-3)
+
+
+def test_inputs_are_written_in_full() -> None:
+    assert fmt_inputs({"bytes": 386_673_004_544.25, "share": 0.123456789, "n": 61}) == (
+        "bytes = 386,673,004,544, share = 0.123457, n = 61"
+    )
+
+
+def test_a_prompt_without_a_reference_says_so() -> None:
+    server = moeplan.estimate("llama-3.1-8b", hardware="h100-sxm-80gb", quant="fp8").confidence
+    assert not server.extrapolated and server.prefill.extrapolated
+    assert server.prefill.regime == "prefill/server/dense" and server.prefill.n_reference_setups == 0
+    assert "prompts: no reference setup, extrapolated" in confidence_words(server)
+    local = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m").confidence
+    assert not local.prefill.extrapolated and "prompts" not in confidence_words(local)
+
+
+def test_what_no_reference_has_is_named() -> None:
+    told = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", engine="vllm", quant="bf16").confidence
+    assert told.unseen == ("ada",) == told.prefill.unseen
+    assert f"{told.n_reference_setups} reference setups, none of ada" in confidence_words(told)
+    odd = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", engine="lm-studio", quant="q5_1").confidence
+    assert set(odd.unseen) == {"engine lm-studio", "type q5_1"}
+    chip = moeplan.estimate("qwen3-30b-a3b", hardware="apple-m5-max-40-core", quant="q4_k_m").confidence
+    assert (
+        chip.unseen == () and "prompts: " in confidence_words(chip) and "none of m5" in confidence_words(chip)
+    )
+    known = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m").confidence
+    assert known.unseen == () and "none of" not in confidence_words(known)

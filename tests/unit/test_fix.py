@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import Estimate
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import estimate
 from moeplan.predict.problem import Problem
 from moeplan.units import GIB, KIB, MIB
 from tests.support.problems import calibration, gpu, graph_of, machine, moe_spec, workload
@@ -84,3 +85,11 @@ def test_all_that_is_short_is_in_the_fix() -> None:
     assert re.search(r"more on gpu0 and .* more on ram", short.fix)
     two = machine((gpu(memory_gib=1), gpu(memory_gib=1)))
     assert "more on each of 2 GPUs" in told("exllamav2", two).fix
+
+
+def test_wide_weights_that_would_do_in_four_bits_are_told_so() -> None:
+    # 16 bits of 2.29 GiB are 4.9 bits of 0.70: too many for 1.5 GiB of VRAM, few beside 3 GiB of RAM
+    short = told("vllm", machine((gpu(memory_gib=1.5),), ram_gib=3))
+    assert "--quant q4_k_m with llama.cpp: weights of about 71" in short.fix and "MiB" in short.fix
+    # nor where nothing holds even those, nor to a file as it is
+    assert "q4_k_m" not in told("vllm", machine((gpu(memory_gib=0.4),), ram_gib=2.1)).fix

@@ -11,7 +11,8 @@ from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.errors import SpecError
 from moeplan.memory.capacity import HOST_RESERVE_BYTES
 from moeplan.memory.report import memory_by_tier, memory_report
-from moeplan.predict.estimate import choose_placement, estimate
+from moeplan.predict.choice import choose_placement
+from moeplan.predict.estimate import estimate
 from moeplan.predict.phases import decode_time
 from moeplan.predict.placement import mapped, on_cpu, on_gpus, split, streamed
 from moeplan.predict.problem import Problem

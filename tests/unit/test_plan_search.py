@@ -15,7 +15,7 @@ from moeplan.domain.plan import Limits
 from moeplan.engines.shards import shares_experts, undivided
 from moeplan.engines.traits import find_engine
 from moeplan.memory.report import memory_report
-from moeplan.predict.estimate import choose_placement
+from moeplan.predict.choice import choose_placement
 from moeplan.predict.phases import decode_time, prefill_time
 from moeplan.predict.placement import on_cpu, split
 from moeplan.predict.problem import Problem

@@ -94,3 +94,20 @@ def test_without_the_package_the_command_that_brings_it(monkeypatch: pytest.Monk
     picture.check_name("x.SVG")
     with pytest.raises(SpecError, match=r"ends in \.svg or \.png"):
         picture.check_name("x.gif")
+
+
+def test_more_regimes_than_colours_are_told_apart_by_shape() -> None:
+    from moeplan.report.validate_svg import render
+    from moeplan.validate.score import Scored
+
+    rows = [
+        Scored(id=f"{i}", setup="s", source_family="x", regime=f"r{i:02}", measured=1.0 + i, predicted=9.0,
+               low=1.0, high=99.0)
+        for i in range(30)
+    ]  # fmt: skip
+    svg = render(rows, "t", "MiB")
+    marks = [line for line in svg.splitlines() if "fill-opacity" in line]
+    # twelve colours: dots, then squares, then diamonds
+    diamonds = [line for line in marks if "rotate" in line]
+    assert [len(diamonds), sum("<circle" in line for line in marks), len(marks)] == [6, 12, 30]
+    assert "measured, MiB" in svg

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from moeplan.domain.result import Estimate
 from moeplan.engines.traits import find_engine
-from moeplan.predict.estimate import TIGHT_BYTES, Problem, estimate
+from moeplan.predict.estimate import Problem, estimate
+from moeplan.predict.notes import TIGHT_BYTES
 from moeplan.predict.placement import on_gpus
 from moeplan.units import GIB
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, workload

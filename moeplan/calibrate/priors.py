@@ -55,6 +55,12 @@ _PRIORS = (
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
     Prior(r"engine\.transformers\.layer_time$", 1.0, 0.2),
+    Prior(
+        r"fused_modules\.layer_time$",
+        0.8,
+        0.2,
+        why="31 kernels a layer, counted on awq/modules/fused of AutoAWQ 0.2.9, where transformers starts 40",
+    ),
     Prior(r"\.eager_layer_s$", 4e-4, 0.7, "s", why="40 kernels, 10 us each from Python"),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),

@@ -45,7 +45,8 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
     repeat = shards / kv_shard(block, shards)
     own, computing = repeat, 1.0
     if engine.eager and not block.encoder:  # which has no cache to copy
-        own *= cache_passes(block, quant, workload.engine_date, host=gpu is None)
+        date, host = workload.engine_date, gpu is None
+        own *= cache_passes(block, quant, date, host=host, in_place=engine.fused_modules)
     if engine.eager and not workload.flash_attention:
         scores, computing = unfused_scores(block, step)
         if scores:

@@ -246,6 +246,8 @@ def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quant
     names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
     if quantises:
         names += (f"{at.family}.quantised_inputs.layer_time",)
+    if engine.fused_modules:
+        names += (f"{at.family}.fused_modules.layer_time",)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
 
 

@@ -30,7 +30,7 @@ _TIMES_PLAIN_USUALLY = 1.3
 _FP8_OVERLAPS_SINCE = "2026-02"
 
 
-def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
+def cache_passes(block: Block, quant: str, date: str, *, host: bool, in_place: bool = False) -> float:
     """Times that a cached byte is moved in one decode step, on a GPU or on the ``host``.
 
     Counted by the operands of every kernel (transformers 5.24, torch 2.13): the old cache read and the longer
@@ -39,7 +39,10 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
     cost of a longer context agrees to 2% over five models each: unfused on GPUs, but for packed weights since
     2025, which compute in float16. Encoder-decoder models add position biases to the scores, which leaves
     the unfused attention out (Switch has no other than transformers' own, which moves what a fused one does).
+    ``in_place``: modules whose cache is one buffer, which a fused kernel reads where it is, heads shared.
     """
+    if in_place:
+        return 1.0
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
     widens = not before(date, _WIDENS_SINCE)

@@ -22,6 +22,7 @@ from moeplan.readers.paths import require_file
 from moeplan.readers.sweeps import (
     cache_type,
     is_speculative,
+    launched_engine,
     lengths_are_equal,
     mean_tokens,
     unrecorded_ranks,
@@ -255,7 +256,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         arch_class=cells.text("arch_class"),
         quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
         file_gib=None,
-        engine=cells.text("engine"),
+        engine=launched_engine(family, launch),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 1,
         cpu="",

@@ -15,7 +15,7 @@ from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
 from moeplan.engines.eager import cache_passes, ffn_kernels, waits_for_products
-from moeplan.engines.traits import find_engine, flash_by_default
+from moeplan.engines.traits import EngineTraits, find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
     attention,
@@ -107,6 +107,7 @@ def test_how_often_transformers_moves_the_cache() -> None:
     assert cache_passes(block, "awq4", "2024-10", host=False) == 3 + 3 * groups
     assert cache_passes(block, "awq4", "", host=False) == 3 + 2 * groups
     assert cache_passes(block, "bf16", "2025-05", host=True) == 3 + 2 * groups
+    assert cache_passes(block, "awq4", "2025-05", host=False, in_place=True) == 1
 
 
 def test_wrappers_of_matrices_are_more_of_a_turn_than_of_a_layer() -> None:
@@ -316,3 +317,19 @@ def test_a_window_has_the_scores_of_its_cache_in_decode_and_of_the_prompt_before
     seen = (64 * 65 / 2 + 36 * 64) / 100
     assert unfused_scores(block, Step(100, 1, 0, 1)) == (8 * 100 * 100, pytest.approx(100 / seen, rel=0.01))
     assert unfused_scores(Block(name="ffn", mixer=None, ffn=None), Step(1, 1, 200, 1))[0] == 0
+
+
+def test_fused_modules_read_the_cache_in_place_and_start_fewer_kernels() -> None:
+    fused, plain = find_engine("HF transformers (AutoAWQ)"), find_engine("transformers")
+    assert (fused.id, fused.asked) == ("transformers", "transformers (AutoAWQ)")
+    assert find_engine("autoawq") == find_engine(fused.asked) == fused
+
+    def ops(engine: EngineTraits) -> list[Op]:
+        graph, hardware = graph_of(dense_spec()), machine((gpu(),))
+        placement = on_gpus(graph, hardware, engine)
+        return step_ops(graph, hardware, workload(), placement, engine, Step(1, 1, 4096, 1))[0]
+
+    name = "local.fused_modules.layer_time"
+    assert any(name in op.waiting for op in ops(fused)) and not any(name in op.waiting for op in ops(plain))
+    moved = [sum(op.moving_s for op in ops(e) if "KV cache" in op.term) for e in (fused, plain)]
+    assert 0 < moved[0] < moved[1] / 3

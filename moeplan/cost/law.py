@@ -11,7 +11,7 @@ import math
 
 from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts
-from moeplan.cost.collectives import all_reduce_work
+from moeplan.cost.collectives import all_reduce_work, joined
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
@@ -353,7 +353,7 @@ class _Clock:
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
         n, family = self.placement.tensor_parallel, self.engine.family
-        direct = self.hardware.peer_link is not None
+        direct, link = joined(self.hardware, n)
         n_bytes = self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
         waits, moved = all_reduce_work(n, n_bytes, direct=direct)
         names: Names = (f"{family}.all_reduce_s",)
@@ -363,7 +363,6 @@ class _Clock:
         formula, counts = "2 x layers x waits x s", {"layers": n_layers, "n_gpus": n, "waits": waits}
         op = Op("all-reduce latency", 2.0 * n_layers * waits, names, formula=formula, inputs=counts)
         self.ops.append(op)
-        link = self.hardware.peer_link or self.hardware.pcie
         if link is None:
             return
         rate = self.hardware.gpus[0].peer_bytes_per_s if direct else None

@@ -54,17 +54,16 @@ def cache_passes(block: Block, quant: str, date: str, *, host: bool, in_place: b
 def ffn_kernels(n_experts: int, n_hit: float, date: str, quant: str = "bf16") -> float:
     """Kernels that the FFN half of a MoE layer starts in one step, where half a dense layer starts 20.
 
-    Counted on transformers 5.24, which groups experts; with its loop over those that a token chose, which
-    July 2025 brought (PR 38133) and version 5 (December 2025) replaced. Before, the loop was over all: as
-    long as so many kernels of a dense layer of ``quant``, whose matrices are less of it than of a turn.
+    Counted on transformers 5.24, which groups experts since version 5 (December 2025). Before, a loop over
+    all experts or, since July 2025 (PR 38133), over those that a token chose, took as long as so many kernels
+    of a dense layer of ``quant``, whose matrices are less of it than of a turn.
     """
     if not before(date, _GROUPS_SINCE):
         return 52.0
-    if not before(date, _SKIPS_SINCE):
-        return 46.0 + 15.0 * n_hit
     times = _times_plain(quant)
     matrices = 3.0 * (times - 1.0) * 2.0 * HALF_LAYER_KERNELS / _MATRICES
-    turns = n_hit * (_BUSY_TURN + matrices) + (n_experts - n_hit) * (_IDLE_TURN + matrices)
+    idle = n_experts - n_hit if before(date, _SKIPS_SINCE) else 0.0
+    turns = n_hit * (_BUSY_TURN + matrices) + idle * (_IDLE_TURN + matrices)
     return 46.0 + turns / times
 
 

@@ -237,6 +237,12 @@ _PRIORS = (
         0.3,
         why="large FP8 products run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator), what is around not",
     ),
+    Prior(
+        r"fp4_inputs\.flop_per_joule$",
+        1.5,
+        0.2,
+        why="large NVFP4 products of a B200 run at 1.4 to 2 times the FP8 rate (aiconfigurator)",
+    ),
     Prior(r"gpu\..*flop_per_joule$", 1.0, 0.2),
     Prior(r"flop_per_joule$", 1.0, 0.4),
     Prior(r"flop_per_s_per_core\.amx$", PAPER_FLOP_PER_S["amx"], 0.5, "FLOP/s", _GUESS),

@@ -32,7 +32,9 @@ def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> 
         return "int8", max(peaks["int8"], plain)
     if engine.gguf:
         return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
-    if quant == "fp8" or quant.startswith("nvfp4"):
+    if quant.startswith("nvfp4"):
+        return "compute", max(plain, peaks.get("fp8", 0.0), peaks.get("fp4", 0.0))
+    if quant == "fp8":
         return "compute", max(plain, peaks.get("fp8", 0.0))
     return "compute", plain
 

@@ -32,8 +32,8 @@ _HIDING_ROWS = 512.0
 _CORES = {("Ampere", "8.0"): "ga100"}
 
 
-# Blackwell Ultra is Blackwell with more FP4 and memory (NVIDIA: compute capability 10.3 beside 10.0, one family
-# of code, sm_100f): what is known of one holds for the other.
+# Blackwell Ultra is Blackwell with more FP4 and memory (compute capability 10.3 beside 10.0, one family of
+# code, sm_100f): what is known of one holds for the other.
 _REVISION = "-ultra"
 
 

@@ -9,6 +9,7 @@ from moeplan.engines.traits import find_engine
 from moeplan.engines.weight_types import lacks_type, type_notes
 from moeplan.errors import NotModelled
 from moeplan.readers.hardware import resolve_hardware
+from moeplan.readers.quant_names import quant_in_name
 from tests.support.problems import session
 
 
@@ -72,3 +73,17 @@ def test_a_plan_names_only_engines_that_run_and_the_type_they_ask_for() -> None:
     assert chosen.best is not None
     lines = {command.engine: command.text for command in chosen.best.commands}
     assert set(lines) == {"vllm", "sglang"} and all("--dtype half" in line for line in lines.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"),
+    [
+        ("Qwen/Qwen3-30B-A3B-FP8", "fp8-block"),
+        ("RedHatAI/Qwen3-30B-A3B-FP8", "fp8"),
+        ("RedHatAI/Qwen3-30B-A3B-FP8-block", "fp8-block"),
+        ("Qwen/Qwen3-32B-AWQ", "awq-int4-g128"),
+        ("Qwen/Qwen3-32B", None),
+    ],
+)
+def test_a_publishers_fp8_is_the_one_that_it_publishes(name: str, quant: str | None) -> None:
+    assert quant_in_name(name, session().quants) == quant

@@ -51,6 +51,13 @@ _PRIORS = (
     Prior(
         r"engine\.transformers\.quants\.hqq.*layer_time$", 4.0, 0.7, why="a dozen kernels widen each matrix"
     ),
+    Prior(
+        r"engine\.transformers\.quants\.gptq4\.layer_time$",
+        1.05,
+        0.3,
+        why="one kernel a matrix as in 16 bits, biases apart (qlinear_exllamav2.py of AutoGPTQ 0.7.1, Marlin in "
+        "GPTQModel 2.2)",
+    ),
     Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),

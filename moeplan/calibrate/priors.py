@@ -55,8 +55,13 @@ _PRIORS = (
         r"engine\.transformers\.quants\.gptq4\.layer_time$",
         1.05,
         0.3,
-        why="one kernel a matrix as in 16 bits, biases apart (qlinear_exllamav2.py of AutoGPTQ 0.7.1, Marlin in "
-        "GPTQModel 2.2)",
+        why="one kernel a matrix as in 16 bits, biases apart (AutoGPTQ 0.7.1, qlinear_exllamav2.py)",
+    ),
+    Prior(
+        r"engine\.transformers\.quants\.gptq8\.layer_time$",
+        1.7,
+        0.3,
+        why="five kernels a matrix, three of them casts (AutoGPTQ 0.7.1, qlinear_cuda_old.py)",
     ),
     Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
@@ -68,7 +73,13 @@ _PRIORS = (
         0.2,
         why="31 kernels a layer, counted on awq/modules/fused of AutoAWQ 0.2.9, where transformers starts 40",
     ),
-    Prior(r"\.eager_layer_s$", 4e-4, 0.7, "s", why="40 kernels, 10 us each from Python"),
+    Prior(
+        r"\.eager_layer_s$",
+        6e-4,
+        0.2,
+        "s",
+        "16.9 ms a token for 28 layers of a 7B beside an H100 in 2026 (arXiv 2605.30571, in no fit)",
+    ),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
@@ -189,6 +200,9 @@ _PRIORS = (
         why="eighths of the experts read at 0.78 to 0.84 of the data sheet, all at 0.9 (aiconfigurator)",
     ),
     Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
+    Prior(
+        r"copies\.bandwidth$", 1.3, 0.4, why="0.77 for the cache, times this, are 40 instructions an element"
+    ),
     Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),
     Prior(r"^local\.ram\.bandwidth$", 0.85, 0.1, why="share of channels x rate that STREAM reaches"),
     Prior(r"^local\.ram\.sockets\.bandwidth$", 0.75, 0.3, why="remote memory, per doubling of sockets"),

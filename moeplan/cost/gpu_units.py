@@ -53,6 +53,21 @@ def peak_flop_per_s(gpu: GpuSpec) -> float:
     return max(rates)
 
 
+# One integer lane for two of FP32 (CUDA C++ Programming Guide, throughput of native arithmetic instructions);
+# elsewhere as many, or the same.
+_HALF_INTEGERS = frozenset({"Ampere", "Ada", "Ada Lovelace", "Hopper"})
+_GA100 = "8.0"
+
+
+def integer_per_s(gpu: GpuSpec) -> float | None:
+    """32-bit integer instructions a second, None where the FP32 rate is unknown."""
+    rate = gpu.peak_flop_per_s.get("fp32")
+    if rate is None:
+        return None
+    halved = gpu.architecture in _HALF_INTEGERS and gpu.compute_capability != _GA100
+    return rate / (4.0 if halved else 2.0)
+
+
 def unpack_per_s_of(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:
     """FP32 rate where weights are of a type that the matrix units do not multiply: servers widen them."""
     if engine.family != "server" or quant_group(quant) == "plain":

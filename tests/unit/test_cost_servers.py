@@ -114,19 +114,16 @@ def test_an_eager_engine_waits_for_the_longer_of_launches_and_work() -> None:
     graph = graph_of(dense_spec(n_layers=4))
     ops = ops_of(graph, machine((server_gpu("Ampere"),)), engine="transformers")
     assert "layer overhead" not in {op.term for op in ops}
-    op = weights(ops)
-    assert op.waiting_s == 4.0 and op.waiting[:2] == (
-        "local.eager_layer_s",
-        "local.engine.transformers.layer_time",
-    )
-    # heads that share a cached one: see engines/eager.py
-    mixer = graph.spec.blocks[0].mixer
-    groups = mixer.n_heads / mixer.n_kv_heads  # type: ignore[union-attr]
+    waiting = [op for op in ops if op.waiting_s]
+    assert sum(op.waiting_s for op in waiting) == pytest.approx(4.0) and weights(ops) in waiting
+    assert {op.waiting[:2] for op in waiting} == {
+        ("local.eager_layer_s", "local.engine.transformers.layer_time")
+    }
     llama = next(
         o for o in ops_of(graph, machine((server_gpu("Ampere"),)), engine="llama.cpp") if "KV" in o.term
     )
     eager = next(o for o in ops if "KV" in o.term)
-    assert eager.moving_s == pytest.approx(llama.moving_s * (7 + 6 * groups))
+    assert eager.moving_s == pytest.approx(llama.moving_s)  # copies apart: engines/eager.py
     assert eager.n_bytes == llama.n_bytes
 
 

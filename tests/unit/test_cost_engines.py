@@ -18,7 +18,7 @@ from moeplan.domain.calibration import Coefficient
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
-from moeplan.engines.eager import cache_passes, ffn_kernels, waits_for_products
+from moeplan.engines.eager import CachePasses, cache_passes, ffn_kernels, waits_for_products
 from moeplan.engines.traits import EngineTraits, find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
@@ -107,12 +107,12 @@ def test_how_often_transformers_moves_the_cache() -> None:
     block = dense_spec().blocks[0]
     groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]
     assert groups > 1
-    repeated, shared = (3 + groups, 1 + groups, groups), (2, 1, 1)
+    repeated, shared = CachePasses(3 + groups, 1 + groups, groups), CachePasses(2.0, 1.0, 1.0)
     assert cache_passes(block, "2024-10", host=False) == repeated
     assert cache_passes(block, "2025-08", host=False) == cache_passes(block, "", host=False) == shared
     # no fused kernel shares keys on the host or on a GPU before compute capability 8.0
     assert cache_passes(block, "", host=True) == cache_passes(block, "", host=False, shares=False) == repeated
-    assert cache_passes(block, "2025-05", host=False, in_place=True) == (0, 0, 1)
+    assert cache_passes(block, "2025-05", host=False, in_place=True) == CachePasses(0.0, 0.0, 1.0)
 
 
 def test_copies_of_the_cache_wait_for_the_integer_units_of_the_gpu() -> None:
@@ -152,7 +152,7 @@ def test_launches_from_python_go_on_beside_all_of_a_layers_work() -> None:
     assert sum(op.seconds(scales) for op in ops[1:]) == pytest.approx(whole.seconds(scales))
     first = [Op("gpu0 weights", 3.0, ("a",)), Op("gpu0 KV cache", 1.0, ("a",))]
     add_waits(first, 0, "gpu0", [(8.0, names)], "fp8", "2025-05", 1)
-    assert [(op.waiting_s, op.waiting_norm) for op in first] == [(8.0, SUM), (0.0, OVERLAP)]
+    assert [op.waiting_s for op in first] == [8.0, 0.0] and first[0].waiting_norm == SUM
 
 
 def test_wrappers_of_matrices_are_more_of_a_turn_than_of_a_layer() -> None:

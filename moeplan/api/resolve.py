@@ -177,6 +177,7 @@ class Session:
         from moeplan.engines.machines import refuse_machine
         from moeplan.engines.options import refuse_foreign
         from moeplan.engines.traits import default_engine
+        from moeplan.engines.weight_types import refuse_type, type_notes
         from moeplan.graph.gguf_mixes import published_experts
         from moeplan.predict.problem import Problem
 
@@ -202,6 +203,8 @@ class Session:
         refuse_foreign(request, engine, source.spec)
         if request.placement not in ("cpu", "disk") and request.gpu_layers != 0:
             refuse_machine(engine, hardware)
+            refuse_type(engine, quant_id, hardware)
+            assumptions.extend(type_notes(engine, quant_id, hardware))
         engine = _adjusted(engine, request)
         graph = self.loaded(request.model, quant_id, engine)
         if measured and graph.expert_group > 1:

@@ -51,11 +51,35 @@ _PRIORS = (
     Prior(
         r"engine\.transformers\.quants\.hqq.*layer_time$", 4.0, 0.7, why="a dozen kernels widen each matrix"
     ),
+    Prior(
+        r"engine\.transformers\.quants\.gptq4\.layer_time$",
+        1.05,
+        0.3,
+        why="one kernel a matrix as in 16 bits, biases apart (AutoGPTQ 0.7.1, qlinear_exllamav2.py)",
+    ),
+    Prior(
+        r"engine\.transformers\.quants\.gptq8\.layer_time$",
+        1.7,
+        0.3,
+        why="five kernels a matrix, three of them casts (AutoGPTQ 0.7.1, qlinear_cuda_old.py)",
+    ),
     Prior(r"engine\.transformers\.202\d\.layer_time$", 1.0, 0.4, why="hosts that no row states"),
     Prior(r"engine\.transformers\.quants\..*layer_time$", 1.3, 0.5, why="wrappers of packed matrices"),
     Prior(r"engine\..*\.moe\.layer_time$", 1.0, 0.15),
     Prior(r"engine\.transformers\.layer_time$", 1.0, 0.2),
-    Prior(r"\.eager_layer_s$", 4e-4, 0.7, "s", why="40 kernels, 10 us each from Python"),
+    Prior(
+        r"fused_modules\.layer_time$",
+        0.8,
+        0.2,
+        why="31 kernels a layer, counted on awq/modules/fused of AutoAWQ 0.2.9, where transformers starts 40",
+    ),
+    Prior(
+        r"\.eager_layer_s$",
+        6e-4,
+        0.2,
+        "s",
+        "16.9 ms a token for 28 layers of a 7B beside an H100 in 2026 (arXiv 2605.30571, in no fit)",
+    ),
     # fixed times
     Prior(r"^local\.layer_s$", 2e-5, 0.7, "s", _GUESS),
     Prior(r"^server\.layer_s$", 4e-5, 0.7, "s", _GUESS),
@@ -176,6 +200,9 @@ _PRIORS = (
         why="eighths of the experts read at 0.78 to 0.84 of the data sheet, all at 0.9 (aiconfigurator)",
     ),
     Prior(r"^(local|server)\.cache\.bandwidth$", 0.7, 0.5, why=_GUESS),
+    Prior(
+        r"copies\.bandwidth$", 1.3, 0.4, why="0.77 for the cache, times this, are 40 instructions an element"
+    ),
     Prior(r"shards\.bandwidth$", 0.95, 0.1, why="narrower matrices, per doubling"),
     Prior(r"^local\.ram\.bandwidth$", 0.85, 0.1, why="share of channels x rate that STREAM reaches"),
     Prior(r"^local\.ram\.sockets\.bandwidth$", 0.75, 0.3, why="remote memory, per doubling of sockets"),
@@ -230,6 +257,12 @@ _PRIORS = (
         1.4,
         0.3,
         why="large FP8 products run at 1.5 to 1.8 times the 16-bit rate (aiconfigurator), what is around not",
+    ),
+    Prior(
+        r"fp4_inputs\.flop_per_joule$",
+        1.5,
+        0.2,
+        why="large NVFP4 products of a B200 run at 1.4 to 2 times the FP8 rate (aiconfigurator)",
     ),
     Prior(r"gpu\..*flop_per_joule$", 1.0, 0.2),
     Prior(r"flop_per_joule$", 1.0, 0.4),

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from moeplan.cost.ops import ONCE, Times
+from moeplan.cost.gpu_units import integer_per_s
+from moeplan.cost.ops import ONCE, OVERLAP, Op, Times
+from moeplan.cost.rates import Rates
 from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
 from moeplan.domain.hardware import GpuSpec
-from moeplan.domain.model import GqaAttention
+from moeplan.domain.model import Block, GqaAttention
 from moeplan.domain.workload import Workload
-from moeplan.engines.eager import SCORE_BYTES, cache_passes
+from moeplan.engines.eager import SCORE_BYTES, CachePasses, cache_passes
 from moeplan.engines.kv import kv_shard
 from moeplan.engines.launches import cache_reads, unfused_score_bytes
+from moeplan.engines.machines import likely_capability
 from moeplan.engines.traits import EngineTraits
+
+_CACHE_ELEMENT_BYTES = 2.0
+_SHARING_CAPABILITY = 8.0
 
 
 class Ways(NamedTuple):
-    """How attention is computed. ``quant``: the type of most weights; ``gpu``: where, None for the host."""
+    """How attention is computed. ``gpu``: where, None for the host."""
 
     engine: EngineTraits
     workload: Workload
-    quant: str
     tensor_parallel: int
     gpu: GpuSpec | None = None
 
@@ -39,13 +44,14 @@ class AttentionPart(NamedTuple):
 
 def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) -> Iterator[AttentionPart]:
     """What attention moves and computes, on a GPU or on the host."""
-    engine, workload, quant, shards, gpu = ways
+    engine, workload, shards, gpu = ways
     n, block = group.n_layers, group.block
     # Rates of a sharded tier are those of all its GPUs; a cache that splits less is read slower.
     repeat = shards / kv_shard(block, shards)
     own, computing = repeat, 1.0
     if engine.eager and not block.encoder:  # which has no cache to copy
-        own *= cache_passes(block, quant, workload.engine_date, host=gpu is None)
+        passes = _passes(block, ways)
+        own *= passes.reads + (passes.copies if gpu is None else 0.0)
     if engine.eager and not workload.flash_attention:
         scores, computing = unfused_scores(block, step)
         if scores:
@@ -63,6 +69,47 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:
         yield AttentionPart("cross-attention", n * work.cross_bytes, n * work.cross_flop, _moved(repeat))
+
+
+# Integer instructions that find one element of a copy whose dimensions do not collapse: a division by a
+# constant and two additions for each of four or five of them (OffsetCalculator of PyTorch's TensorIterator).
+_COPY_INSTRUCTIONS = 40.0
+
+
+def cache_copies_op(tier: str, rates: Rates, group: LayerGroup, work: LayerWork, ways: Ways) -> Op | None:
+    """What an eager engine copies of the cache in a step on a GPU before attention reads it; None for others.
+
+    Such copies move bytes no faster than the GPU's integer units find them: keys and values of 14B to 72B
+    are copied at 0.87 TB/s on an A100 and on an H20, whose memories differ by a factor of two.
+    """
+    engine, gpu = ways.engine, ways.gpu
+    if gpu is None or not engine.eager or group.block.encoder or not work.kv_bytes:
+        return None
+    passes, rate = _passes(group.block, ways), integer_per_s(gpu)
+    if not passes.copies:
+        return None
+    n_bytes = group.n_layers * work.kv_bytes
+    elements = n_bytes * passes.copied / _CACHE_ELEMENT_BYTES
+    family = engine.family
+    return Op(
+        f"{tier} copies of the cache",
+        n_bytes * passes.copies / rates.bytes_per_s,
+        rates.cache[0],
+        elements * _COPY_INSTRUCTIONS / rate if rate else 0.0,
+        (f"{family}.cache.bandwidth", f"{family}.copies.bandwidth"),
+        norm=OVERLAP,
+        n_bytes=n_bytes,
+        formula="bytes / bandwidth overlapping 40 x elements written / integer rate",
+        inputs={"times_bytes_are_moved": passes.copies, "integer_per_s": rate, "elements": elements},
+    )
+
+
+def _passes(block: Block, ways: Ways) -> CachePasses:
+    engine, workload, _, gpu = ways
+    shares = gpu is None or gpu.vendor != "nvidia" or likely_capability(gpu) >= _SHARING_CAPABILITY
+    return cache_passes(
+        block, workload.engine_date, host=gpu is None, in_place=engine.fused_modules, shares=shares
+    )
 
 
 def _moved(times: float) -> Times:

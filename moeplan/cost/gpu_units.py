@@ -32,7 +32,9 @@ def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> 
         return "int8", max(peaks["int8"], plain)
     if engine.gguf:
         return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
-    if quant == "fp8" or quant.startswith("nvfp4"):
+    if quant.startswith("nvfp4"):
+        return "compute", max(plain, peaks.get("fp8", 0.0), peaks.get("fp4", 0.0))
+    if quant == "fp8":
         return "compute", max(plain, peaks.get("fp8", 0.0))
     return "compute", plain
 
@@ -49,6 +51,21 @@ def peak_flop_per_s(gpu: GpuSpec) -> float:
     if not rates:
         raise NotModelled(f"prefill speed of {gpu.id}", missing=("peak_flop_per_s of fp16, bf16 or fp32",))
     return max(rates)
+
+
+# One integer lane for two of FP32 (CUDA C++ Programming Guide, throughput of native arithmetic instructions);
+# elsewhere as many, or the same.
+_HALF_INTEGERS = frozenset({"Ampere", "Ada", "Ada Lovelace", "Hopper"})
+_GA100 = "8.0"
+
+
+def integer_per_s(gpu: GpuSpec) -> float | None:
+    """32-bit integer instructions a second, None where the FP32 rate is unknown."""
+    rate = gpu.peak_flop_per_s.get("fp32")
+    if rate is None:
+        return None
+    halved = gpu.architecture in _HALF_INTEGERS and gpu.compute_capability != _GA100
+    return rate / (4.0 if halved else 2.0)
 
 
 def unpack_per_s_of(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 
 from moeplan.cost.activations import activations_op
-from moeplan.cost.attention import Ways, attention_parts
-from moeplan.cost.collectives import all_reduce_work
+from moeplan.cost.attention import Ways, attention_parts, cache_copies_op
+from moeplan.cost.collectives import all_reduce_work, joined
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
+from moeplan.cost.launch_waits import add_waits
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
+from moeplan.cost.ops import ONCE, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
@@ -30,7 +31,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
-from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
+from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
@@ -117,10 +118,12 @@ class _Clock:
         if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
         gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
-        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
+        ways = Ways(self.engine, self.workload, self.placement.tensor_parallel, gpu)
         for part in attention_parts(group, work, self.step, ways):
             what = "weights" if part.streams else "KV cache"
             self._work(home, what, part.n_bytes, part.flop, times=part.times, label=part.label)
+        if gpu is not None and (copies := cache_copies_op(home, self._at(home), group, work, ways)):
+            self.ops.append(copies)
 
     def _add_experts(self, group: LayerGroup, n_bytes: float, flop: float, elements: float) -> None:
         held = float(group.n_layers * group.weights.expert_bytes)
@@ -184,20 +187,12 @@ class _Clock:
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
 
-        An eager engine's GPU works on the layer (the operation at ``layer_at``) while its host launches it.
+        An eager engine's GPU works on the layer (operations from ``layer_at`` on) while its host launches it.
         """
         halves = self._halves(tier, group)
         if self.engine.eager and tier not in _HOST_TIERS:
-            n = sum(n for n, _ in halves)
-            # One wait a layer: the half with more kernels names it.
-            names = max(halves, key=lambda half: half[0], default=(0.0, ()))[1]
-            op = self.ops[layer_at]
-            formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
-            inputs = {**op.inputs, "layers": group.n_layers}
-            norm = SUM if waits_for_products(self.quant, self.workload.engine_date) else OVERLAP
-            self.ops[layer_at] = op._replace(
-                waiting_s=n, waiting=names, formula=formula, inputs=inputs, waiting_norm=norm
-            )
+            date, n_layers = self.workload.engine_date, group.n_layers
+            add_waits(self.ops, layer_at, tier, halves, self.quant, date, n_layers)
             return
         formula = "halves of layers x s per layer"
         for n, names in halves:
@@ -353,7 +348,7 @@ class _Clock:
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
         n, family = self.placement.tensor_parallel, self.engine.family
-        direct = self.hardware.peer_link is not None
+        direct, link = joined(self.hardware, n)
         n_bytes = self.step.n_tokens * self.graph.spec.hidden_size * _REDUCED_BYTES
         waits, moved = all_reduce_work(n, n_bytes, direct=direct)
         names: Names = (f"{family}.all_reduce_s",)
@@ -363,7 +358,6 @@ class _Clock:
         formula, counts = "2 x layers x waits x s", {"layers": n_layers, "n_gpus": n, "waits": waits}
         op = Op("all-reduce latency", 2.0 * n_layers * waits, names, formula=formula, inputs=counts)
         self.ops.append(op)
-        link = self.hardware.peer_link or self.hardware.pcie
         if link is None:
             return
         rate = self.hardware.gpus[0].peer_bytes_per_s if direct else None

@@ -32,6 +32,11 @@ _HIDING_ROWS = 512.0
 _CORES = {("Ampere", "8.0"): "ga100"}
 
 
+# Blackwell Ultra is Blackwell with more FP4 and memory (compute capability 10.3 beside 10.0, one family of
+# code, sm_100f): what is known of one holds for the other.
+_REVISION = "-ultra"
+
+
 class Norms(NamedTuple):
     """How moving and computing join for each kind of work: 1 one after the other, 4 close to the larger."""
 
@@ -144,7 +149,7 @@ def gpu_rates(
         flop_per_s=peak * n_shards,
         score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
-        drawing=_drawing(at, unit, narrow=quantises_inputs(gpu, engine, quant)),
+        drawing=_drawing(at, unit, quant if quantises else ""),
         norms=_VECTOR_NORMS[at.kind] if vector else _ALWAYS_OVERLAP,
         weights=weights,
         experts=((*weights[0], f"{at.family}.experts.bandwidth"), (*weights[1], *experts)),
@@ -219,11 +224,13 @@ def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
     return (*names, f"{at.architecture}.{sort}.{unit}") if vector and at.kind != "gpu" else names
 
 
-def _drawing(at: _Labels, unit: str, *, narrow: bool) -> Names:
-    """Names of the FLOPs that a joule pays for; ``narrow``: of products of 8 or 4 bits."""
+def _drawing(at: _Labels, unit: str, narrow: str) -> Names:
+    """Names of the FLOPs that a joule pays for; ``narrow``: the type of products of 8 or 4 bits, else ""."""
     names: Names = (at.family, at.architecture, f"{at.family}.{unit}")
     if narrow:
         names += (f"{at.family}.quantised_inputs",)
+    if narrow.startswith("nvfp4"):
+        names += (f"{at.family}.fp4_inputs",)
     return tuple(f"{name}.flop_per_joule" for name in names)
 
 
@@ -246,6 +253,8 @@ def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quant
     names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
     if quantises:
         names += (f"{at.family}.quantised_inputs.layer_time",)
+    if engine.fused_modules:
+        names += (f"{at.family}.fused_modules.layer_time",)
     return (*names, f"{at.run}.quants.{quant}.layer_time") if engine.eager else names
 
 
@@ -280,7 +289,7 @@ def _generation(gpu: GpuSpec) -> str:
     if gpu.vendor == "apple":
         chip = _apple_chip(gpu)
         return chip[0] if chip else "unknown"
-    return _slug(gpu.architecture)
+    return _slug(gpu.architecture).removesuffix(_REVISION)
 
 
 def _apple_chip(gpu: GpuSpec) -> tuple[str, str] | None:

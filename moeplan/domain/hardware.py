@@ -21,6 +21,8 @@ class LinkSpec(Value):
     latency_s: float = 0.0
     kind: str = "pcie"
     """pcie, nvlink, nvlink-bridge, nvswitch, c2c, infinity-fabric, infiniband, ethernet, usb ..."""
+    direct_gpus: int | None = None
+    """GPUs of which each is joined to every other; of more, some reach others over a third. None: any."""
     sources: tuple[Source, ...] = ()
 
 

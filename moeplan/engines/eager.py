@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from moeplan.domain.model import Block, GqaAttention
 from moeplan.engines.builds import before
 
-# torch 2.5 (October 2024) keeps what its unfused attention computes from 16-bit numbers in 32 bits.
-_WIDENS_SINCE = "2024-11"
+# Fused attention of torch takes keys and values of a group of heads as they are since PR 39412 (enable_gqa);
+# before, and in Qwen2's own calls of flash-attn up to 4.47, repeat_kv made a copy for each head.
+_SHARES_SINCE = "2025-08"
 _SKIPS_SINCE, _GROUPS_SINCE = "2025-07", "2025-12"
 HALF_LAYER_KERNELS = 20.0
 """Of the mixer, or of a dense FFN."""
@@ -14,7 +17,6 @@ SCORE_BYTES = 32.0
 """Moved for a score of a head where attention is not fused (attn_implementation "eager"): written by the
 product, scaled, masked, brought to 32 bits, normalised, brought back and multiplied. Counted on transformers
 5.24, the same in 16 and in 32 bits."""
-_IN_BFLOAT16 = ("bf16", "f16", "f32", "fp8")
 # A turn of the loop over experts, in kernels of a dense layer (40 of them take its host time): 36 to 41 us
 # for an expert that no token chose (its tokens are searched for, its products have no rows), 14 to 19 us
 # more for one that a token did, beside 273 us for a dense layer (transformers 4.51.3, torch 2.13, one CPU
@@ -30,38 +32,50 @@ _TIMES_PLAIN_USUALLY = 1.3
 _FP8_OVERLAPS_SINCE = "2026-02"
 
 
-def cache_passes(block: Block, quant: str, date: str, *, host: bool) -> float:
-    """Times that a cached byte is moved in one decode step, on a GPU or on the ``host``.
+class CachePasses(NamedTuple):
+    """Times that a cached byte is moved in one decode step."""
 
-    Counted by the operands of every kernel (transformers 5.24, torch 2.13): the old cache read and the longer
-    one written; keys and values repeated for all heads of a group; then either read by a fused kernel, or
-    scaled, multiplied and, in 16 bits, widened to 32. Which one runs was told from published rows, where the
-    cost of a longer context agrees to 2% over five models each: unfused on GPUs, but for packed weights since
-    2025, which compute in float16. Encoder-decoder models add position biases to the scores, which leaves
-    the unfused attention out (Switch has no other than transformers' own, which moves what a fused one does).
+    copies: float
+    """By kernels that copy: the old cache read and the longer one written, then repeated for all heads."""
+    copied: float
+    """Of them, written."""
+    reads: float
+    """By attention."""
+
+
+def cache_passes(
+    block: Block, date: str, *, host: bool, in_place: bool = False, shares: bool = True
+) -> CachePasses:
+    """Counted by the operands of every kernel (transformers 5.24, torch 2.13), on a GPU or on the ``host``.
+
+    Attention is fused: by torch, which falls back to separate kernels only where a mask is given, or by
+    flash-attn. ``in_place``: modules whose cache is one buffer that a fused kernel reads where it is.
+    ``shares``: whether the GPU has fused kernels for heads that share keys; none before compute capability
+    8.0 has (issue 48633).
     """
+    if in_place:
+        return CachePasses(0.0, 0.0, 1.0)
     mixer = block.mixer
     groups = mixer.n_heads / mixer.n_kv_heads if isinstance(mixer, GqaAttention) else 1.0
-    widens = not before(date, _WIDENS_SINCE)
-    if host or block.cross_attention is not None or (widens and quant not in _IN_BFLOAT16):
-        return fused(groups)
-    return unfused(groups, widened=widens)
+    shares = shares and not host and block.cross_attention is None and not before(date, _SHARES_SINCE)
+    if groups > 1 and not shares:
+        return CachePasses(3.0 + groups, 1.0 + groups, groups)
+    return CachePasses(2.0, 1.0, 1.0)
 
 
 def ffn_kernels(n_experts: int, n_hit: float, date: str, quant: str = "bf16") -> float:
     """Kernels that the FFN half of a MoE layer starts in one step, where half a dense layer starts 20.
 
-    Counted on transformers 5.24, which groups experts; with its loop over those that a token chose, which
-    July 2025 brought (PR 38133) and version 5 (December 2025) replaced. Before, the loop was over all: as
-    long as so many kernels of a dense layer of ``quant``, whose matrices are less of it than of a turn.
+    Counted on transformers 5.24, which groups experts since version 5 (December 2025). Before, a loop over
+    all experts or, since July 2025 (PR 38133), over those that a token chose, took as long as so many kernels
+    of a dense layer of ``quant``, whose matrices are less of it than of a turn.
     """
     if not before(date, _GROUPS_SINCE):
         return 52.0
-    if not before(date, _SKIPS_SINCE):
-        return 46.0 + 15.0 * n_hit
     times = _times_plain(quant)
     matrices = 3.0 * (times - 1.0) * 2.0 * HALF_LAYER_KERNELS / _MATRICES
-    turns = n_hit * (_BUSY_TURN + matrices) + (n_experts - n_hit) * (_IDLE_TURN + matrices)
+    idle = n_experts - n_hit if before(date, _SKIPS_SINCE) else 0.0
+    turns = n_hit * (_BUSY_TURN + matrices) + idle * (_IDLE_TURN + matrices)
     return 46.0 + turns / times
 
 
@@ -75,15 +89,3 @@ def _times_plain(quant: str) -> float:
 def waits_for_products(quant: str, date: str) -> bool:
     """Whether the host waits for each product, so that launches and work come one after the other."""
     return quant.startswith("fp8") and before(date, _FP8_OVERLAPS_SINCE)
-
-
-def fused(groups: float) -> float:
-    """Passes of ``groups`` query heads per cached head where scores stay inside the kernel."""
-    return 3.0 + 2.0 * groups if groups > 1 else 3.0
-
-
-def unfused(groups: float, *, widened: bool) -> float:
-    """Passes where keys are scaled and multiplied by kernels of their own, ``widened`` to 32 bits or not."""
-    if widened:
-        return 7.0 + 6.0 * groups if groups > 1 else 9.0
-    return 3.0 + 3.0 * groups if groups > 1 else 4.0

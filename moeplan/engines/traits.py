@@ -100,6 +100,9 @@ class EngineTraits(Value):
     llamafile's in ktransformers); "amx": those, and AMX ones for types that are not GGUF's."""
     interleaves_at_load: bool = False
     """Tensors in RAM are repacked to interleaved rows while they are read (ik_llama.cpp's -rtr)."""
+    fused_modules: bool = False
+    """Layers are replaced by ones that merge projections, write the cache in place and read it once
+    (fuse_layers of AutoAWQ 0.2.9: QuantAttentionFused, WindowedCache and flash_attn_with_kvcache)."""
     backend: str = ""
     """What its kernels are written in where that is known and not the maker's own: "vulkan"."""
 
@@ -107,6 +110,7 @@ class EngineTraits(Value):
     def asked(self) -> str:
         """The name that answers show and ``find_engine`` finds it by, backend and all: llama.cpp (Vulkan)."""
         way = self.backend.capitalize() or ("rtr" if self.interleaves_at_load else "")
+        way = "AutoAWQ" if self.fused_modules else way
         return f"{self.id} ({way})" if way else self.id
 
 
@@ -184,6 +188,7 @@ def _server(
     mxfp4_tile: int = 1,
     prompts_first: bool = False,
     makers: frozenset[str] = _SERVER_MAKERS,
+    least_capability: float = SERVER_COMPUTE_CAPABILITY,
 ) -> EngineTraits:
     return EngineTraits(
         id=id,
@@ -206,7 +211,7 @@ def _server(
         shares_memory=True,
         kv_types=_SERVER_KV_TYPES,
         makers=makers,
-        least_capability=SERVER_COMPUTE_CAPABILITY,
+        least_capability=least_capability,
     )
 
 
@@ -275,8 +280,9 @@ def _build() -> dict[str, EngineTraits]:
         # TGI: pages of one token with prefix caching (its default, flashinfer), all memory left after a
         # warm-up (cuda_memory_fraction 1.0; launcher.md, v3.3).
         _server("tgi", block=1, utilization=1.0, expert_parallel=False),
-        # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig).
-        _server("tensorrt-llm", block=64, utilization=0.9, makers=_NVIDIA),
+        # TensorRT-LLM: 64-token blocks of late, free_gpu_memory_fraction 0.9 (KvCacheConfig), Ampere and
+        # later (its page "Supported Hardware", 2026).
+        _server("tensorrt-llm", block=64, utilization=0.9, makers=_NVIDIA, least_capability=8.0),
         # --kt-num-gpu-experts is one number for every layer (kt-kernel README, 2026); SGLang serves it.
         _library(
             "ktransformers",
@@ -319,6 +325,7 @@ ENGINES = _build()
 _MIXES_SINCE_BUILD = 11434
 
 _VULKAN, _INTERLEAVING = (" (vulkan)", " vulkan", "-vulkan"), " (rtr)"
+_FUSED_MODULES = frozenset({"autoawq", "transformers (autoawq)", "hf transformers (autoawq)"})
 _ALIASES = {
     "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp",
     "ik_llama": "ik_llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
@@ -340,6 +347,8 @@ def find_engine(name: str) -> EngineTraits:
     if key.endswith(_INTERLEAVING):
         plain = find_engine(key.removesuffix(_INTERLEAVING))
         return replace(plain, interleaves_at_load=plain.stream_scales_with_experts)
+    if key in _FUSED_MODULES:
+        return replace(ENGINES["transformers"], fused_modules=True)
     engine = ENGINES.get(_ALIASES.get(key, key))
     if engine is None and " " in key:
         # "vLLM 0.21", "llama.cpp b8125": a version behind the name

@@ -21,6 +21,7 @@ from moeplan.readers.pages import (
 from moeplan.readers.sweeps import (
     cache_type,
     is_speculative,
+    launched_engine,
     lengths_are_equal,
     mean_tokens,
     unrecorded_ranks,
@@ -198,7 +199,7 @@ def _serving_row(cells: Cells) -> SpeedRow | None:
         arch_class=cells.text("arch_class"),
         quant=_PRECISIONS.get(cells.text("precision"), cells.text("precision")),
         file_gib=None,
-        engine=cells.text("engine"),
+        engine=launched_engine(family, launch),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 1,
         cpu="",

@@ -137,6 +137,9 @@ class LinkWire(Entry, kw_only=True):
     rate_gbps: Annotated[Positive, doc("Line rate of one direction.")] = field(name="rate_GBps")
     effective_gbps: Annotated[Positive, doc("What large copies reach.")] = field(name="effective_GBps")
     latency_us: NonNegative = 0.0
+    direct_gpus: Annotated[
+        PositiveInt | None, doc("GPUs of which each is joined to every other, where there is no switch.")
+    ] = None
 
 
 class StorageWire(Entry, kw_only=True):

@@ -59,6 +59,7 @@ def read_link(path: Path) -> LinkSpec:
         bytes_per_s=rate(wire.rate_gbps),
         effective_bytes_per_s=rate(wire.effective_gbps),
         latency_s=wire.latency_us / 1e6,
+        direct_gpus=wire.direct_gpus,
         sources=sources_of(wire.sources),
     )
 

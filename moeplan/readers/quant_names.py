@@ -29,6 +29,12 @@ _SINGLE = (
 )
 
 
+# Publishers whose checkpoints called FP8 have a scale for each block of 128 x 128, which GPUs cannot cut
+# (Qwen3 docs/source/deployment/vllm.md: "block-wise quant"; a tensor-parallel share of an expert that is no
+# multiple of 128 ends in vLLM's "not divisible by weight quantization block_n"). Others' have one a tensor.
+_BLOCKWISE = frozenset({"qwen"})
+
+
 def quant_in_name(name: str, quants: QuantTable) -> str | None:
     """The quantisation that ``name`` states, or None. Raises NotModelled for one without data."""
     import re
@@ -50,4 +56,6 @@ def quant_in_name(name: str, quants: QuantTable) -> str | None:
             return quants.find(scheme).id
     parts = words.split("-")
     found = next((word for word in _SINGLE if word in parts), None)
+    if found == "fp8" and name.casefold().partition("/")[0] in _BLOCKWISE:
+        found = "fp8-block"
     return None if found is None else quants.find(found).id

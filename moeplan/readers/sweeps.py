@@ -20,6 +20,9 @@ _MEAN_FRAC = 0.9
 _EQUAL_LENGTHS = frozenset({"aic-gap-analysis"})
 
 
+_QWEN_PAGES = "qwen-docs"
+
+
 class _Launch(NamedTuple):
     """Launches of one kind, while they were so. Empty fields fit any row."""
 
@@ -72,6 +75,22 @@ _SPECULATIVE = (
     (_Launch("SGLang", "b200", "qwen3.5", "fp8", "2026-03-20", "2026-04-30"), (4, 1), 4, 256, 8192),
     (_Launch("TensorRT-LLM", "b200", "deepseek", "fp4", "2026-01-14", "2026-02-06"), (4, 4), 16, 16, 1024),
 )
+
+
+# Qwen's page of 2025 has an environment of its own for AWQ, that of AutoAWQ 0.2.9
+# (docs/source/getting_started/speed_benchmark.md), and its memory grows by 512 bytes a token and layer more
+# than in bf16: 64 complex numbers, the table of rotations in each of AutoAWQ's fused layers. That of 2024
+# (AutoAWQ 0.2.6 within transformers) grows by the cache alone.
+_FUSED_AWQ = _Launch("HF transformers", "h20", "qwen3", "int4-awq", since="2025-05")
+
+
+def launched_engine(source_family: str, launch: tuple[str, str, str, str, str]) -> str:
+    """The engine of a row, with what its page says of how that was run.
+
+    ``launch``: (engine, GPU, model, precision, date).
+    """
+    fused = source_family == _QWEN_PAGES and _FUSED_AWQ.fits(*launch)
+    return f"{launch[0]} (AutoAWQ)" if fused else launch[0]
 
 
 def mean_tokens(source_family: str, nominal: int) -> int:

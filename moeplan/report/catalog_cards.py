@@ -101,6 +101,7 @@ def hardware_card(entry: HardwareEntry) -> Card:
                 ("line rate", f"{_rate(entry.bytes_per_s)} each way"),
                 ("large copies", _rate(entry.effective_bytes_per_s)),
                 ("latency", f"{entry.latency_s * 1e6:g} us" if entry.latency_s else ""),
+                ("joins directly", f"{entry.direct_gpus} GPUs" if entry.direct_gpus else ""),
             ]
         case StorageSpec():
             random = entry.random_read_bytes_per_s

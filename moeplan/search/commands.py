@@ -9,6 +9,9 @@ from moeplan.domain.deployment import EngineTable
 from moeplan.domain.plan import Command
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.flags import write
+from moeplan.engines.machines import lacks
+from moeplan.engines.traits import ENGINES
+from moeplan.engines.weight_types import lacks_type, type_notes
 from moeplan.predict.problem import Problem
 from moeplan.search.overrides import device_map, n_cpu_moe, tensor_overrides, tensor_split
 
@@ -162,7 +165,12 @@ def _servers(problem: Problem, placement: Placement, tables: Tables) -> tuple[Co
     note = _weights_note(problem)
     found = []
     for id in ("vllm", "sglang", "tensorrt-llm"):
+        engine, quant, hardware = ENGINES[id], problem.graph.quant, problem.hardware
+        if lacks(engine, hardware) or lacks_type(engine, quant, hardware):
+            continue
         settings = dict(common)
+        if quant == "bf16" and type_notes(engine, quant, hardware):
+            settings["dtype"] = "half"
         if placement.expert_parallel > 1:  # vLLM takes a switch, the others how many GPUs
             settings["expert_parallel"] = placement.expert_parallel
         if (work.kv_type_k, id) in (("fp8", "vllm"),):

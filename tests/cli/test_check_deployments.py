@@ -178,6 +178,16 @@ def test_a_deployment_needs_a_machine_and_takes_none_from_here(inside: Callable[
     assert "names its machine" in " ".join(ran.err.split())
 
 
+def test_shares_that_cut_blocks_of_scales_are_an_error(tmp_path: Path, inside: Callable[..., Any]) -> None:
+    # experts of width 768 on four cards: 192 columns, blocks of 128; whole experts are not cut
+    path, machine = tmp_path / "serve.sh", ("--hardware", "h100-sxm-80gb")
+    path.write_text("vllm serve Qwen/Qwen3-30B-A3B-FP8 --tensor-parallel-size 4\n", encoding="utf-8")
+    ran = inside("check", path, *machine)
+    assert ran.code == 2 and "whole groups of 128" in " ".join(ran.err.split())
+    path.write_text("vllm serve Qwen/Qwen3-30B-A3B-FP8 -tp 4 --enable-expert-parallel\n", encoding="utf-8")
+    assert inside("check", path, *machine).code == 0
+
+
 def test_an_option_vouched_for_is_passed_over(inside: Callable[..., Any]) -> None:
     path = DATA / "refused/pipeline.sh"
     ran = inside("check", path, "--hardware", "h100-sxm-80gb", "--ignore-flag", "--pipeline-parallel-size")

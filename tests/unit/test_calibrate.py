@@ -166,7 +166,7 @@ def test_every_base_coefficient_has_a_prior_of_its_own() -> None:
     assert all(prior(name).value > 0 and prior(name).spread > 0 for name in ALWAYS)
     assert prior("local.bandwidth").value == 0.9
     assert prior("local.gpu.newest.bandwidth").value == 1.0
-    assert prior("local.eager_layer_s").value == 4e-4
+    assert prior("local.eager_layer_s").value == 6e-4
 
 
 def test_rows_without_a_group_are_never_left_out() -> None:

@@ -6,17 +6,27 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.calibrate.priors import prior
-from moeplan.cost.collectives import all_reduce_work
+from moeplan.cost.collectives import all_reduce_work, joined
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step
-from moeplan.domain.hardware import GpuSpec
+from moeplan.domain.hardware import GpuSpec, LinkSpec
 from moeplan.domain.model import Block, DenseFfn, Indexer, MlaAttention, ModelSpec, MoeFfn
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
 from moeplan.predict.placement import experts_whole, on_gpus
-from tests.support.problems import dense_spec, gpu, graph_of, machine, moe_spec, spec_of, workload
+from moeplan.readers.hardware import resolve_hardware
+from tests.support.problems import (
+    dense_spec,
+    gpu,
+    graph_of,
+    machine,
+    moe_spec,
+    session,
+    spec_of,
+    workload,
+)
 
 KIB = 1024
 
@@ -138,3 +148,29 @@ def test_whole_experts_on_each_gpu_read_slower_than_shares_of_all() -> None:
     name = "server.expert_parallel.bandwidth"
     assert name in experts(experts_whole(shares)).moving and name not in experts(shares).moving
     assert prior(name).value < 1
+
+
+def test_a_mesh_or_a_bridge_joins_only_so_many_gpus_directly() -> None:
+    def reach(hardware: str, n_gpus: int) -> tuple[bool, str]:
+        direct, link = joined(resolve_hardware(hardware, catalog=session().catalog), n_gpus)
+        return direct, link.id if link else ""
+
+    assert reach("dgx-1-v100", 4) == (True, "nvlink-2")
+    assert reach("dgx-1-v100", 8) == (False, "nvlink-2")  # a ring over the mesh
+    assert reach("dgx-2", 16) == (True, "nvswitch-1")
+    assert reach("8x-v100-sxm2-32gb", 8) == (False, "nvlink-2")
+
+    bridge = LinkSpec("b", "b", 50e9, 40e9, kind="nvlink-bridge", direct_gpus=2)
+    pair = replace(machine((gpu(),) * 4), peer_link=bridge)
+    assert joined(pair, 2)[0] and joined(pair, 4) == (False, pair.pcie)
+
+
+def test_sums_of_a_dgx_1_wait_longer_than_those_of_a_switch() -> None:
+    def waits(hardware: str) -> float:
+        machine = resolve_hardware(hardware, catalog=session().catalog)
+        graph = graph_of(dense_spec())
+        placement = replace(on_gpus(graph, machine, find_engine("vllm")), tensor_parallel=8)
+        ops = step_ops(graph, machine, workload(), placement, find_engine("vllm"), Step(1, 1, 0, 1))[0]
+        return sum(op.moving_s for op in ops if op.term == "all-reduce latency")
+
+    assert waits("dgx-1-v100") == pytest.approx(3 * waits("dgx-2"))

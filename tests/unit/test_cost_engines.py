@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
 from moeplan import estimate, plan
 from moeplan.cost.host_rates import host_rates
+from moeplan.cost.launch_waits import add_waits
 from moeplan.cost.law import step_ops
-from moeplan.cost.ops import OVERLAP, SUM, Op
+from moeplan.cost.ops import OVERLAP, SUM, Op, Scales
 from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step, unfused_scores
+from moeplan.domain.calibration import Coefficient
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
-from moeplan.engines.eager import cache_passes, ffn_kernels, waits_for_products
-from moeplan.engines.traits import find_engine, flash_by_default
+from moeplan.engines.eager import CachePasses, cache_passes, ffn_kernels, waits_for_products
+from moeplan.engines.traits import EngineTraits, find_engine, flash_by_default
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
+    TEST,
     attention,
     dense_spec,
     gpu,
@@ -102,11 +107,52 @@ def test_how_often_transformers_moves_the_cache() -> None:
     block = dense_spec().blocks[0]
     groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]
     assert groups > 1
-    assert cache_passes(block, "bf16", "2024-10", host=False) == 3 + 3 * groups
-    assert cache_passes(block, "bf16", "2025-05", host=False) == 7 + 6 * groups
-    assert cache_passes(block, "awq4", "2024-10", host=False) == 3 + 3 * groups
-    assert cache_passes(block, "awq4", "", host=False) == 3 + 2 * groups
-    assert cache_passes(block, "bf16", "2025-05", host=True) == 3 + 2 * groups
+    repeated, shared = CachePasses(3 + groups, 1 + groups, groups), CachePasses(2.0, 1.0, 1.0)
+    assert cache_passes(block, "2024-10", host=False) == repeated
+    assert cache_passes(block, "2025-08", host=False) == cache_passes(block, "", host=False) == shared
+    # no fused kernel shares keys on the host or on a GPU before compute capability 8.0
+    assert cache_passes(block, "", host=True) == cache_passes(block, "", host=False, shares=False) == repeated
+    assert cache_passes(block, "2025-05", host=False, in_place=True) == CachePasses(0.0, 0.0, 1.0)
+
+
+def test_copies_of_the_cache_wait_for_the_integer_units_of_the_gpu() -> None:
+    def copies(date: str, **changes: Any) -> Op | None:
+        engine, graph = find_engine("transformers"), graph_of(dense_spec())
+        hardware = machine((replace(gpu(), peak_flop_per_s={"fp16": 50e12, "fp32": 20e12}, **changes),))
+        placement = on_gpus(graph, hardware, engine)
+        step = Step(1, 1, 4096, 1)
+        ops = step_ops(graph, hardware, workload(engine_date=date), placement, engine, step)[0]
+        return next((op for op in ops if "copies of the cache" in op.term), None)
+
+    a100 = {"architecture": "Ampere", "compute_capability": "8.0"}
+    h20 = {"architecture": "Hopper", "compute_capability": "9.0"}
+    whole, half = copies("2024-10", **a100), copies("2024-10", **h20)
+    assert whole and half and half.computing_s == pytest.approx(2 * whole.computing_s)
+    fast = copies("2024-10", **a100, bandwidth_bytes_per_s=9e12)
+    assert fast and fast.computing_s == whole.computing_s and fast.moving_s < whole.moving_s
+    later, old = copies("", **h20), copies("", architecture="Turing", compute_capability="7.5")
+    assert later and later.computing_s < half.computing_s / 1.5
+    assert old and old.inputs["times_bytes_are_moved"] == whole.inputs["times_bytes_are_moved"]
+    assert "local.copies.bandwidth" in whole.computing
+
+
+def test_launches_from_python_go_on_beside_all_of_a_layers_work() -> None:
+    names = ("local.eager_layer_s",)
+    ops = [
+        Op("weights over PCIe", 9.0, ("a",)),
+        Op("gpu0 weights", 3.0, ("a",)),
+        Op("gpu0 KV cache", 1.0, ("a",)),
+    ]
+    add_waits(ops, 0, "gpu0", [(2.0, names), (6.0, names)], "bf16", "", 1)
+    assert [op.waiting_s for op in ops] == [0.0, 6.0, 2.0]  # as much of it as of the work, none with copies
+    assert {op.waiting_norm for op in ops[1:]} == {OVERLAP}
+    whole = Op("", 4.0, ("a",), waiting_s=8.0, waiting=names)
+    one = Coefficient(value=1.0, unit="1", source=TEST)
+    scales = Scales({"a": one, "local.eager_layer_s": one})
+    assert sum(op.seconds(scales) for op in ops[1:]) == pytest.approx(whole.seconds(scales))
+    first = [Op("gpu0 weights", 3.0, ("a",)), Op("gpu0 KV cache", 1.0, ("a",))]
+    add_waits(first, 0, "gpu0", [(8.0, names)], "fp8", "2025-05", 1)
+    assert [op.waiting_s for op in first] == [8.0, 0.0] and first[0].waiting_norm == SUM
 
 
 def test_wrappers_of_matrices_are_more_of_a_turn_than_of_a_layer() -> None:
@@ -116,7 +162,10 @@ def test_wrappers_of_matrices_are_more_of_a_turn_than_of_a_layer() -> None:
     assert ffn_kernels(128, 8, "2025-05", "fp8") == pytest.approx(46 + turns / 2.5)
     plain, fp8, awq = (ffn_kernels(128, 8, "2025-05", kind) for kind in ("bf16", "fp8", "awq4"))
     assert plain < awq < fp8
-    assert ffn_kernels(128, 8, "2025-08", "fp8") == ffn_kernels(128, 8, "2025-08", "bf16")
+    # a turn takes as long in the loop over those that a token chose
+    assert ffn_kernels(128, 8, "2025-08", "fp8") == pytest.approx(46 + 8 * (8 + more) / 2.5)
+    for kind in ("bf16", "fp8", "awq4"):
+        assert ffn_kernels(128, 128, "2025-08", kind) == ffn_kernels(128, 128, "2025-05", kind)
 
 
 def test_fp8_products_are_waited_for_until_a_build_that_does_not() -> None:
@@ -129,14 +178,14 @@ def test_fp8_products_are_waited_for_until_a_build_that_does_not() -> None:
     norms = []
     for date in ("2025-05", "2026-02"):
         ops = step_ops(graph, hardware, workload(engine_date=date), placement, engine, Step(1, 1, 0, 1))[0]
-        norms += [op.waiting_norm for op in ops if op.waiting_s]
-    assert norms == [SUM, OVERLAP]
+        norms.append({op.waiting_norm for op in ops if op.waiting_s})
+    assert norms == [{SUM}, {OVERLAP}]
 
 
 def test_python_starts_the_kernels_of_every_expert_in_turn() -> None:
     # the loop over all: 8 for an expert that a token chose, 5.5 for each of the others
     assert ffn_kernels(128, 8, "2025-05") == 46 + 8 * 8 + 5.5 * 120
-    assert ffn_kernels(128, 8, "2025-08") == 46 + 15 * 8
+    assert ffn_kernels(128, 8, "2025-08") == 46 + 8 * 8
     assert ffn_kernels(128, 8, "") == ffn_kernels(8, 2, "2026-01") == 52
     graph, hardware, engine = graph_of(moe_spec()), machine((gpu(),)), find_engine("transformers")
     placement = on_gpus(graph, hardware, engine)
@@ -170,7 +219,10 @@ def test_the_half_with_more_kernels_names_an_eager_layer() -> None:
     graph = session().graph("deepseek-v2-lite", "bf16", gguf=False)
     engine, hardware = find_engine("transformers"), machine((gpu(memory_gib=80),))
     ops = step_ops(graph, hardware, workload(), on_gpus(graph, hardware, engine), engine, Step(1, 1, 0, 1))[0]
-    named = {op.waiting for op in ops if op.waiting_s > 30}
+    waits: dict[tuple[str, ...], float] = {}
+    for op in ops:
+        waits[op.waiting] = waits.get(op.waiting, 0.0) + op.waiting_s
+    named = {names for names, n in waits.items() if n > 30}
     assert named and all("local.engine.transformers.moe.layer_time" in names for names in named)
 
 
@@ -316,3 +368,19 @@ def test_a_window_has_the_scores_of_its_cache_in_decode_and_of_the_prompt_before
     seen = (64 * 65 / 2 + 36 * 64) / 100
     assert unfused_scores(block, Step(100, 1, 0, 1)) == (8 * 100 * 100, pytest.approx(100 / seen, rel=0.01))
     assert unfused_scores(Block(name="ffn", mixer=None, ffn=None), Step(1, 1, 200, 1))[0] == 0
+
+
+def test_fused_modules_read_the_cache_in_place_and_start_fewer_kernels() -> None:
+    fused, plain = find_engine("HF transformers (AutoAWQ)"), find_engine("transformers")
+    assert (fused.id, fused.asked) == ("transformers", "transformers (AutoAWQ)")
+    assert find_engine("autoawq") == find_engine(fused.asked) == fused
+
+    def ops(engine: EngineTraits) -> list[Op]:
+        graph, hardware = graph_of(dense_spec()), machine((gpu(),))
+        placement = on_gpus(graph, hardware, engine)
+        return step_ops(graph, hardware, workload(), placement, engine, Step(1, 1, 4096, 1))[0]
+
+    name = "local.fused_modules.layer_time"
+    assert any(name in op.waiting for op in ops(fused)) and not any(name in op.waiting for op in ops(plain))
+    moved = [sum(op.moving_s for op in ops(e) if "cache" in op.term) for e in (fused, plain)]
+    assert 0 < moved[0] <= moved[1] / 3

@@ -22,11 +22,14 @@ HEAD = (
     "id,setup,model,arch_class,precision,engine,gpu,n_gpus,tp,ep,concurrency,input_len,output_len,metric,"
     "value,grade,source_family,date"
 )
+AWQ = "qwen3-8b,dense,int4-awq,HF transformers"
 ROWS = f"""\
 {HEAD}
 old,s1,deepseek-v3,moe,fp8,TensorRT-LLM,h200-sxm-141gb,8,8,1,4,1024,8192,tpot_ms,14,B,inferencex,2025-11-02
 new,s2,deepseek-v3,moe,fp8,TensorRT-LLM,h200-sxm-141gb,8,8,1,4,1024,8192,tpot_ms,14,B,inferencex,2025-12-15
 own,s3,deepseek-v3,moe,fp8,TensorRT-LLM,h200-sxm-141gb,8,8,1,4,1024,8192,tpot_ms,14,B,elsewhere,2025-11-02
+awq,s5,{AWQ},h20-96gb,1,1,1,1,1,99,bs1_output_tok_s,51,A,qwen-docs,2025-05
+2024,s6,{AWQ},a100-sxm-80gb,1,1,1,1,1,9,bs1_output_tok_s,19,A,qwen-docs,2024-10
 full,s4,qwen3-32b,dense,bf16,SGLang,h100-sxm-80gb,1,1,1,16,2048,512,tpot_ms,26,A,aic-gap-analysis,
 """
 
@@ -109,3 +112,9 @@ def test_answers_of_equal_requests_wait_only_for_prompts_behind_their_own() -> N
     assert _stalled_s("vllm", 16, 1024, equal=True) == pytest.approx(
         _stalled_s("vllm", 16, 1024, equal=False)
     )
+
+
+def test_awq_ran_in_autoawqs_fused_modules_where_its_memory_says_so(tmp_path: Path) -> None:
+    rows = _rows(tmp_path)
+    assert rows["awq"].engine == "HF transformers (AutoAWQ)"
+    assert rows["2024"].engine == "HF transformers"

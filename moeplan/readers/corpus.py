@@ -10,12 +10,15 @@ from moeplan.domain.value import Value
 from moeplan.errors import SpecError
 from moeplan.readers.pages import (
     build_date,
+    cache_of,
+    cpu_of,
     engine_of,
     fuses_attention,
     grade_of,
     is_after_prompt,
     quant_of,
     ram_of,
+    threads_of,
     ubatch_of,
 )
 from moeplan.readers.paths import require_file
@@ -203,7 +206,7 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         engine=engine_of(source, cells.text("engine"), cells.text("notes")),
         gpu=cells.text("gpu"),
         n_gpus=cells.count("n_gpus") or 0,
-        cpu=cells.text("cpu"),
+        cpu=cpu_of(source, cells.text("cpu")),
         ram_gbps=ram[0],
         pcie=cells.text("pcie"),
         placement=cells.text("placement"),
@@ -215,8 +218,8 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch") or ubatch_of(source),
         flash_attn=fuses_attention(source, cells.text("flash_attn"), cells.text("gpu")),
-        kv_type=cells.text("kv_type"),
-        threads=cells.count("threads"),
+        kv_type=cache_of(source, cells.text("kv_type")),
+        threads=threads_of(cells.count("threads"), *(cells.text(c) for c in ("notes", "cpu_raw", "phase"))),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
         grade=grade_of(source, cells.text("grade")),

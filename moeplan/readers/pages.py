@@ -26,19 +26,49 @@ _EARLIER_BUILDS = {
     ("ik_llama.cpp:github-data/issues/490", "CPU-side expert matmul"): "2025-05-25",
     ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
 }
-# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
-_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
-# Pages on which every command for a GPU has -fa.
-_FUSED_PAGES = ("ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370")
+# Pages on which every command with weights in RAM has -rtr, which interleaves their rows ("Repacked 264
+# tensors"), and a table whose command has it (issue 476); notes say it as "-rtr", "rtr" or "rtr=1". PR 332
+# does not show its command, but is of the series of PR 351: 282 tokens/s of Q4_0, which rows as stored never
+# gave (156 to 186: PRs 119, 534).
+_INTERLEAVED_PAGES = (
+    "ik_llama.cpp:github-data/issues/629",
+    "ik_llama.cpp:github-data/discussions/357",
+    "ik_llama.cpp:github-data/pull_requests/370",
+    "ik_llama.cpp:github-data/pull_requests/332",
+    "issues/476 - Research_ performance divergence.md L156",
+)
+_INTERLEAVED_NOTE = re.compile(r"\brtr\b(?!=0)")
+# Notes that give two numbers of threads: those of single tokens, and those of prompts (--threads-batch).
+_PROMPT_THREADS = re.compile(r"-t \d+/(\d+)\b")
+# A virtual machine with a part of the hardware threads, two of which share a core.
+_VIRTUAL = re.compile(r"\bVM, (\d+) of \d+ threads")
+# Pages on which every command for a GPU has -fa, and single commands that have it: of createthis in
+# discussion 258, and of the record that a row of GLM-4.5 was copied from ("-ctk q8_0 -ctv q8_0", "-fa -b 4096
+# -ub 4096").
+_GLM_RECORD = "ubergarm/GLM-4.5-GGUF/discussions/7"
+_FUSED_PAGES = (
+    "ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370",
+    "coming over from llama.cpp and ktransformers_.md L9852", _GLM_RECORD,
+)  # fmt: skip
+# Pages on which every command has -fa, those without a GPU too, and types of the cache in commands.
+_GEMMA_PAGE = "ik_llama.cpp:github-data/pull_requests/332"
+_FUSED_ANYWHERE = (_GEMMA_PAGE, "ik_llama.cpp:github-data/discussions/385")
+_CACHES = {_GEMMA_PAGE: "q8_0", _GLM_RECORD: "q8_0"}
+# The processor of a page where rows name another: "Gemma3-12B-Instruct [...] Risen-5975WX CPU" (PR 332).
+_PINNED_CPUS = {_GEMMA_PAGE: "threadripper-pro-5975wx"}
 # Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
 _UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
+_UBATCHES = {_GLM_RECORD: 4096, **dict.fromkeys(_UBATCH_PAGES, 2048)}
 # Memory that the author of a page states elsewhere: 12 x DDR5-6400 (629; discussion 258, 27 June and 9 July
-# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512.
+# 2025), 512 GiB/s as Intel mlc reads them (296 and 315; discussion 201): 549.8 GB/s and no round 512; "we now
+# manage to saturate the available memory bandwidth" of a 5975WX where his 7950X does, at 17.9 tokens/s of the
+# same file (332; PR 152), so that its eight channels are not full.
 _IK = "ikawrakow/ik_llama.cpp:github-data/"
 _PINNED_RAM = {
     f"{_IK}issues/629 ": (614.4, "theoretical"),
     f"{_IK}issues/296 ": (549.8, "measured"),
     f"{_IK}pull_requests/315 ": (549.8, "measured"),
+    f"{_IK}pull_requests/332 ": (83.2, "assumed"),
 }
 # A page that says of its own row that layers and cache did not fit into VRAM together (its footnote 2, C-11).
 _PAGING = "FedericoTs/quantprobe:MACHINE_LADDER.md (context depth)"
@@ -78,7 +108,7 @@ def engine_of(source: str, engine: str, notes: str) -> str:
     engine = _pinned(_PINNED_ENGINES, source) or engine
     if _VULKAN_NOTE.search(notes) and "(" not in engine:
         return f"{engine} (Vulkan)"
-    asked = "-rtr" in notes or _is_of(_INTERLEAVED_PAGES, source)
+    asked = _INTERLEAVED_NOTE.search(notes) or _is_of(_INTERLEAVED_PAGES, source)
     return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
 
 
@@ -86,12 +116,31 @@ def fuses_attention(source: str, said: str, gpu: str) -> bool | None:
     """Whether attention was fused, by the row or by its page; None where neither says so."""
     if said:
         return said not in ("0", "false")
-    return True if gpu and _is_of(_FUSED_PAGES + _UBATCH_PAGES, source) else None
+    pages = _FUSED_ANYWHERE + (_FUSED_PAGES + _UBATCH_PAGES if gpu else ())
+    return True if _is_of(pages, source) else None
 
 
 def ubatch_of(source: str) -> int | None:
     """Tokens of a micro-batch in all commands of a page."""
-    return 2048 if _is_of(_UBATCH_PAGES, source) else None
+    return next((n for page, n in _UBATCHES.items() if page in source), None)
+
+
+def cache_of(source: str, kv_type: str) -> str:
+    """The cache's type, by the row or by the commands of its page."""
+    return kv_type or _pinned(_CACHES, source)
+
+
+def cpu_of(source: str, cpu: str) -> str:
+    """The processor, by the page where it names another than its row."""
+    return _pinned(_PINNED_CPUS, source) or cpu
+
+
+def threads_of(threads: int | None, notes: str, cpu_raw: str, phase: str) -> int | None:
+    """Threads of this phase where the notes tell those of prompts apart; no more than there are cores for."""
+    apart = _PROMPT_THREADS.search(notes) if phase == "prefill" else None
+    threads = int(apart[1]) if apart else threads
+    virtual = _VIRTUAL.search(cpu_raw)
+    return min(threads or int(virtual[1]), int(virtual[1]) // 2) if virtual else threads
 
 
 def ram_of(source: str, gbps: float | None, basis: str) -> tuple[float | None, str]:

@@ -21,8 +21,10 @@ from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
-from moeplan.cost.row_kernels import one_row_attention
+from moeplan.cost.row_kernels import attention_marks
 from moeplan.cost.stored_types import type_shares
+from moeplan.cost.streams import stream_op
+from moeplan.cost.tiled_kernels import tiles_of
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -33,7 +35,6 @@ from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import NotModelled
 
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
@@ -242,12 +243,21 @@ class _Clock:
         label: str = "",
         times: Times = ONCE,
         quant: str = "",
+        ways: Names = (),
     ) -> None:
         cache = what == "KV cache"
         if tier in _HOST_TIERS and not cache and not quant:
+            each = flop / (2.0 * n_elements) if n_elements else self.step.n_tokens
+            prompt, cpu = self.step.tokens_per_sequence > 1, self.hardware.host.cpu
             for share in type_shares(self.graph, label or what):
                 part = n_bytes * share.bytes_frac, flop * share.flop_frac
-                self._work(tier, what, *part, more=more, label=label, times=times, quant=share.qtype)
+                kernels = tiles_of(
+                    self.engine, self.workload.engine_date, cpu, share.qtype, each, prompt=prompt
+                )
+                self._work(
+                    tier, what, *part, more=more, label=label, times=kernels.times(times), quant=share.qtype,
+                    ways=kernels.names,
+                )  # fmt: skip
             return
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
         rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
@@ -264,6 +274,7 @@ class _Clock:
         if rows > 1 and tiles > computed:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
+        computing += ways
         if widened:
             gpu, date = self.hardware.gpus[int(tier[3:])], self.workload.engine_date
             computing += library_names(gpu, self.engine.family, date)
@@ -322,19 +333,7 @@ class _Clock:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
             return tier
-        link = self.hardware.pcie
-        if link is None:
-            raise NotModelled("streaming weights to the GPU", "this machine has no link from host to GPU")
-        self.ops.append(
-            Op(
-                "weights over PCIe",
-                n_bytes / link.effective_bytes_per_s,
-                ("local.stream.bandwidth", f"local.engine.{self.engine.id}.stream_bandwidth"),
-                n_bytes=n_bytes,
-                formula="bytes / effective link bandwidth",
-                inputs={"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s},
-            )
-        )
+        self.ops.append(stream_op(self.hardware, self.engine, self.workload, self.placement, n_bytes))
         return "gpu0"
 
     def _streams(self, group: LayerGroup | None) -> bool:
@@ -384,7 +383,7 @@ class _Clock:
                 rates = host_rates(
                     self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
                     decode=decode, rows=self.step.n_tokens,
-                    row_attention=one_row_attention(self.engine, self.workload, decode=decode),
+                    attention=attention_marks(self.engine, self.workload, self.graph.spec, decode=decode),
                 )  # fmt: skip
             else:
                 first, shards = int(tier[3:]), self.placement.tensor_parallel

@@ -31,7 +31,7 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.blas import widens_weights
+from moeplan.engines.blas import prefers_library, widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
@@ -317,8 +317,9 @@ class _Clock:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
         if tier in _HOST_TIERS or self.step.n_tokens <= 1:
             return False
-        gpu = self.hardware.gpus[int(tier[3:])]
-        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
+        gpu, stored = self.hardware.gpus[int(tier[3:])], main_type(self.graph, stored=True)
+        asked = self.engine, gpu, self.workload.engine_date, stored, rows
+        return widens_weights(*asked) or prefers_library(*asked)
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""

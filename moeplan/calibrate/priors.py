@@ -30,6 +30,18 @@ _CPU_STARTS = {
 }  # fmt: skip
 
 
+# Rates of ik_llama.cpp's kernels for several rows over those for interleaved rows (262 tokens/s on a 7950X,
+# 260 on a 5975WX): its PRs 119 to 162 for rows as stored (block types 146 to 190, others 147 to 206, gathered
+# tables 105 to 151, interleaved 149 to 182), 525, 531, 533 and 534 for repacked ones (8 bits 271 to 300, with
+# two numbers a block 250 to 269, 8 bits of super-blocks 341 to 372), here of many rows (1.06 times 512).
+_BY_WAY = "tables of ik_llama.cpp by type (its PRs 119 to 162, 525, 531, 533 and 534)"
+_TILED_STARTS = {
+    "interleaved": {"type": 1.0, "codebook": 0.62},
+    "stored": {"type": 0.72, "block": 0.62, "codebook": 0.45},
+    "repacked": {"type": 1.43, "block": 1.18, "two-numbers": 1.06},
+}
+
+
 class Prior(NamedTuple):
     """Start and spread of the coefficients whose names match ``pattern`` (searched, first match wins)."""
 
@@ -209,7 +221,15 @@ _PRIORS = (
     Prior(r"^local\.ram\.cache\.bandwidth$", 1.0, 0.15, why="attention computes longer than it reads"),
     Prior(r"^local\.ram\.\w+\.bandwidth$", 1.0, 0.15, why="how the bandwidth is known"),
     Prior(r"hybrid\.ram_bandwidth$", 0.9, 0.15, why="idle between layers"),
-    Prior(r"^local\.stream\.bandwidth$", 0.95, 0.1, why="large pinned copies, as the link states"),
+    Prior(r"^local\.stream\.bandwidth$", 0.98, 0.05, why="large pinned copies, as the link states"),
+    Prior(r"^local\.staged\.bandwidth$", 1.0, 0.3, why="13 to 18 GB/s (cost/streams.py has the tables)"),
+    Prior(
+        r"^local\.staged\.xeon\.bandwidth$",
+        0.5,
+        0.3,
+        why="one core of a Xeon reads twice what it did in 2010, one of AMD's five times (McCalpin, 2023)",
+    ),
+    Prior(r"^local\.staged\.\w+\.bandwidth$", 1.0, 0.2, why="cores differ"),
     Prior(r"all_reduce\.bandwidth$", 0.5, 0.4, why=_GUESS),
     # arithmetic
     Prior(r"^server\.unpack$", 0.3, 0.8, why="a few integer and FP16 instructions an element"),
@@ -280,6 +300,17 @@ _PRIORS = (
     ),
     Prior(
         r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
+    ),
+    *(
+        Prior(rf"cpu\.tiled\.{way}\.{sort}\.compute$", start, 0.15, why=_BY_WAY)
+        for way, starts in _TILED_STARTS.items()
+        for sort, start in starts.items()
+    ),
+    Prior(
+        r"cpu\.tiled\.attention\.compute$",
+        2.2,
+        0.3,
+        why="two thirds of the rate of dense matrices, on a 7950X (ik_llama.cpp PR 351)",
     ),
     Prior(
         r"cpu\.tiled\.one_row\.compute$",
@@ -367,7 +398,8 @@ ALWAYS = (
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
     "server.unpack", "server.idle_expert_s", "local.eager_layer_s",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
-    "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
+    "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.staged.bandwidth",
+    "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
 )  # fmt: skip
 

@@ -61,11 +61,19 @@ def tiled_isa(cpu: CpuSpec, engine: EngineTraits, quant: str) -> str:
 
 
 def tiled_names(cpu: CpuSpec, isa: str) -> tuple[str, ...]:
-    """What tiled kernels on ``isa`` gain over others, by the width of the units.
+    """What tiled kernels on ``isa`` gain over others, by the width of the units."""
+    if not isa:
+        return ()
+    wide = isa == "avx512" and computes_512_bits(cpu)
+    return (f"local.cpu.tiled.{isa}.compute", *((WIDE,) if wide else ()))
+
+
+WIDE = "local.cpu.tiled.wide.compute"
+
+
+def computes_512_bits(cpu: CpuSpec) -> bool:
+    """Whether its units are as wide as AVX-512's registers.
 
     Zen 5 computes 512 bits at once where Zen 4 takes two passes of 256, but for Zen 5 in laptops (AMD).
     """
-    if not isa:
-        return ()
-    wide = isa == "avx512" and cpu.microarchitecture.startswith("Zen 5") and cpu.segment != "laptop"
-    return (f"local.cpu.tiled.{isa}.compute", *(("local.cpu.tiled.wide.compute",) if wide else ()))
+    return cpu.microarchitecture.startswith("Zen 5") and cpu.segment != "laptop"

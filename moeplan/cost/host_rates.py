@@ -6,6 +6,7 @@ from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, til
 from moeplan.cost.ops import Names
 from moeplan.cost.rates import ONE_AFTER_THE_OTHER, Rates, doublings
 from moeplan.cost.row_kernels import one_row_kernels
+from moeplan.cost.tiled_kernels import has_ways
 from moeplan.cost.type_groups import dot_group
 from moeplan.domain.hardware import CpuSpec, HardwareSpec, HostSpec
 from moeplan.engines.traits import EngineTraits
@@ -20,13 +21,14 @@ def host_rates(
     *,
     decode: bool,
     rows: float | None = None,
-    row_attention: bool = False,
+    attention: Names = (),
 ) -> Rates:
     """Rates of the CPU on weights in RAM in a step of ``rows``: of one sequence unless given.
 
-    ``row_attention``: fused attention takes a row of one head at a time.
+    ``attention``: more names of the rate of attention (``attention_marks``).
     """
     rows = (1.0 if decode else float("inf")) if rows is None else rows
+    quant = quant.removesuffix("_r4")  # whose kernels have names of their own (cost/tiled_kernels.py)
     host, run = hardware.host, f"local.engine.{engine.id}"
     # What was measured is what programs get, on as many sockets as they are spread over.
     n_sockets = host.cpu.sockets if host.ram_basis == "measured" else sockets_used(host.cpu, threads)
@@ -38,7 +40,10 @@ def host_rates(
     step = "decode" if decode else "prefill"
 
     def computing(*, experts: bool) -> Names:
-        if tiled:
+        by_type: Names
+        if tiled and not decode and has_ways(engine, quant):  # the width of their units is by type
+            by_type = (tiled_names(host.cpu, tiled)[0], f"{run}.cpu_tiled_compute")
+        elif tiled:
             by_type = _tiled_by_type(host.cpu, tiled, run, quant, decode=decode)
         else:
             by_type = _by_type(run, quant, one_row=one_row_kernels(engine, quant, rows, experts=experts))
@@ -57,7 +62,7 @@ def host_rates(
         f"local.cpu.flop_per_s_per_core.{shape or best_isa(host.cpu, decode=True)}",
         *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
-        *(("local.cpu.row_attention.compute",) if row_attention else ()),
+        *attention,
         f"{run}.cpu_attention_compute",
         f"host.attention.{step}.compute",
     )

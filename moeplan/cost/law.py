@@ -17,24 +17,25 @@ from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.launch_waits import add_waits
 from moeplan.cost.layer_names import mixing_names, routing_names
-from moeplan.cost.ops import ONCE, Names, Op, Times
+from moeplan.cost.ops import ONCE, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
 from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
-from moeplan.cost.row_kernels import one_row_attention
+from moeplan.cost.row_kernels import attention_marks
 from moeplan.cost.stored_types import type_shares
+from moeplan.cost.streams import stream_op
+from moeplan.cost.tiled_kernels import tiles_of
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.blas import widens_weights
+from moeplan.engines.blas import prefers_library, widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import NotModelled
 
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
@@ -237,12 +238,21 @@ class _Clock:
         label: str = "",
         times: Times = ONCE,
         quant: str = "",
+        ways: Names = (),
     ) -> None:
         cache = what == "KV cache"
         if tier in _HOST_TIERS and not cache and not quant:
+            each = flop / (2.0 * n_elements) if n_elements else self.step.n_tokens
+            prompt, cpu = self.step.tokens_per_sequence > 1, self.hardware.host.cpu
             for share in type_shares(self.graph, label or what):
                 part = n_bytes * share.bytes_frac, flop * share.flop_frac
-                self._work(tier, what, *part, more=more, label=label, times=times, quant=share.qtype)
+                kernels = tiles_of(
+                    self.engine, self.workload.engine_date, cpu, share.qtype, each, prompt=prompt
+                )
+                self._work(
+                    tier, what, *part, more=more, label=label, times=kernels.times(times), quant=share.qtype,
+                    ways=kernels.names,
+                )  # fmt: skip
             return
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
         rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
@@ -259,6 +269,7 @@ class _Clock:
         if rows > 1 and tiles > computed:
             computed, inputs = tiles, {**inputs, "FLOP of whole tiles": tiles}
         moving, computing = rates.names(what)
+        computing += ways
         if widened:
             gpu, date = self.hardware.gpus[int(tier[3:])], self.workload.engine_date
             computing += library_names(gpu, self.engine.family, date)
@@ -301,8 +312,9 @@ class _Clock:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
         if tier in _HOST_TIERS or self.step.n_tokens <= 1:
             return False
-        gpu = self.hardware.gpus[int(tier[3:])]
-        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
+        gpu, stored = self.hardware.gpus[int(tier[3:])], main_type(self.graph, stored=True)
+        asked = self.engine, gpu, self.workload.engine_date, stored, rows
+        return widens_weights(*asked) or prefers_library(*asked)
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""
@@ -317,19 +329,7 @@ class _Clock:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
             return tier
-        link = self.hardware.pcie
-        if link is None:
-            raise NotModelled("streaming weights to the GPU", "this machine has no link from host to GPU")
-        self.ops.append(
-            Op(
-                "weights over PCIe",
-                n_bytes / link.effective_bytes_per_s,
-                ("local.stream.bandwidth", f"local.engine.{self.engine.id}.stream_bandwidth"),
-                n_bytes=n_bytes,
-                formula="bytes / effective link bandwidth",
-                inputs={"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s},
-            )
-        )
+        self.ops.append(stream_op(self.hardware, self.engine, self.workload, self.placement, n_bytes))
         return "gpu0"
 
     def _streams(self, group: LayerGroup | None) -> bool:
@@ -378,7 +378,7 @@ class _Clock:
                 rates = host_rates(
                     self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
                     decode=decode, rows=self.step.n_tokens,
-                    row_attention=one_row_attention(self.engine, self.workload, decode=decode),
+                    attention=attention_marks(self.engine, self.workload, self.graph.spec, decode=decode),
                 )  # fmt: skip
             else:
                 first, shards = int(tier[3:]), self.placement.tensor_parallel

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from moeplan.cost.ops import Names
 from moeplan.cost.type_groups import dot_group
+from moeplan.domain.model import MlaAttention, ModelSpec
 from moeplan.domain.workload import Workload
 from moeplan.engines.traits import EngineTraits
 
@@ -42,3 +44,17 @@ def one_row_attention(engine: EngineTraits, workload: Workload, *, decode: bool)
         return False
     packed = not {workload.kv_type_k, workload.kv_type_v} <= _TILED_TYPES
     return packed or ("" < workload.engine_date < _TILED_SINCE)
+
+
+def attention_marks(engine: EngineTraits, workload: Workload, spec: ModelSpec, *, decode: bool) -> Names:
+    """What makes attention of a step on a CPU faster or slower than the engine's usual.
+
+    ik_llama.cpp's kernels for grouped heads compute prompts at two thirds of the rate of dense matrices (171
+    GFLOP/s a core of a 7950X at 15,872 cells, 268 in matrices: its PR 351, LLaMA-3.1-8B, in no fit); latent
+    attention has kernels of its own.
+    """
+    if one_row_attention(engine, workload, decode=decode):
+        return ("local.cpu.row_attention.compute",)
+    latent = any(isinstance(block.mixer, MlaAttention) for block in spec.blocks)
+    tiled = engine.cpu_tiles == "types" and not decode and not latent
+    return ("local.cpu.tiled.attention.compute",) if tiled else ()

@@ -30,7 +30,7 @@ _recent: list[_Shares] = []
 def type_shares(graph: ModelGraph, part: str) -> tuple[TypeShare, ...]:
     """Shares of ``part`` ("weights", "experts" or "output head").
 
-    Row-interleaved variants count as their type. One share of the main type where the tensors are not known.
+    Row-interleaved variants (``_r4``) stand apart. One share of the main type where no tensors are known.
     """
     for shares in _recent:
         if shares.tensors is graph.tensors:
@@ -64,7 +64,7 @@ def _part(tensor: Tensor, *, tied: bool) -> str:
 
 def _named(tensor: Tensor, graph: ModelGraph) -> str:
     """Types that state no width are the main one: packed by a method that stores several."""
-    name = tensor.qtype.removesuffix("_r4")
+    name = tensor.qtype
     return name if any(c.isdigit() for c in name) else main_type(graph)
 
 

@@ -76,6 +76,8 @@ class _Kinds(NamedTuple):
     kind_of: tuple[int, ...]
     """For each layer the index of the first one that equals it."""
     main_type: str
+    stored_type: str
+    """The same as stored: interleaved rows apart."""
 
 
 def running(graph: ModelGraph, placement: Placement, step: Step) -> tuple[ModelGraph, Placement]:
@@ -140,12 +142,14 @@ def layer_groups(graph: ModelGraph, placement: Placement) -> tuple[LayerGroup, .
     )
 
 
-def main_type(graph: ModelGraph) -> str:
-    """The storage type that most bytes of the layers have; row-interleaved variants count as their type.
+def main_type(graph: ModelGraph, *, stored: bool = False) -> str:
+    """The storage type that most bytes of the layers have.
 
+    Row-interleaved variants count as their type, unless it is asked for as ``stored``.
     A method that stores several widths is named with its bits: gptq4, gptq8.
     """
-    return _kinds(graph).main_type
+    kinds = _kinds(graph)
+    return kinds.stored_type if stored else kinds.main_type
 
 
 _KEPT = 8
@@ -163,12 +167,13 @@ def _kinds(graph: ModelGraph) -> _Kinds:
     for weights in graph.layers:
         for qtype, n_bytes in weights.bytes_by_qtype:
             sums[qtype] = sums.get(qtype, 0) + n_bytes
-    name = max(sums, key=lambda qtype: sums[qtype], default="unknown").removesuffix("_r4")
+    stored = max(sums, key=lambda qtype: sums[qtype], default="unknown")
+    name = stored.removesuffix("_r4")
     if not any(c.isdigit() for c in name):
         n_bytes = sum(w.dense_bytes + w.expert_bytes for w in graph.layers)
         n_elements = sum(w.dense_elements + w.expert_elements for w in graph.layers)
         name += f"{4 if 8 * n_bytes < 6 * n_elements else 8}"
-    _recent.insert(0, _Kinds(graph.layers, kind_of, name))
+    _recent.insert(0, _Kinds(graph.layers, kind_of, name, stored))
     del _recent[_KEPT:]
     return _recent[0]
 

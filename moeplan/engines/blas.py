@@ -23,6 +23,21 @@ _OWN_SINCE = {
     "iq4_ks": "2025-05-04", "iq4_k": "2025-05-14", "iq5_k": "2025-05-14", "iq6_k": "2025-05-14",
     "iq2_ks": "2025-05-15", "iq2_k": "2025-05-15", "iq3_k": "2025-05-15",
 }  # fmt: skip
+# Its interleaved rows went that way until PRs 493 and 557; those of IQ1_S never did (PR 492), those of IQ1_M
+# do to this day.
+_INTERLEAVED_SINCE = {
+    "iq4_ks_r4": "2025-06-05", "iq5_ks_r4": "2025-06-05", "iq2_k_r4": "2025-06-26", "iq3_k_r4": "2025-06-26",
+    "iq4_k_r4": "2025-06-26", "iq5_k_r4": "2025-06-26", "iq1_s_r4": "2025-06-05", "iq1_m_r4": "",
+}  # fmt: skip
+# "dequantize+cuBLAS is faster than MMQ" for its types with blocks of 16 from so many rows on, from PR 559
+# until PR 923 (ggml_cuda_should_use_mmq).
+_LIBRARY_ROWS = {
+    "q2_k": 384, "q3_k": 1536, "q6_k": 1536, "iq2_xs": 1536, "iq2_s": 1536,
+    "iq2_k": 1024, "iq3_k": 1024, "iq4_k": 1024, "iq5_k": 1024, "iq6_k": 1024,
+}  # fmt: skip
+_LIBRARY_SINCE, _LIBRARY_UNTIL = "2025-06-27", "2025-11-09"
+# Volta's quantised products keep their kernels in ik_llama.cpp since its PR 1785.
+_IK_VOLTA_SINCE = "2026-05-15"
 # Fewer rows go through kernels for blocks all the same (MMQ_MAX_BATCH_SIZE, now MMQ_DP4A_MAX_BATCH_SIZE).
 _EARLY_ROWS, _ROWS = 32, 64
 # AMD's usual library had no kernels tuned for RDNA 3.5 (ROCm issue 4748): another one was "up to 2-3X" as
@@ -34,7 +49,7 @@ _FIRST_TENSOR_CORES, _FIRST_INT8_CORES, _FIRST_DP4A = 7.0, 7.5, 6.1
 def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, rows: float) -> bool:
     """Whether a product of ``rows`` rows with weights of type ``quant`` is one of 16-bit matrices.
 
-    ``date``: of the engine's build, "" for now.
+    ``date``: of the engine's build, "" for now. ``quant``: as stored, interleaved (``_r4``) or not.
     """
     if not engine.gguf or engine.backend or quant in PLAIN_TYPES:
         return False
@@ -47,9 +62,27 @@ def widens_weights(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, ro
     if capability < _FIRST_TENSOR_CORES:  # whose 16-bit products are no faster
         return capability < _FIRST_DP4A and rows > _EARLY_ROWS
     if capability < _FIRST_INT8_CORES:
-        return rows >= _ROWS
+        kept = engine.stream_scales_with_experts and not before(date, _IK_VOLTA_SINCE)
+        return rows >= _ROWS and not kept
+    if quant in _INTERLEAVED_SINCE:
+        own = _INTERLEAVED_SINCE[quant]
+        return rows > _EARLY_ROWS and (not own or before(date, own))
+    quant = quant.removesuffix("_r4")
     since = _OWN_SINCE.get(quant, _TABLES_SINCE if quant.startswith("iq") else _INT8_SINCE)
     return rows > _EARLY_ROWS and before(date, since)
+
+
+def prefers_library(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, rows: float) -> bool:
+    """Whether a build left a product of so many rows to a library although it had kernels of its own."""
+    if not engine.stream_scales_with_experts or engine.backend or gpu.vendor != "nvidia":
+        return False
+    least = _LIBRARY_ROWS.get(quant.removesuffix("_r4"))
+    return (
+        least is not None
+        and rows >= least
+        and not before(date, _LIBRARY_SINCE)
+        and before(date, _LIBRARY_UNTIL)
+    )
 
 
 def library_marks(gpu: GpuSpec, date: str) -> tuple[str, ...]:

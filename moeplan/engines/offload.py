@@ -14,6 +14,11 @@ _EXPERTS_COPIED_SINCE = "2023-12-21"
 # ik_llama.cpp: "When fmoe is enabled, the fused op is never uploaded", and uploads it since PR 405
 # (2025-05-12). Its third product could go, but for tensors repacked at loading (-rtr), as its users did then.
 _FUSED_COPIED_SINCE = "2025-05-12"
+# Pinned memory. llama.cpp: "When using `mmap` which is enabled by default, tensor overrides don't get pinned
+# memory" (PR 20978), and without since PR 14990; layers that -ngl leaves in RAM do without mmap (PR 6206).
+# ik_llama.cpp: overrides always, since PRs 1508 and 1510 ("got lost somewhere along the way"; before, logs
+# say "CPU buffer", not "CUDA_Host buffer").
+_OVERRIDES_PINNED_SINCE = {True: "2026-03-26", False: "2025-08"}
 # "MoE matrix multiplications will only be offloaded if N_b >= N_tot / N_A x N_min": PR 520 (2025-06-12).
 _SCALED_SINCE = "2025-06-12"
 # Interleaved rows have kernels on CUDA since PRs 461, 462, 492 and 494; k-quants and legacy ones have none,
@@ -29,6 +34,27 @@ _MAY_INTERLEAVE = frozenset(
         "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs", "iq2_k", "iq3_k", "iq4_k", "iq5_k", "iq4_ks", "iq5_ks",
     }
 )  # fmt: skip
+
+
+def is_interleaved(engine: EngineTraits, qtype: str) -> bool:
+    """Whether rows of tensors in RAM of type ``qtype`` lie interleaved: in their file, or since loading."""
+    return qtype.endswith(("_r4", "_r8")) or (engine.interleaves_at_load and qtype in _MAY_INTERLEAVE)
+
+
+def pins_weights(engine: EngineTraits, date: str, *, overridden: bool) -> bool:
+    """Whether weights that a step copies lie in pinned memory. ``overridden``: they are in RAM by name (-ot,
+    --cpu-moe), not because -ngl leaves them there.
+
+    >>> from moeplan.engines.traits import ENGINES
+    >>> [pins_weights(ENGINES[n], "", overridden=True) for n in ("llama.cpp", "ik_llama.cpp", "transformers")]
+    [False, True, True]
+    """
+    if not engine.gguf:
+        return True
+    ik = engine.stream_scales_with_experts
+    mapped = engine.mmap and not engine.interleaves_at_load and not (ik and overridden)
+    since = _OVERRIDES_PINNED_SINCE[ik]
+    return not mapped and not (overridden and before(date, since))
 
 
 def copies_weights(engine: EngineTraits, n_tokens: float) -> bool:
@@ -54,10 +80,8 @@ def copies_experts(
     least = engine.stream_prefill_min_tokens
     if least is None or before(date, _EXPERTS_COPIED_SINCE):
         return False
-    if engine.interleaves_at_load and qtype in _MAY_INTERLEAVE:
-        qtype += "_r4"
-    if qtype.endswith(("_r4", "_r8")):
-        since = _INTERLEAVED_SINCE.get(qtype)
+    if is_interleaved(engine, qtype):
+        since = _INTERLEAVED_SINCE.get(qtype.removesuffix("_r4") + "_r4")
         if since is None or before(date, since):
             return False
     if engine.stream_scales_with_experts:

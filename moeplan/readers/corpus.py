@@ -8,6 +8,7 @@ from moeplan.domain.value import Value
 from moeplan.readers.csv_rows import Cells, columns, lines
 from moeplan.readers.pages import (
     build_date,
+    cache_of,
     client_prompt_of,
     engine_of,
     fuses_attention,
@@ -154,8 +155,10 @@ def _speed_row(cells: Cells, after_tokens: int) -> SpeedRow:
         gen_tokens=cells.count("gen_tokens"),
         ubatch=cells.count("ubatch") or ubatch_of(source),
         flash_attn=fuses_attention(source, cells.text("flash_attn"), cells.text("gpu")),
-        kv_type=cells.text("kv_type"),
-        threads=threads_of(source, cells.count("threads")),
+        kv_type=cache_of(source, cells.text("kv_type")),
+        threads=threads_of(
+            source, cells.count("threads"), *(cells.text(c) for c in ("notes", "cpu_raw", "phase"))
+        ),
         phase=cells.text("phase"),
         tokens_per_s=cells.number("tokens_per_s") or 0.0,
         grade=grade_of(source, cells.text("grade") or _UNGRADED),

@@ -27,16 +27,34 @@ _EARLIER_BUILDS = {
     ("ik_llama.cpp:github-data/issues/476", "good build"): "2025-05-25",
     ("ik_llama.cpp:github-data/pull_requests/370", "by ubergarm; main"): "2025-05-02",
 }
-# Pages on which every command has -rtr, which interleaves rows of tensors in RAM ("Repacked 264 tensors").
-_INTERLEAVED_PAGES = ("ik_llama.cpp:github-data/issues/629",)
-# Pages on which every command for a GPU has -fa.
-_FUSED_PAGES = (
+# Pages on which every command with weights in RAM has -rtr, which interleaves their rows ("Repacked 264
+# tensors"), and a table whose command has it (issue 476); notes say it as "-rtr", "rtr" or "rtr=1".
+_INTERLEAVED_PAGES = (
+    "ik_llama.cpp:github-data/issues/629",
     "ik_llama.cpp:github-data/discussions/357",
     "ik_llama.cpp:github-data/pull_requests/370",
-    "huggingface.co/ubergarm/GLM-4.5-GGUF/discussions/7",
+    "issues/476 - Research_ performance divergence.md L156",
 )
+_INTERLEAVED_NOTE = re.compile(r"\brtr\b(?!=0)")
+# Notes that give two numbers of threads: those of single tokens, and those of prompts (--threads-batch).
+_PROMPT_THREADS = re.compile(r"-t \d+/(\d+)\b")
+# A virtual machine with a part of the hardware threads, two of which share a core.
+_VIRTUAL = re.compile(r"\bVM, (\d+) of \d+ threads")
+# Pages on which every command for a GPU has -fa, and single commands that have it: of createthis in
+# discussion 258, and of the record that a row of GLM-4.5 was copied from ("-ctk q8_0 -ctv q8_0", "-fa -b 4096
+# -ub 4096").
+_GLM_RECORD = "ubergarm/GLM-4.5-GGUF/discussions/7"
+_FUSED_PAGES = (
+    "ik_llama.cpp:github-data/discussions/357", "ik_llama.cpp:github-data/pull_requests/370",
+    "coming over from llama.cpp and ktransformers_.md L9852", _GLM_RECORD,
+)  # fmt: skip
+# Pages on which every command has -fa, those without a GPU too, and types of the cache in commands.
+_GEMMA_PAGE = "ik_llama.cpp:github-data/pull_requests/332"
+_FUSED_ANYWHERE = (_GEMMA_PAGE, "ik_llama.cpp:github-data/discussions/385")
+_CACHES = {_GEMMA_PAGE: "q8_0", _GLM_RECORD: "q8_0"}
 # Pages on which every command has -fa 1 -ub 2048, as the copy that rows were taken from says too.
 _UBATCH_PAGES = ("llama.cpp/discussions/15396", "llama.cpp/issues/17917", "dgx-spark/dgx-spark.md")
+_UBATCHES = {_GLM_RECORD: 4096, **dict.fromkeys(_UBATCH_PAGES, 2048)}
 # Memory that the author of a page states there or elsewhere, by page and a word of the row's notes:
 # - OCCT reads 598 GB/s from 12 x DDR5-6400 (discussion 258, 28 June 2025); Intel mlc reads 512 GiB/s
 #   (discussion 201): 549.8 GB/s and no round 512; likwid-bench reads 500 GB/s in the VM of a contributor to
@@ -100,7 +118,7 @@ def engine_of(source: str, engine: str, notes: str) -> str:
     engine = _pinned(_PINNED_ENGINES, source) or engine
     if _VULKAN_NOTE.search(notes) and "(" not in engine:
         return f"{engine} (Vulkan)"
-    asked = "-rtr" in notes or _is_of(_INTERLEAVED_PAGES, source)
+    asked = _INTERLEAVED_NOTE.search(notes) or _is_of(_INTERLEAVED_PAGES, source)
     return f"{engine} (rtr)" if asked and engine == "ik_llama.cpp" else engine
 
 
@@ -108,23 +126,34 @@ def fuses_attention(source: str, said: str, gpu: str) -> bool | None:
     """Whether attention was fused, by the row or by its page; None where neither says so."""
     if said:
         return said not in ("0", "false")
-    return True if gpu and _is_of(_FUSED_PAGES + _UBATCH_PAGES, source) else None
+    pages = _FUSED_ANYWHERE + (_FUSED_PAGES + _UBATCH_PAGES if gpu else ())
+    return True if _is_of(pages, source) else None
 
 
 def ubatch_of(source: str) -> int | None:
     """Tokens of a micro-batch in all commands of a page."""
-    return 2048 if _is_of(_UBATCH_PAGES, source) else None
+    return next((n for page, n in _UBATCHES.items() if page in source), None)
+
+
+def cache_of(source: str, kv_type: str) -> str:
+    """The cache's type, by the row or by the commands of its page."""
+    return kv_type or _pinned(_CACHES, source)
+
+
+def threads_of(source: str, threads: int | None, notes: str, cpu_raw: str, phase: str) -> int | None:
+    """Threads of the CPU, by the row or its page; those of this phase where the notes tell prompts apart; no
+    more than there are cores for."""
+    threads = threads or next((n for page, n in _PINNED_THREADS.items() if page in source), None)
+    apart = _PROMPT_THREADS.search(notes) if phase == "prefill" else None
+    threads = int(apart[1]) if apart else threads
+    virtual = _VIRTUAL.search(cpu_raw)
+    return min(threads or int(virtual[1]), int(virtual[1]) // 2) if virtual else threads
 
 
 def ram_of(source: str, notes: str, gbps: float | None, basis: str) -> tuple[float | None, str]:
     """(GB/s, how that is known) of the host, where its author states it elsewhere; else as in the row."""
     known = (ram for (page, word), ram in _PINNED_RAM.items() if page in source and word in notes)
     return next(known, (gbps, basis))
-
-
-def threads_of(source: str, threads: int | None) -> int | None:
-    """Threads of the CPU, by the row or by its page."""
-    return threads or next((n for page, n in _PINNED_THREADS.items() if page in source), None)
 
 
 def grade_of(source: str, grade: str) -> str:

@@ -174,6 +174,7 @@ _UNIT_VALUES = {
     "local.cpu_moe_layer_s": 1e-4,
     "local.expert_product_s": 1e-5,
     "local.stream.bandwidth": 1.0,
+    "local.staged.bandwidth": 1.0,
     "local.disk.moe_read_time": 5.0,
     "server.bandwidth": 1.0,
     "server.cache.bandwidth": 1.0,

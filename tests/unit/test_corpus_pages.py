@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ _COLUMNS = [
         "pcie",
         "placement",
         "phase",
+        "cpu",
+        "cpu_raw",
+        "threads",
     ),
     *("tokens_per_s", "grade", "source", "notes", "date", "prompt_tokens", "depth_tokens"),
     *("ram_gbps", "ram_gbps_basis", "threads", "flash_attn"),
@@ -36,8 +40,10 @@ _ROW = {
 
 def _read(tmp_path: Path, *rows: dict[str, str]) -> tuple[SpeedRow, ...]:
     path = tmp_path / "speed.csv"
-    lines = [",".join({**_ROW, **row}.get(name, "") for name in _COLUMNS) for row in rows]
-    path.write_text("\n".join([",".join(_COLUMNS), *lines]) + "\n", encoding="utf-8")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        writer.writerows({**dict.fromkeys(_COLUMNS, ""), **_ROW, **row} for row in rows)
     return read_speed(path)
 
 
@@ -158,3 +164,46 @@ def test_a_page_of_two_builds_dates_the_earlier_one_by_what_came_between(tmp_pat
         {"source": page, "date": "2025-05-03", "notes": "llama-sweep-bench by ubergarm; PR370 GQA FA"},
     )
     assert [row.date for row in rows] == ["2025-05-02", "2025-05-03"]
+
+
+_IK = "ikawrakow/ik_llama.cpp:github-data/"
+
+
+def test_what_interleaves_rows_at_loading_is_read_from_notes_and_pages(tmp_path: Path) -> None:
+    said = ("FA rtr fmoe q8_0 KV; -t 16", "-rtr -fmoe", "threads=31 rtr=1", "rtr=0", "-fmoe", "partrtr")
+    rows = _read(tmp_path, *({"engine": "ik_llama.cpp", "notes": text} for text in said))
+    assert [row.engine.endswith("(rtr)") for row in rows] == [True, True, True, False, False, False]
+    pages = (
+        f"{_IK}discussions/357 - Qwen3.md L2187", f"{_IK}issues/490 - Bug.md L192",
+        f"{_IK}issues/476 - Research_ performance divergence.md L156",
+        f"{_IK}issues/476 - Research_ performance divergence.md L280",
+    )  # fmt: skip
+    rows = _read(tmp_path, *({"engine": "ik_llama.cpp", "source": page} for page in pages))
+    assert [row.engine.endswith("(rtr)") for row in rows] == [True, False, True, False]
+    assert _read(tmp_path, {"source": pages[0]})[0].engine == "llama.cpp"
+
+
+def test_threads_of_prompts_and_cores_of_virtual_machines(tmp_path: Path) -> None:
+    notes = {"notes": "numactl -N0; -t 88/128", "threads": "88"}
+    virtual = {"cpu_raw": "EPYC 9355 (VM, 56 of 64 threads)", "threads": "48"}
+    rows = _read(
+        tmp_path, {**notes, "phase": "prefill"}, notes, {**virtual, "phase": "prefill"}, virtual,
+        {**virtual, "threads": "16"}, {"threads": "48", "phase": "prefill", "notes": "-t 48"},
+    )  # fmt: skip
+    # 56 hardware threads are 28 cores
+    assert [row.threads for row in rows] == [128, 88, 28, 28, 16, 48]
+
+
+def test_commands_that_copies_of_rows_left_out(tmp_path: Path) -> None:
+    glm = "https://huggingface.co/ubergarm/GLM-4.5-GGUF/discussions/7 via x"
+    batched = (
+        f"{_IK}discussions/258 - Quick-start Guide coming over from llama.cpp and ktransformers_.md L9852"
+    )
+    gemma = f"{_IK}pull_requests/332 - Better TG performance.md L71"
+    rows = _read(
+        tmp_path, {"source": glm}, {"source": batched}, {"source": gemma, "gpu": "", "cpu": "ryzen-9-7950x"},
+        {"source": f"{_IK}discussions/385 - Qwen3 235B.md L67", "gpu": ""}, {"source": "x", "gpu": ""},
+    )  # fmt: skip
+    assert [row.ubatch for row in rows] == [4096, None, None, None, None]
+    assert [row.flash_attn for row in rows] == [True, True, True, True, None]
+    assert [row.kv_type for row in rows] == ["q8_0", "", "q8_0", "", ""]

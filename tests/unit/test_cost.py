@@ -206,7 +206,9 @@ def test_large_prompts_copy_cpu_experts_to_the_gpu_and_small_ones_do_not() -> No
     assert "weights over PCIe" not in small and "CPU experts" in small
     assert "weights over PCIe" in large and "CPU experts" not in large
     touched = expected_experts(8, 2, 32) / 8
-    assert large["weights over PCIe"] == pytest.approx(4 * graph.layers[0].expert_bytes * touched / 20e9)
+    copied = 4 * graph.layers[0].expert_bytes * touched
+    # mapped: one core of the host reads them at 16 GB/s for a link of 20, both going on together
+    assert large["weights over PCIe"] == pytest.approx(copied * ((1 / 20e9) ** 4 + (1 / 16e9) ** 4) ** 0.25)
 
 
 def test_ik_llama_streams_later_for_sparser_models() -> None:

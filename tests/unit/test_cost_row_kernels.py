@@ -60,7 +60,7 @@ def mixed(name: Callable[[Tensor], str]) -> ModelGraph:
 def test_shares_of_types() -> None:
     graph = mixed(lambda t: "q6_k" if t.role == "ffn_down" else "q4_k_r4" if t.layer >= 0 else "q8_0")
     shares = {share.qtype: share for share in type_shares(graph, "weights")}
-    assert shares.keys() == {"q4_k", "q6_k"}
+    assert shares.keys() == {"q4_k_r4", "q6_k"}  # interleaved rows have kernels of their own
     down = sum(t.n_elements for t in graph.tensors if t.role == "ffn_down")
     matrices = [t for t in graph.tensors if t.layer >= 0 and len(t.shape) > 1]
     assert shares["q6_k"].flop_frac == pytest.approx(down / sum(t.n_elements for t in matrices))
@@ -102,5 +102,7 @@ def test_prompts_pass_over_a_cache_row_by_row_in_builds_without_tiles() -> None:
     assert not rows(flash_attention=False)
     assert not one_row_attention(LLAMA, replace(workload(), flash_attention=True), decode=True)
     assert not one_row_attention(IK, replace(workload(), flash_attention=True), decode=False)
-    names = host_rates(machine(), 8, LLAMA, "", "q8_0", decode=False, row_attention=True).cache[1]
+    names = host_rates(
+        machine(), 8, LLAMA, "", "q8_0", decode=False, attention=("local.cpu.row_attention.compute",)
+    ).cache[1]
     assert "local.cpu.row_attention.compute" in names

@@ -11,13 +11,13 @@ from moeplan.cost.gpu_units import unit_of
 from moeplan.cost.law import step_ops
 from moeplan.cost.ops import Op
 from moeplan.cost.rates import gpu_rates
-from moeplan.cost.work import Step
+from moeplan.cost.work import Step, main_type
 from moeplan.domain.hardware import GpuSpec, Vendor
 from moeplan.domain.model import Block, DenseFfn, MoeFfn
-from moeplan.engines.blas import widens_weights
+from moeplan.engines.blas import prefers_library, widens_weights
 from moeplan.engines.grouped import one_by_one
 from moeplan.engines.launches import narrow_attention
-from moeplan.engines.traits import find_engine
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import attention, dense_spec, gpu, graph_of, machine, moe_spec, workload
 
@@ -68,6 +68,48 @@ def test_types_of_one_engine_got_kernels_of_their_own_later() -> None:
     assert widens_weights(IK, chip(), "2025-05-03", "iq4_ks", 512)
     assert not widens_weights(IK, chip(), "2025-05-04", "iq4_ks", 512)
     assert widens_weights(IK, chip(), "2025-05-04", "iq4_k", 512)
+
+
+def test_interleaved_rows_got_kernels_of_their_own_later_still() -> None:
+    def widened(date: str, quant: str, rows: float = 512) -> bool:
+        return widens_weights(IK, chip(), date, quant, rows)
+
+    # ik_llama.cpp PRs 493, 557 and 492
+    for quant, last, first in (
+        ("iq4_ks_r4", "2025-06-04", "2025-06-05"), ("iq4_k_r4", "2025-06-25", "2025-06-26"),
+    ):  # fmt: skip
+        assert [widened(last, quant, 32), widened(last, quant), widened(first, quant)] == [False, True, False]
+    assert widened("", "iq1_m_r4") and not widened("", "iq1_s_r4")
+    # PR 1785: Volta keeps its kernels, in ik_llama.cpp alone
+    assert [widens_weights(IK, chip("7.0"), d, "q4_k", 512) for d in ("2026-05-14", "")] == [True, False]
+    assert widens_weights(LLAMA, chip("7.0"), "", "q4_k", 512)
+
+
+def test_the_law_asks_for_rows_as_stored() -> None:
+    graph = graph_of(moe_spec(n_experts=8, n_active=2))
+    layers = tuple(
+        replace(layer, bytes_by_qtype=(("iq4_k_r4", layer.dense_bytes + layer.expert_bytes),))
+        for layer in graph.layers
+    )
+    graph, hardware = replace(graph, layers=layers), machine((chip(),))
+    assert (main_type(graph), main_type(graph, stored=True)) == ("iq4_k", "iq4_k_r4")
+    for date, widened in (("2025-06-25", True), ("2025-06-26", False)):
+        work = workload(engine_date=date)
+        found, *_ = step_ops(graph, hardware, work, on_gpus(graph, hardware, IK), IK, Step(512, 1, 0, 1))
+        assert any("widening" in op.term for op in found) is widened
+
+
+def test_many_rows_went_to_the_library_for_half_a_year() -> None:
+    # ik_llama.cpp PRs 559 and 923
+    def library(date: str, quant: str, rows: float, engine: EngineTraits = IK) -> bool:
+        return prefers_library(engine, chip(), date, quant, rows)
+
+    assert [library(d, "iq4_k", 1024) for d in ("2025-06-26", "2025-06-27", "2025-11-09", "")] == [
+        False, True, False, False,
+    ]  # fmt: skip
+    assert [library("2025-08", "q6_k", n) for n in (1535, 1536)] == [False, True]
+    assert library("2025-08", "q2_k", 384) and library("2025-08", "iq3_k_r4", 1024)
+    assert not library("2025-08", "q4_k", 4096) and not library("2025-08", "q6_k", 4096, LLAMA)
 
 
 def ops(of: GpuSpec, date: str, *, rows: int = 512, moe: bool = False, engine: str = "llama.cpp") -> list[Op]:

@@ -33,6 +33,7 @@ from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
+from moeplan.engines.vendored import as_vendored
 from moeplan.errors import NotModelled
 
 _REDUCED_BYTES = 2
@@ -71,10 +72,10 @@ class _Clock:
         engine: EngineTraits,
         step: Step,
     ) -> None:
-        self.graph, self.hardware, self.workload = graph, hardware, workload
-        self.placement, self.engine, self.step = placement, engine, step
+        self.graph, self.hardware, self.placement, self.step = graph, hardware, placement, step
+        self.engine, self.workload = as_vendored(engine, workload)
         self.quant = main_type(graph)
-        self.era = engine_era(workload.engine_date, engine.family)
+        self.era = engine_era(self.workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}

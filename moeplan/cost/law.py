@@ -74,8 +74,7 @@ class _Clock:
     ) -> None:
         self.graph, self.hardware, self.placement, self.step = graph, hardware, placement, step
         self.engine, self.workload = as_vendored(engine, workload)
-        self.quant = main_type(graph)
-        self.era = engine_era(self.workload.engine_date, engine.family)
+        self.quant, self.era = main_type(graph), engine_era(self.workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}

@@ -15,7 +15,7 @@ from moeplan.domain.calibration import Calibration
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
-from moeplan.engines.traits import flash_by_default
+from moeplan.engines.vendored import fused_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.capacity import largest_batch, with_batch
 from moeplan.predict.choice import choose_placement
@@ -101,7 +101,7 @@ def _fused(row: SpeedRow, problem: Problem) -> bool:
     if row.flash_attn is not None:
         return row.flash_attn
     quantised = problem.workload.kv_type_v not in ("f32", "f16", "bf16")
-    return quantised or flash_by_default(problem.engine, row.date)
+    return quantised or fused_by_default(problem.engine, row.date, problem.graph.spec.architecture)
 
 
 def _admitted(problem: Problem, placement: Placement) -> Problem:

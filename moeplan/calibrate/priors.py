@@ -29,6 +29,10 @@ _CPU_STARTS = {
     },
 }  # fmt: skip
 
+# Dense layers of an M2 Ultra, in no fit. 81 us are what four sizes of Qwen2.5 in Q4_K_M take beside their
+# bytes (0.5 ms a step, 0.79 of the bandwidth), 109 what three types of a 3B model do.
+_METAL = "llama.cpp PRs 9698, 10238, 11427, 16074, 19369, 19555 on an M2 Ultra"
+
 
 # Rates of ik_llama.cpp's kernels for several rows over those for interleaved rows (262 tokens/s on a 7950X,
 # 260 on a 5975WX): its PRs 119 to 162 for rows as stored (block types 146 to 190, others 147 to 206, gathered
@@ -123,9 +127,14 @@ _PRIORS = (
         "s",
         "90 ms a token become 34 without 29,696 of them (DeepSeek-V3, eight A100, vLLM PR 12185, in no fit)",
     ),
-    Prior(r"^local\.apple\.layer_time$", 4.0, 0.8, why="Metal command buffers"),
-    Prior(
-        r"^local\.apple\.serial\.layer_time$", 1.4, 0.2, why="kernels one after another before September 2025"
+    *(
+        Prior(rf"^local\.apple\.{name}$", value, spread, unit, f"{why} ({_METAL})")
+        for name, value, spread, unit, why in (
+            ("layer_s", 6.8e-5, 0.1, "s", "12 us less in February 2026 than before"),
+            ("waiting\\.layer_time", 1.18, 0.05, "1", "81 us in September 2025"),
+            ("serial\\.layer_time", 1.35, 0.1, "1", "109 us in January 2025"),
+            ("encoding\\.layer_time", 1.2, 0.1, "1", "11 and 14 us more in 2024"),
+        )
     ),
     Prior(
         r"^local\.ungraphed\.layer_time$",
@@ -142,7 +151,7 @@ _PRIORS = (
     Prior(r"^local\.(gpu|unified)\.layer_time$", 1.0, 0.8),
     Prior(
         r"apple\.split-delta\.layer_time$",
-        2.5,
+        2.75,
         0.3,
         why="62 to 131 us more a layer on an M4 Max (llama.cpp PRs 20091 and 20244, in no fit)",
     ),
@@ -237,6 +246,12 @@ _PRIORS = (
     Prior(r"\.unpack$", 1.0, 0.2),
     Prior(r"^local\.vector$", 0.15, 1.0, why=_GUESS),
     Prior(r"^local\.apple\.vector$", 2.0, 0.3, why="two FLOPs a weight hide behind the reads"),
+    Prior(
+        r"^local\.apple\.in-turn\.vector$",
+        0.09,
+        0.07,
+        why="11 to 12 weights of Q4_K_M a cycle of 128 lanes (llama.cpp PRs 2290, 10491, 16074, in no fit)",
+    ),
     Prior(r"^local\.unified\.vector$", 1.0, 0.5),
     Prior(r"^local\.gpu\.vector$", 1.0, 0.3),
     Prior(
@@ -261,6 +276,13 @@ _PRIORS = (
     Prior(r"^local\.(gpu|apple|unified)\.int8$", 1.0, 0.4),
     Prior(r"^(local|server)\.compute$", 0.5, 0.7, why=_GUESS),
     Prior(r"^local\.(gpu|apple|unified)\.(attention\.)?compute$", 1.0, 0.5),
+    Prior(
+        r"^local\.apple\.m5\.compute$",
+        3.0,
+        0.3,
+        why="matrix units: 608 tokens/s of a 7B model on an M5 (llama.cpp PR 16634, in no fit), three times "
+        "what its FP32 units would do",
+    ),
     Prior(r"^(local|server)\.attention\.compute$", 0.3, 0.7, why=_GUESS),
     Prior(r"^(local|server)\.experts\.(compute|int8)$", 0.5, 0.5, why="few tokens per expert"),
     Prior(r"^local\.experts\.vector$", 1.0, 0.3),
@@ -370,6 +392,14 @@ _PRIORS = (
     Prior(r"\.202\d\.", 1.0, 0.25),
     Prior(r"quants\..*int8$", 1.0, 0.2),
     Prior(r"quants\.half\.vector$", 2.0, 0.25, why="two weights in each FP16 instruction"),
+    Prior(
+        r"^local\.quants\.super-block\.compute$",
+        0.79,
+        0.15,
+        why="prompts of a 7B model on an M2 Ultra: F16 1,265 tokens/s, Q4_K_M 1,028, Q6_K 978, Q5_K_M 976 "
+        "(llama.cpp PR 3084, in no fit)",
+    ),
+    Prior(r"^local\.quants\.block\.compute$", 0.91, 0.15, why="the same: Q4_0 1,164, Q8_0 1,143"),
     Prior(r"quants\..*(vector|compute)$", 1.0, 0.25),
     Prior(r"quant\..*(vector|compute|int8)$", 1.0, 0.12),
     Prior(r"\.(plain|table|super-block|block|nibble|byte|other)\.vector$", 1.0, 0.25),
@@ -398,6 +428,7 @@ ALWAYS = (
         "experts.bandwidth", "flop_per_joule", "all_reduce_s", "all_reduce.bandwidth", "stall_time")),
     "server.unpack", "server.idle_expert_s", "local.eager_layer_s",
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
+    "local.apple.layer_s", "local.apple.in-turn.vector", "local.apple.m5.compute",
     "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.staged.bandwidth",
     "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),

@@ -36,6 +36,7 @@ from moeplan.engines.blas import prefers_library, widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
 from moeplan.engines.offload import copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
+from moeplan.engines.vendored import as_vendored
 
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
@@ -73,10 +74,9 @@ class _Clock:
         engine: EngineTraits,
         step: Step,
     ) -> None:
-        self.graph, self.hardware, self.workload = graph, hardware, workload
-        self.placement, self.engine, self.step = placement, engine, step
-        self.quant = main_type(graph)
-        self.era = engine_era(workload.engine_date, engine.family)
+        self.graph, self.hardware, self.placement, self.step = graph, hardware, placement, step
+        self.engine, self.workload = as_vendored(engine, workload)
+        self.quant, self.era = main_type(graph), engine_era(self.workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
-from moeplan.cost.type_groups import quant_group, unpacking_group
+from moeplan.cost.type_groups import quant_group, takes_integers, unpacking_group
 from moeplan.domain.hardware import GpuSpec
 from moeplan.engines.launches import launch_marks, narrow_attention, scalar_loads
 from moeplan.engines.traits import EngineTraits
@@ -30,6 +30,11 @@ _HIDING_ROWS = 512.0
 # Chips whose cores are others than those of their architecture: GA100 has an integer lane for each FP32 lane,
 # as Volta, other Amperes one for two (CUDA C++ Programming Guide, recalled 2026-11-30 and not re-read).
 _CORES = {("Ampere", "8.0"): "ga100"}
+# Apple's cores that issue integers and FP32 in turn ("does not have dual-dispatch for F32 and I32", of the M1
+# and the A15, philipturner/metal-benchmarks; later ones in parallel, llama.cpp PR 23114). What takes many
+# integers a weight is bound by them: a core of an M1 Pro, M2 Max or M2 Ultra unpacks 11 to 12 weights of
+# Q4_K_M a cycle (llama.cpp PRs 2290, 10491, 16074), more than 20 of Q4_0. Tables in no fit.
+_IN_TURN = frozenset({"m1", "m2"})
 
 
 # Blackwell Ultra is Blackwell with more FP4 and memory (compute capability 10.3 beside 10.0, one family of
@@ -143,7 +148,9 @@ def gpu_rates(
         (*moving, f"{at.family}.quant.{quant}.bandwidth"),
         (*_computing(at, gpu, unit, quant), *(f"{at.family}.{mark}.vector" for mark in old)),
     )
-    experts = tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
+    # Kernels of experts unpack as those of matrices do, which is all that counts where that sets the pace.
+    paced = f"{at.place}.in-turn.{unit}" in weights[1]
+    experts = () if paced else tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
     return Rates(
         bytes_per_s=gpu.data_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
@@ -214,6 +221,10 @@ def _moving(at: _Labels, gpu: GpuSpec, n_shards: int) -> Names:
 def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
     """Names of the rate of ``unit`` on weights of type ``quant``; FP32 units unpack them on the way."""
     vector = unit == "vector"
+    if vector and at.kind == "apple" and _generation(gpu) in _IN_TURN and takes_integers(quant):
+        # FP32 rates of other cores and types say nothing of this one.
+        whose = (f"{at.place}.in-turn", at.architecture, at.run, at.dated)
+        return tuple(f"{name}.{unit}" for name in whose if name)
     core = _CORES.get((gpu.architecture, gpu.compute_capability)) if vector else None
     cores = f"{at.place}.{core}" if core else at.architecture
     names: Names = tuple(f"{name}.{unit}" for name in (at.family, at.place, cores, at.run))
@@ -244,13 +255,16 @@ def _attending(at: _Labels, scores: str, *, unfused: bool) -> Names:
 
 def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quantises: bool) -> Names:
     """Names of the fixed time of a layer; ``marks``: how its kernels are launched."""
-    # Python launches at the pace of the host, whatever the GPU and its graphs.
-    base = f"{at.family}.eager_layer_s" if engine.eager else f"{at.family}.layer_s"
-    whose = (at.run,) if engine.eager else (at.place, at.architecture, at.run)
-    names: Names = (base, *(f"{name}.layer_time" for name in whose))
+    own = at.place if at.kind == "apple" else at.family
+    if engine.eager:  # Python launches at the pace of the host, whatever the GPU and its graphs.
+        names: Names = (f"{at.family}.eager_layer_s", f"{at.run}.layer_time")
+    elif at.kind == "apple":  # Metal has no graphs to replay: its launches have nothing of CUDA's.
+        names = (f"{own}.layer_s", f"{at.architecture}.layer_time", f"{at.run}.layer_time")
+    else:
+        names = (f"{own}.layer_s", *(f"{name}.layer_time" for name in (at.place, at.architecture, at.run)))
     if at.dated:
         names += (f"{at.dated}.layer_time",)
-    names += tuple(f"{at.place if m == 'serial' else at.family}.{m}.layer_time" for m in marks)
+    names += tuple(f"{own}.{mark}.layer_time" for mark in marks)
     if quantises:
         names += (f"{at.family}.quantised_inputs.layer_time",)
     if engine.fused_modules:

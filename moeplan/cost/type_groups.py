@@ -31,6 +31,12 @@ def unpacking_group(quant: str) -> str:
     return group
 
 
+def takes_integers(quant: str) -> bool:
+    """Whether a weight takes more integer work to unpack than the masks of Q4_0 and Q4_1 or the bytes of
+    Q8_0: scales and minima of super-blocks, a fifth bit, a table."""
+    return quant_group(quant) in ("super-block", "table") or quant in ("q5_0", "q5_1")
+
+
 # llama.cpp stores eight rows of these interleaved on x86 (ggml-cpu/repack.cpp, ggml 0.26, read 2026-11-30).
 # Of Q2_K only with AVX-512, but it gains little by that (6%, with AVX-512 25% in prompts: PR 14373).
 _INTERLEAVED = frozenset({"q4_0", "q4_k", "q2_k"})

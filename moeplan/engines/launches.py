@@ -13,8 +13,14 @@ from moeplan.engines.builds import before
 from moeplan.engines.machines import likely_capability
 from moeplan.engines.traits import EngineTraits
 
-# ggml's Metal backend runs kernels that do not depend on each other at once since then (llama.cpp PR 15929).
-_METAL_CONCURRENT_SINCE = "2025-09"
+# What ggml's Metal backend gained, newest first: it submits and reorders more ahead of the GPU (llama.cpp PRs
+# 19369, 19390, 19555), runs kernels that do not depend on each other at once (PR 15929), encodes a kernel's
+# arguments in one piece, most of them while the first kernels run (PRs 9698, 10238).
+_METAL_SINCE = {"waiting": "2026-02-13", "serial": "2025-09", "encoding": "2024-11-17"}
+# A routed layer gained no more by the first two than its mixer's half does: 17 us on an M2 Ultra
+# (Qwen3-30B-A3B, 76.3 tokens/s in August 2025 and 81.4 in January 2026: PRs 15616, 18566; gpt-oss-20b, 132.9
+# in September 2025 and 132.8 in February 2026: PRs 16057, 19555).
+_OF_MIXERS = frozenset({"waiting", "serial"})
 # CUDA graphs replay the kernels of a step at once: on compute capability 8.0 and later (PR 6766), on 7.0 (PR
 # 25749), on none before (PR 27721, open); on AMD's GPUs by default (PR 22254).
 _GRAPHS_SINCE = {"ampere": "2024-05", "volta": "2026-07", "amd": "2026-04"}
@@ -47,13 +53,14 @@ _UNFUSED_SCORE_BYTES, _CONVERTED_SCORE_BYTES = 4 + 4 + 4 + 4, (2 + 2) + (2 + 2)
 
 
 def launch_marks(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -> tuple[str, ...]:
-    """What lengthens the fixed time of a half of a layer in a build of ``date``: "serial" where each kernel
-    waits for the one before, "ungraphed" where each is launched, "separate-routing" where what chooses and
-    joins experts is many of them. ``routed``: its FFN has experts."""
+    """What lengthens the fixed time of a half of a layer in a build of ``date``: what Metal's
+    backend lacked, "ungraphed" where each kernel is launched, "separate-routing" where what chooses and joins
+    experts is many of them. ``routed``: its FFN has experts."""
     if not engine.gguf:
         return ()
     if gpu.vendor == "apple":
-        return ("serial",) if before(date, _METAL_CONCURRENT_SINCE) else ()
+        marks = (mark for mark, since in _METAL_SINCE.items() if before(date, since))
+        return tuple(mark for mark in marks if not (routed and mark in _OF_MIXERS))
     by_cuda = gpu.vendor in ("nvidia", "amd") and engine.backend != "vulkan"
     if not by_cuda:
         return ()

@@ -55,17 +55,6 @@ def test_each_size_of_apples_chips_has_a_share_of_its_bandwidth(id: str, size: s
     assert f"local.apple.{id[6:8]}.bandwidth" in moving
 
 
-def test_metals_kernels_ran_one_after_another_before_september_2025() -> None:
-    def serial(engine: str, date: str, chip: GpuSpec) -> bool:
-        rates = gpu_rates(chip, find_engine(engine), date, "q4_k", vector=True)
-        return "local.apple.serial.layer_time" in rates.fixed
-
-    m4 = apple("apple-m4")
-    assert serial("llama.cpp", "2025-08-31", m4) and serial("ollama", "2023-11", m4)
-    assert not serial("llama.cpp", "2025-09-14", m4) and not serial("llama.cpp", "", m4)
-    assert not serial("mlx", "2024-05", m4) and not serial("llama.cpp", "2024-05", gpu())
-
-
 def test_vulkan_is_llama_cpp_with_its_own_routing_time() -> None:
     engine = find_engine("llama.cpp (Vulkan)")
     assert (engine.id, engine.backend, LLAMA.backend) == ("llama.cpp", "vulkan", "")

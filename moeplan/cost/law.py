@@ -15,7 +15,7 @@ from moeplan.cost.collectives import all_reduce_work
 from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
-from moeplan.cost.layer_names import mixing_names, routing_names
+from moeplan.cost.layer_names import mixing_names, prompt_halves, routing_names
 from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
@@ -26,7 +26,7 @@ from moeplan.cost.stored_types import type_shares
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
-from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.hardware import GpuSpec, HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
@@ -116,8 +116,7 @@ class _Clock:
         home = group.dense_tier
         if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
-        gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
-        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, gpu)
+        ways = Ways(self.engine, self.workload, self.quant, self.placement.tensor_parallel, self._gpu(home))
         for part in attention_parts(group, work, self.step, ways):
             what = "weights" if part.streams else "KV cache"
             self._work(home, what, part.n_bytes, part.flop, times=part.times, label=part.label)
@@ -184,12 +183,11 @@ class _Clock:
     def _add_fixed(self, tier: str, group: LayerGroup, layer_at: int) -> None:
         """Launches, routing and synchronisation of a layer, half for its mixer and half for its FFN.
 
-        An eager engine's GPU works on the layer (the operation at ``layer_at``) while its host launches it.
+        An eager engine's GPU works on the layer (``layer_at``) while its host launches it: one wait for both.
         """
-        halves = self._halves(tier, group)
+        halves = prompt_halves(self._halves(tier, group), self.engine, self._gpu(tier), self.step)
         if self.engine.eager and tier not in _HOST_TIERS:
             n = sum(n for n, _ in halves)
-            # One wait a layer: the half with more kernels names it.
             names = max(halves, key=lambda half: half[0], default=(0.0, ()))[1]
             op = self.ops[layer_at]
             formula = f"{op.formula}, or layers x s per layer where launching them takes longer"
@@ -229,6 +227,9 @@ class _Clock:
         return half, (*names, f"{family}.{backend}.moe.layer_time") if on_backend else names
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
+
+    def _gpu(self, tier: str) -> GpuSpec | None:
+        return None if tier in _HOST_TIERS else self.hardware.gpus[int(tier[3:])]
 
     def _work(
         self,
@@ -304,9 +305,8 @@ class _Clock:
 
     def _widens(self, tier: str, rows: float) -> bool:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
-        if tier in _HOST_TIERS or self.step.n_tokens <= 1:
+        if (gpu := self._gpu(tier)) is None or self.step.n_tokens <= 1:
             return False
-        gpu = self.hardware.gpus[int(tier[3:])]
         return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
 
     def _unpack(self, tier: str, n_elements: float) -> None:

@@ -13,9 +13,13 @@ from moeplan.domain.model import Block, DenseFfn, GqaAttention, MoeFfn
 
 # Last-level caches of 24 MB and more hold the 8 MB that 512 tokens of a layer of 4,096 values are, so that
 # the next kernel finds them: 24 to 72 MB on Ada, 24 to 128 on Blackwell, 50 on Hopper, 32 to 128 of Infinity
-# Cache since RDNA 2; 6 or less on Amperes and before (data sheets, recalled 2026-11-30 and not re-read).
+# Cache since RDNA 2 (data sheets, recalled 2026-11-30 and not re-read), 256 MB of it on CDNA 3 and 4
+# (rocm.docs.amd.com, reference/gpu-specs); 6 or less on Amperes and before. Of RDNA 3.5 the Ryzen AI Max has
+# 32 MB beside its memory, others none; its prompts do not tell (docs/design/003).
 # GA100 has 40 in two halves, but prompts of an A100 (build 2837, Q4_K_M) take 1.1 times as long as without.
-_LARGE_CACHES = frozenset({"ada", "blackwell", "hopper", "rdna2", "rdna3", "rdna4"})
+_LARGE_CACHES = frozenset(
+    {"ada", "blackwell", "blackwell-ultra", "cdna3", "cdna4", "hopper", "rdna2", "rdna3", "rdna4"}
+)
 
 _F32 = 4.0
 # Passes over f32 values, read or written, by ggml's graph of a plain layer (llama.cpp src/llama-graph.cpp and

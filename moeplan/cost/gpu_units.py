@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moeplan.cost.type_groups import quant_group
 from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.blas import multiplies_fp4
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -15,8 +16,10 @@ _TILE_ROWS = {"hopper": 64}
 _NARROW_ROWS = {"hopper": 26}
 
 
-def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> tuple[str, float]:
-    """(which arithmetic units multiply the weights, their peak).
+def unit_of(
+    gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool, date: str = ""
+) -> tuple[str, float]:
+    """(which arithmetic units multiply the weights, their peak) in a build of ``date``.
 
     llama.cpp multiplies quantised blocks as 8-bit integers (ggml-cuda mmq); servers compute in the type
     of the weights where the GPU has it. ggml-vulkan leaves Intel's matrix units idle before Xe2, and reaches
@@ -29,7 +32,8 @@ def unit_of(gpu: GpuSpec, engine: EngineTraits, quant: str, *, vector: bool) -> 
     if engine.backend == "vulkan" and (gpu.vendor == "intel" or _widens_bf16(gpu, quant)):
         return "compute", peaks.get("fp32", plain)
     if engine.gguf and quant_group(quant) != "plain" and "int8" in peaks and gpu.vendor != "intel":
-        return "int8", max(peaks["int8"], plain)
+        narrow = peaks.get("fp4", 0.0) if multiplies_fp4(engine, gpu, date, quant) else 0.0
+        return "int8", max(peaks["int8"], plain, narrow)
     if engine.gguf:
         return "compute", max(plain, peaks.get("fp16_acc16", 0.0))
     if quant.startswith("nvfp4"):
@@ -66,6 +70,18 @@ def integer_per_s(gpu: GpuSpec) -> float | None:
         return None
     halved = gpu.architecture in _HALF_INTEGERS and gpu.compute_capability != _GA100
     return rate / (4.0 if halved else 2.0)
+
+
+def score_flop_per_s(gpu: GpuSpec, engine: EngineTraits) -> float:
+    """The rate of attention, half of whose FLOPs are scores and half values. Raises NotModelled.
+
+    ggml's CUDA kernels sum scores in 32 bits and values in 16 (T_C_KQ and T_C_VKQ of fattn-mma-f16.cuh; not
+    fused, products of scores alone are asked for GGML_PREC_F32): GeForce cards do the latter twice as fast.
+    """
+    plain = peak_flop_per_s(gpu)
+    if not engine.gguf or engine.backend or gpu.vendor != "nvidia":
+        return plain
+    return 2.0 / (1.0 / plain + 1.0 / max(plain, gpu.peak_flop_per_s.get("fp16_acc16", 0.0)))
 
 
 def unpack_per_s_of(gpu: GpuSpec, engine: EngineTraits, quant: str) -> float | None:

@@ -16,7 +16,7 @@ from moeplan.cost.coverage import busiest_rank, expected_experts
 from moeplan.cost.hops import expert_hop_ops, hand_over_ops, logits_ops
 from moeplan.cost.host_rates import host_rates
 from moeplan.cost.launch_waits import add_waits
-from moeplan.cost.layer_names import mixing_names, routing_names
+from moeplan.cost.layer_names import mixing_names, prompt_halves, routing_names
 from moeplan.cost.ops import ONCE, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
@@ -29,7 +29,7 @@ from moeplan.cost.tiled_kernels import tiles_of
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
-from moeplan.domain.hardware import HardwareSpec
+from moeplan.domain.hardware import GpuSpec, HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import prefers_library, widens_weights
@@ -118,7 +118,7 @@ class _Clock:
         home = group.dense_tier
         if home in _HOST_TIERS and self._streams(None):
             home = self._runs_on(home, None, group.n_layers * work.kv_bytes)
-        gpu = None if home in _HOST_TIERS else self.hardware.gpus[int(home[3:])]
+        gpu = self._gpu(home)
         ways = Ways(self.engine, self.workload, self.placement.tensor_parallel, gpu)
         for part in attention_parts(group, work, self.step, ways):
             what = "weights" if part.streams else "KV cache"
@@ -190,7 +190,7 @@ class _Clock:
 
         An eager engine's GPU works on the layer (operations from ``layer_at`` on) while its host launches it.
         """
-        halves = self._halves(tier, group)
+        halves = prompt_halves(self._halves(tier, group), self.engine, self._gpu(tier), self.step)
         if self.engine.eager and tier not in _HOST_TIERS:
             date, n_layers = self.workload.engine_date, group.n_layers
             add_waits(self.ops, layer_at, tier, halves, self.quant, date, n_layers)
@@ -225,6 +225,9 @@ class _Clock:
         return half, (*names, f"{family}.{backend}.moe.layer_time") if on_backend else names
 
     # ── helpers ──────────────────────────────────────────────────────────────────────────────────
+
+    def _gpu(self, tier: str) -> GpuSpec | None:
+        return None if tier in _HOST_TIERS else self.hardware.gpus[int(tier[3:])]
 
     def _work(
         self,
@@ -310,9 +313,9 @@ class _Clock:
 
     def _widens(self, tier: str, rows: float) -> bool:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
-        if tier in _HOST_TIERS or self.step.n_tokens <= 1:
+        if (gpu := self._gpu(tier)) is None or self.step.n_tokens <= 1:
             return False
-        gpu, stored = self.hardware.gpus[int(tier[3:])], main_type(self.graph, stored=True)
+        stored = main_type(self.graph, stored=True)
         asked = self.engine, gpu, self.workload.engine_date, stored, rows
         return widens_weights(*asked) or prefers_library(*asked)
 

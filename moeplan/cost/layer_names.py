@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moeplan.cost.ops import Names
+from moeplan.cost.work import Step
+from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import GqaAttention, Mixer, MlaAttention, MoeFfn
+from moeplan.engines.launches import launches_prompts
+from moeplan.engines.traits import EngineTraits
 
 
 def mixing_names(mixer: Mixer, family: str, architecture: str) -> Names:
@@ -30,3 +36,16 @@ def routing_names(ffn: MoeFfn, family: str) -> Names:
     if family == "server" and (ffn.shared_intermediate or ffn.parallel_dense):
         names += (f"{family}.shared_experts.layer_time",)
     return names
+
+
+def prompt_halves(
+    halves: Sequence[tuple[float, Names]], engine: EngineTraits, gpu: GpuSpec | None, step: Step
+) -> list[tuple[float, Names]]:
+    """``halves`` of layers with the names of their fixed time, in ``step`` on ``gpu`` (None: a CPU).
+
+    A prompt's kernels are more than a token's and none of them is replayed from a graph, whatever the build.
+    """
+    if gpu is None or step.tokens_per_sequence <= 1 or not launches_prompts(engine, gpu):
+        return list(halves)
+    alone, more = f"{engine.family}.ungraphed.layer_time", f"{engine.family}.prompt.layer_time"
+    return [(n, (*(name for name in names if name != alone), more)) for n, names in halves]

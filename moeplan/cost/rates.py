@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from moeplan.cost.gpu_units import peak_flop_per_s, quantises_inputs, tile_rows_of, unit_of, unpack_per_s_of
+from moeplan.cost.gpu_units import quantises_inputs, score_flop_per_s, tile_rows_of, unit_of, unpack_per_s_of
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, takes_integers, unpacking_group
 from moeplan.domain.hardware import GpuSpec
@@ -138,7 +138,7 @@ def gpu_rates(
     unpack and multiply on the FP32 units while they read. ``fused``: attention keeps its scores in a kernel.
     """
     at = _Labels.of(gpu, engine, date)
-    unit, peak = unit_of(gpu, engine, quant, vector=vector)
+    unit, peak = unit_of(gpu, engine, quant, vector=vector, date=date)
     vector = unit == "vector"  # where the FP32 rate is unknown the matrix units stand for it
     moving, unpack = _moving(at, gpu, n_shards), unpack_per_s_of(gpu, engine, quant)
     old = scalar_loads(engine, gpu, date) if vector and quant_group(quant) == "plain" else ()
@@ -150,11 +150,13 @@ def gpu_rates(
     )
     # Kernels of experts unpack as those of matrices do, which is all that counts where that sets the pace.
     paced = f"{at.place}.in-turn.{unit}" in weights[1]
-    experts = () if paced else tuple(f"{name}.experts.{unit}" for name in (at.family, at.place, at.run))
+    made = (at.architecture,) if at.family == "local" and not vector else ()
+    owners = () if paced else (at.family, at.place, *made, at.run)
+    experts = tuple(f"{name}.experts.{unit}" for name in owners)
     return Rates(
         bytes_per_s=gpu.data_bytes_per_s * n_shards,
         flop_per_s=peak * n_shards,
-        score_flop_per_s=(peak if vector else peak_flop_per_s(gpu)) * n_shards,
+        score_flop_per_s=(peak if vector else score_flop_per_s(gpu, engine)) * n_shards,
         watts=gpu.tdp_w * n_shards if gpu.tdp_w and not vector and not gpu.unified_memory else None,
         drawing=_drawing(at, unit, quant if quantises else ""),
         norms=_VECTOR_NORMS[at.kind] if vector else _ALWAYS_OVERLAP,

@@ -43,6 +43,9 @@ _EARLY_ROWS, _ROWS = 32, 64
 # AMD's usual library had no kernels tuned for RDNA 3.5 (ROCm issue 4748): another one was "up to 2-3X" as
 # fast in August 2025, no longer in October (lhl/strix-halo-testing, llm-bench/README.md and README.md).
 _UNTUNED, _TUNED_SINCE = "rdna3.5", "2025-10"
+# MXFP4 by instructions for 4 bits, twice as fast as those for 8, on Blackwell cards and the DGX Spark (PR
+# 17906: 1.23 to 1.27 times the prompts of gpt-oss); ik_llama.cpp has no such kernel (mmq.cuh, August 2026).
+_FP4_SINCE, _FIRST_FP4_CARDS = "2025-12-25", 12.0
 _FIRST_TENSOR_CORES, _FIRST_INT8_CORES, _FIRST_DP4A = 7.0, 7.5, 6.1
 
 
@@ -83,6 +86,14 @@ def prefers_library(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str, r
         and not before(date, _LIBRARY_SINCE)
         and before(date, _LIBRARY_UNTIL)
     )
+
+
+def multiplies_fp4(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str) -> bool:
+    """Whether prompts multiply MXFP4 weights with inputs of 4 bits too."""
+    by_cuda = engine.gguf and not engine.backend and not engine.stream_scales_with_experts
+    if quant != "mxfp4" or not by_cuda or gpu.vendor != "nvidia":
+        return False
+    return likely_capability(gpu) >= _FIRST_FP4_CARDS and not before(date, _FP4_SINCE)
 
 
 def library_marks(gpu: GpuSpec, date: str) -> tuple[str, ...]:

@@ -80,6 +80,17 @@ def _ungraphed(engine: EngineTraits, gpu: GpuSpec, date: str, *, routed: bool) -
     return before(date, _GRAPHS_SINCE["ampere" if capability >= 8.0 else "volta"])
 
 
+def launches_prompts(engine: EngineTraits, gpu: GpuSpec) -> bool:
+    """Whether a prompt's kernels are launched one by one, more of them than one token has.
+
+    ggml-cuda "disable[s] CUDA graphs for batch size > 1" (ggml-cuda.cu until PR 19645 of February 2026; since
+    then a graph is kept whose shapes come twice, PR 19754, as those of prompts seldom do). Each of the seven
+    products of a plain layer is three kernels (inputs quantised, tiles, what stream-k left: mmq.cu), of one
+    token two, where gate and up are one product as well.
+    """
+    return engine.gguf and not engine.backend and gpu.vendor in ("nvidia", "amd")
+
+
 def scalar_loads(engine: EngineTraits, gpu: GpuSpec, date: str) -> tuple[str, ...]:
     """("scalar-loads",) where kernels for 16-bit weights are those of an early CUDA backend."""
     early = engine.gguf and engine.backend != "vulkan" and before(date, _WIDE_LOADS_SINCE)

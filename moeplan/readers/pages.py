@@ -9,8 +9,12 @@ import re
 from collections.abc import Mapping
 
 # Pages that name the commit to run, whenever a row was added. 4167 asks for 8e672efe, the head of 2023-11-22
-# (llama.cpp issue 4171 calls it the latest that day).
-_PINNED_BUILDS = {"ggml-org/llama.cpp/discussions/4167": "2023-11"}
+# (llama.cpp issue 4171 calls it the latest that day). Pull request 16991 is of November 2025 (16884 of 31
+# October), and so is the table in it.
+_PINNED_BUILDS = {
+    "ggml-org/llama.cpp/discussions/4167": "2023-11",
+    "ggml-org/llama.cpp PR #16991": "2025-11",
+}
 # Builds of undated rows: 8084 is of 17 February 2026 (ik_llama.cpp PR 1278), and eleven are made a day.
 _BUILD_DATES = {"b8125": "2026-02-21"}
 # Pages of one backend: 10879 is "Performance of llama.cpp with Vulkan".

@@ -23,6 +23,7 @@ from moeplan.cost.rates import Rates, engine_era, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.row_kernels import one_row_attention
 from moeplan.cost.stored_types import type_shares
+from moeplan.cost.streaming import copy_op, streams
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
 from moeplan.domain.graph import ModelGraph
@@ -31,9 +32,8 @@ from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
-from moeplan.engines.offload import copies_experts, copies_weights
+from moeplan.engines.offload import Batch
 from moeplan.engines.traits import EngineTraits
-from moeplan.errors import NotModelled
 
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
@@ -322,33 +322,13 @@ class _Clock:
         """Where weights that live on ``tier`` are computed; copying them there is noted."""
         if tier not in _HOST_TIERS or not self._streams(group):
             return tier
-        link = self.hardware.pcie
-        if link is None:
-            raise NotModelled("streaming weights to the GPU", "this machine has no link from host to GPU")
-        self.ops.append(
-            Op(
-                "weights over PCIe",
-                n_bytes / link.effective_bytes_per_s,
-                ("local.stream.bandwidth", f"local.engine.{self.engine.id}.stream_bandwidth"),
-                n_bytes=n_bytes,
-                formula="bytes / effective link bandwidth",
-                inputs={"link": link.id, "effective_bytes_per_s": link.effective_bytes_per_s},
-            )
-        )
+        self.ops.append(copy_op(self.hardware, self.engine.id, n_bytes))
         return "gpu0"
 
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""
-        if self.placement.streamed:
-            return True
-        if self.placement.head_tier in _HOST_TIERS:
-            return False  # nothing runs on a GPU
-        ffn = group.block.ffn if group else None
-        if group is None or not isinstance(ffn, MoeFfn):
-            return copies_weights(self.engine, self.step.n_tokens)
-        stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
-        date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
-        return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
+        batch = Batch.of(self.engine, self.workload, self.hardware, self.graph.spec, self.step.n_tokens)
+        return streams(self.placement, batch, group)
 
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""

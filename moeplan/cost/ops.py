@@ -71,6 +71,18 @@ class Op(NamedTuple):
             computing = _join(computing, self.drawing_s * scales.factor(self.drawing), OVERLAP)
         return moving + computing if self.norm == SUM else _join(moving, computing, self.norm)
 
+    @property
+    def names(self) -> tuple[Names, ...]:
+        """Of all that its time is made of, lists that no time hangs on left out."""
+        timed = (
+            (self.moving_s, self.moving),
+            (self.computing_s, self.computing),
+            (self.drawing_s, self.drawing),
+            (self.waiting_s, self.waiting),
+            (self.unpacking_s, self.unpacking),
+        )
+        return tuple(names for seconds, names in timed if seconds)
+
     def times(self, n: float) -> Op:
         """``n`` such operations one after another."""
         return self._replace(

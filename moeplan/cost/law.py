@@ -135,7 +135,8 @@ class _Clock:
         more: Names = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         if ranks > 1:
             more += (f"{self.engine.family}.expert_parallel.bandwidth",)
-        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
+        held = ffn.n_experts if isinstance(ffn, MoeFfn) else 0
+        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times, n_experts=held)
         self._unpack(tier, elements * times.moving)
         if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
             one_each = product_op(
@@ -242,6 +243,7 @@ class _Clock:
         label: str = "",
         times: Times = ONCE,
         quant: str = "",
+        n_experts: int = 0,
     ) -> None:
         cache = what == "KV cache"
         if tier in _HOST_TIERS and not cache and not quant:
@@ -252,7 +254,7 @@ class _Clock:
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
         rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
         rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
-        widened = self._widens(tier, rows_each)
+        widened = self._widens(tier, rows_each, n_experts)
         if widened:
             first, n_bytes = widening_op(rates, tier, self.engine.family, n_bytes, n_elements, times)
             self.ops.append(first)
@@ -302,12 +304,12 @@ class _Clock:
             )
         )
 
-    def _widens(self, tier: str, rows: float) -> bool:
+    def _widens(self, tier: str, rows: float, n_experts: int) -> bool:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
         if tier in _HOST_TIERS or self.step.n_tokens <= 1:
             return False
         gpu = self.hardware.gpus[int(tier[3:])]
-        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows)
+        return widens_weights(self.engine, gpu, self.workload.engine_date, self.quant, rows, n_experts)
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""

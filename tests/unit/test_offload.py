@@ -139,7 +139,9 @@ def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
     # "refactor bs>1 MoE code": one token had kernels of its own before, two were sorted by the host
     assert [apart("llama.cpp", "nvidia", "2025-04-29", n) for n in (1, 2, 8)] == [False, True, True]
     assert not any(apart("llama.cpp", "nvidia", "2025-05", n) for n in (1, 2, 8))
-    assert not apart("ik_llama.cpp", "nvidia", "2025-04-29", 8)
+    # src1->ne[2] == 1 in its ggml_cuda_mul_mat_id too, and ggml_is_quantized
+    assert [apart("ik_llama.cpp", "nvidia", "2025-07", n) for n in (1, 2, 8, 9)] == [False, True, True, True]
+    assert all(apart("ik_llama.cpp", "nvidia", date, 1, plain=True) for date in ("2025-07", ""))
     # PR 728 of ik_llama.cpp, up to 32 tokens an expert
     assert apart("ik_llama.cpp", "nvidia", "2025-07", 512)
     assert [apart("ik_llama.cpp", "nvidia", "", n) for n in (4096, 4097)] == [False, True]

@@ -272,11 +272,14 @@ class _Clock:
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
         # keep tiles of them: some are fetched while others are widened, whatever the memory is.
-        alone, unpacking_s = self._at(tier, 1), 0.0
+        alone, unpacking_s, least_s = self._at(tier, 1), 0.0, 0.0
         if n_elements and alone.vector and not rates.vector and not widened:
             passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
+            # Experts are more with every row, other weights the same.
+            if what != "experts" and alone.norms.of(what) < alone.widening_norm(what, self.step.n_tokens):
+                least_s = 2.0 * n_elements * times.moving / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         if unpacking_s:
             formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
@@ -299,8 +302,10 @@ class _Clock:
                 formula,
                 {**inputs, **times.inputs} if times.inputs else inputs,
                 unpacking_s=unpacking_s,
-                unpacking=alone.names(what)[1] if unpacking_s else (),
+                unpacking=alone.names(what)[1] if unpacking_s or least_s else (),
                 unpacking_norm=alone.widening_norm(what, self.step.n_tokens),
+                least_unpacking_s=least_s,
+                least_norm=alone.norms.of(what),
             )
         )
 

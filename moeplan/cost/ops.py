@@ -28,6 +28,8 @@ class Op(NamedTuple):
     in which the host launches all this from Python: the device works meanwhile, and the longer one counts
     (``waiting_norm``; 1 where the host waits for it).
     ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
+    Both together take no less than with ``least_unpacking_s`` and ``least_norm``: a step of several rows
+    holds the work of one.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
     calibration, the others (of an architecture, an engine, a quantisation) count as one when they are not.
@@ -52,6 +54,8 @@ class Op(NamedTuple):
     unpacking: Names = ()
     unpacking_norm: float = SUM
     waiting_norm: float = OVERLAP
+    least_unpacking_s: float = 0.0
+    least_norm: float = SUM
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
@@ -62,8 +66,10 @@ class Op(NamedTuple):
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
-        if self.unpacking_s:
-            moving = _join(moving, self.unpacking_s * scales.factor(self.unpacking), self.unpacking_norm)
+        if self.unpacking_s or self.least_unpacking_s:
+            factor, least_s = scales.factor(self.unpacking), self.least_unpacking_s
+            most = _join(moving, self.unpacking_s * factor, self.unpacking_norm)
+            moving = max(most, _join(moving, least_s * factor, self.least_norm)) if least_s else most
         if not self.computing_s:
             return moving
         computing = self.computing_s * scales.factor(self.computing)
@@ -79,7 +85,7 @@ class Op(NamedTuple):
             (self.computing_s, self.computing),
             (self.drawing_s, self.drawing),
             (self.waiting_s, self.waiting),
-            (self.unpacking_s, self.unpacking),
+            (self.unpacking_s + self.least_unpacking_s, self.unpacking),
         )
         return tuple(names for seconds, names in timed if seconds)
 
@@ -91,6 +97,7 @@ class Op(NamedTuple):
             drawing_s=self.drawing_s * n,
             waiting_s=self.waiting_s * n,
             unpacking_s=self.unpacking_s * n,
+            least_unpacking_s=self.least_unpacking_s * n,
             n_bytes=self.n_bytes * n,
             flop=self.flop * n,
         )

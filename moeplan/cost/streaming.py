@@ -14,7 +14,7 @@ _HOST_TIERS = frozenset({"ram", "disk"})
 
 
 def streams(placement: Placement, batch: Batch, group: LayerGroup | None) -> bool:
-    """Whether ``batch`` has weights in RAM copied: the experts of ``group``, or without one dense matrices."""
+    """Whether ``batch`` has weights in RAM copied: experts of ``group``, or without one dense matrices."""
     if placement.streamed:
         return True
     if placement.head_tier in _HOST_TIERS:

@@ -76,7 +76,14 @@ _RDNA4_SINCE, _RDNA3_SINCE, _RDNA3_TUNED_SINCE, _RDNA35_TUNED_SINCE = (
     "2025-11-24", "2025-12-06", "2026-01-06", "2026-01-10",
 )  # fmt: skip
 _MANY_EXPERTS, _FEW_ROWS = 64, 128
-_CDNA_ROWS = {"q4_0": math.inf, "q4_1": math.inf, "q5_0": math.inf, "q5_1": math.inf, "q4_k": 256, "q5_k": 256}
+_CDNA_ROWS = {
+    "q4_0": math.inf,
+    "q4_1": math.inf,
+    "q5_0": math.inf,
+    "q5_1": math.inf,
+    "q4_k": 256,
+    "q5_k": 256,
+}
 _RDNA3_ROWS = {"q2_k": _FEW_ROWS, "q6_k": _FEW_ROWS, "iq2_xs": _FEW_ROWS, "iq2_s": _FEW_ROWS}
 _RDNA35_ROWS = {"q2_k": _FEW_ROWS, "q6_k": 256}
 

@@ -61,7 +61,12 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(
-        cls, engine: EngineTraits, workload: Workload, hardware: HardwareSpec, spec: ModelSpec, n_tokens: float
+        cls,
+        engine: EngineTraits,
+        workload: Workload,
+        hardware: HardwareSpec,
+        spec: ModelSpec,
+        n_tokens: float,
     ) -> Batch:
         """The batch of ``n_tokens`` rows."""
         maker = hardware.gpus[0].vendor if hardware.gpus else ""

@@ -103,7 +103,10 @@ def test_types_of_one_engine_got_kernels_of_their_own_later() -> None:
         assert not widens_weights(IK, chip(), date, "q6_k", 1535)
         assert not widens_weights(IK, chip(), date, "q6_k", 2048, 128)
     # PR 1785
-    assert [widens_weights(IK, chip("7.0"), date, "q4_k", 512) for date in ("2026-05-14", "")] == [True, False]
+    assert [widens_weights(IK, chip("7.0"), date, "q4_k", 512) for date in ("2026-05-14", "")] == [
+        True,
+        False,
+    ]
 
 
 def ops(of: GpuSpec, date: str, *, rows: int = 512, moe: bool = False, engine: str = "llama.cpp") -> list[Op]:

@@ -15,7 +15,7 @@ def host_rates(
     hardware: HardwareSpec,
     threads: int | None,
     engine: EngineTraits,
-    era: str,
+    eras: tuple[str, ...],
     quant: str,
     *,
     decode: bool,
@@ -48,7 +48,7 @@ def host_rates(
             *(("local.cpu.experts.compute",) if experts else ()),
             f"host.{step}.compute",
             *((f"host.experts.{step}.compute",) if experts else ()),
-            *((f"{run}{era}.cpu_compute",) if era else ()),
+            *(f"{run}{era}.cpu_compute" for era in eras),
         )
 
     # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.

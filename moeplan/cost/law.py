@@ -19,7 +19,7 @@ from moeplan.cost.layer_names import mixing_names, routing_names
 from moeplan.cost.ops import ONCE, OVERLAP, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
-from moeplan.cost.rates import Rates, engine_era, gpu_rates
+from moeplan.cost.rates import Rates, engine_eras, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.row_kernels import one_row_attention
 from moeplan.cost.stored_types import type_shares
@@ -74,7 +74,7 @@ class _Clock:
         self.graph, self.hardware, self.workload = graph, hardware, workload
         self.placement, self.engine, self.step = placement, engine, step
         self.quant = main_type(graph)
-        self.era = engine_era(workload.engine_date, engine.family)
+        self.eras = engine_eras(workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}
@@ -177,7 +177,7 @@ class _Clock:
     def add_step(self) -> None:
         """What an engine adds to every step whatever its size."""
         run = f"{self.engine.family}.engine.{self.engine.id}"
-        dated = (f"{run}{self.era}.step_time",) if self.era else ()
+        dated = tuple(f"{run}{era}.step_time" for era in self.eras)
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
         self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
@@ -369,7 +369,7 @@ class _Clock:
             if tier in _HOST_TIERS:
                 decode = self.step.tokens_per_sequence <= 1
                 rates = host_rates(
-                    self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
+                    self.hardware, self.workload.threads, self.engine, self.eras, quant or self.quant,
                     decode=decode, rows=self.step.n_tokens,
                     row_attention=one_row_attention(self.engine, self.workload, decode=decode),
                 )  # fmt: skip

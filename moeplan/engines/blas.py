@@ -25,9 +25,9 @@ _OWN_SINCE = {
     "iq4_ks": "2025-05-04", "iq4_k": "2025-05-14", "iq5_k": "2025-05-14", "iq6_k": "2025-05-14",
     "iq2_ks": "2025-05-15", "iq2_k": "2025-05-15", "iq3_k": "2025-05-15",
 }  # fmt: skip
-# For a while ik_llama.cpp took cuBLAS for large batches of types with scales for 16 weights: its PRs 559 (June
-# 2025), 593 and 923 (November); kernels for all experts at once went by a rule of their own. On Volta it keeps
-# its kernels for any batch since its PR 1785.
+# For a while ik_llama.cpp took cuBLAS for large batches of types with scales for 16 weights: its PRs 559 (of
+# June 2025), 593 and 923 (November); kernels for all experts at once went by a rule of their own. On Volta it
+# keeps its kernels for any batch since its PR 1785.
 _OWN_LIBRARY, _OWN_VOLTA_SINCE = ("2025-06-27", "2025-11-09"), "2026-05-15"
 _OWN_LIBRARY_ROWS = {
     "q2_k": 384, "q3_k": 1536, "q6_k": 1536, "iq2_xs": 1536, "iq2_s": 1536,

@@ -249,7 +249,7 @@ def test_types_are_grouped_by_what_unpacking_them_takes() -> None:
     assert group("q4_0", vector=False) == {"local.quants.block.int8"}
 
     def on_cpu(quant: str) -> set[str]:
-        computing = host_rates(machine(), 8, LLAMA, "", quant, decode=True).weights[1]
+        computing = host_rates(machine(), 8, LLAMA, (), quant, decode=True).weights[1]
         return {name for name in computing if ".quants." in name}
 
     def one_row(group: str) -> set[str]:

@@ -124,7 +124,7 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
     hardware = replace(hardware, host=replace(hardware.host, cpu=cpu))
 
     def bases(engine: str, *, decode: bool) -> tuple[str, str]:
-        rates = host_rates(hardware, None, find_engine(engine), "", "q8_0", decode=decode)
+        rates = host_rates(hardware, None, find_engine(engine), (), "q8_0", decode=decode)
         return rates.weights[1][0].rpartition(".")[2], rates.cache[1][0].rpartition(".")[2]
 
     assert bases("llama.cpp", decode=False) == ("amx", "avx512")

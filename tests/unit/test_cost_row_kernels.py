@@ -39,7 +39,7 @@ def test_other_engines_have_kernels_for_two_rows() -> None:
 
 def test_a_batch_of_sequences_decodes_on_kernels_for_several_rows() -> None:
     def weights(rows: float) -> tuple[str, ...]:
-        return host_rates(machine(), 8, LLAMA, "", "q8_0", decode=True, rows=rows).weights[1]
+        return host_rates(machine(), 8, LLAMA, (), "q8_0", decode=True, rows=rows).weights[1]
 
     assert {"local.cpu.one_row.compute", "local.quants.block.cpu_row_compute"} <= set(weights(1))
     assert "local.quants.block.cpu_compute" in weights(8)
@@ -47,7 +47,7 @@ def test_a_batch_of_sequences_decodes_on_kernels_for_several_rows() -> None:
 
 
 def test_experts_of_a_prompt_are_multiplied_a_row_at_a_time() -> None:
-    rates = host_rates(machine(), 8, LLAMA, "", "q8_0", decode=False)
+    rates = host_rates(machine(), 8, LLAMA, (), "q8_0", decode=False)
     assert "local.quants.block.cpu_compute" in rates.weights[1]
     assert {"local.quants.block.cpu_row_compute", "local.cpu.experts.compute"} <= set(rates.experts[1])
 
@@ -102,5 +102,5 @@ def test_prompts_pass_over_a_cache_row_by_row_in_builds_without_tiles() -> None:
     assert not rows(flash_attention=False)
     assert not one_row_attention(LLAMA, replace(workload(), flash_attention=True), decode=True)
     assert not one_row_attention(IK, replace(workload(), flash_attention=True), decode=False)
-    names = host_rates(machine(), 8, LLAMA, "", "q8_0", decode=False, row_attention=True).cache[1]
+    names = host_rates(machine(), 8, LLAMA, (), "q8_0", decode=False, row_attention=True).cache[1]
     assert "local.cpu.row_attention.compute" in names

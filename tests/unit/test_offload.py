@@ -188,18 +188,18 @@ def test_few_rows_an_expert_hide_little_of_the_unpacking() -> None:
 def test_tiled_kernels_multiply_all_types_at_one_rate_and_use_no_amx() -> None:
     hardware = machine((gpu(),))
     names = {
-        quant: host_rates(hardware, None, IK, "", quant, decode=False).weights[1]
+        quant: host_rates(hardware, None, IK, (), quant, decode=False).weights[1]
         for quant in ("q4_0", "q8_0", "q6_k", "iq4_xs")
     }
     assert len(set(names.values())) == 1
     assert "local.cpu.tiled.avx2.compute" in names["q4_0"]
-    decode = host_rates(hardware, None, IK, "", "q8_0", decode=True)
+    decode = host_rates(hardware, None, IK, (), "q8_0", decode=True)
     assert "local.cpu.tiled.one_row.compute" in decode.weights[1]
     assert not any("quant" in name for name in decode.weights[1])
-    gathered = host_rates(hardware, None, IK, "", "iq3_xxs", decode=True).weights[1]
+    gathered = host_rates(hardware, None, IK, (), "iq3_xxs", decode=True).weights[1]
     assert "local.quants.codebook.cpu_row_compute" in gathered
     assert "local.cpu.tiled.avx2.compute" in decode.cache[1]  # heads that share keys fill a tile
-    llama = host_rates(hardware, None, LLAMA, "", "q8_0", decode=False)
+    llama = host_rates(hardware, None, LLAMA, (), "q8_0", decode=False)
     assert not any("tiled" in name for name in (*llama.weights[1], *llama.cache[1]))
 
 

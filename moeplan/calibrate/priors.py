@@ -281,9 +281,9 @@ _PRIORS = (
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
     Prior(
         r"cpu\.row_attention\.compute$",
-        0.25,
+        0.5,
         0.4,
-        why="1.4 to 6.6 GFLOP/s a core where tiles have 8 to 12 (llama.cpp PR 19012, 64 cores; in no fit)",
+        why="1.9 to 2.5 times as long as in tiles where a core's cache holds a head (llama.cpp PR 19012)",
     ),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
     Prior(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from moeplan.cost.ops import ONCE, Times
+from moeplan.cost.row_kernels import fetched_times, one_row_attention
 from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import GqaAttention
@@ -59,6 +60,9 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
     again = gpu is not None and one_row and reads_per_head(engine, gpu, workload.engine_date)
     if again and isinstance(block.mixer, GqaAttention):
         own *= block.mixer.n_heads / block.mixer.n_kv_heads
+    if gpu is None and one_row_attention(engine, workload, decode=step.tokens_per_sequence <= 1):
+        n_heads = step.n_sequences * getattr(block.mixer, "n_kv_heads", 1)
+        computing *= fetched_times(work.kv_bytes / max(1.0, n_heads))
     times = _moved(own)._replace(computing=computing)
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:

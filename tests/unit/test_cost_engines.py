@@ -98,6 +98,14 @@ def test_when_llama_cpp_fused_attention_by_itself() -> None:
     )
 
 
+def test_llama_bench_left_attention_apart_until_june_2026() -> None:
+    # "The default is still kept as -fa off" (llama.cpp PR 23714 of 2026-05-26)
+    assert [flash_by_default(LLAMA, date, bench=True) for date in ("2025-11", "2026-05-30", "2026-06-01", "")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    assert flash_by_default(find_engine("ollama"), "2025-11", bench=True)
+
+
 def test_how_often_transformers_moves_the_cache() -> None:
     block = dense_spec().blocks[0]
     groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]

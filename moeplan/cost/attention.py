@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from moeplan.cost.ops import ONCE, Times
 from moeplan.cost.row_kernels import fetched_times, one_row_attention
-from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
+from moeplan.cost.work import LayerGroup, LayerWork, Step, cross_scores, unfused_scores
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import GqaAttention
 from moeplan.domain.workload import Workload
@@ -49,11 +49,11 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
         own *= cache_passes(block, quant, workload.engine_date, host=gpu is None)
     if engine.eager and not workload.flash_attention:
         scores, computing = unfused_scores(block, step)
-        if scores:
+        if scores := scores + cross_scores(block, step):
             yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
     elif gpu is not None and engine.gguf and not workload.flash_attention and step.tokens_per_sequence > 1:
         scores, computing = unfused_scores(block, step)
-        if scores:
+        if scores := scores + cross_scores(block, step):
             n_bytes = n * scores * unfused_score_bytes(engine, gpu)
             yield AttentionPart("attention scores", n_bytes, 0.0, ONCE, streams=True)
     one_row = workload.flash_attention and step.tokens_per_sequence <= 1

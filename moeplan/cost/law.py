@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts
 from moeplan.cost.collectives import all_reduce_work
@@ -33,7 +35,7 @@ from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels, waits_for_products
 from moeplan.engines.offload import Batch
-from moeplan.engines.traits import EngineTraits
+from moeplan.engines.traits import EngineTraits, can_fuse
 
 _REDUCED_BYTES = 2
 _HOST_TIERS = frozenset({"ram", "disk"})
@@ -71,6 +73,8 @@ class _Clock:
         engine: EngineTraits,
         step: Step,
     ) -> None:
+        if workload.flash_attention and not can_fuse(engine, graph.spec.architecture):
+            workload = replace(workload, flash_attention=False)
         self.graph, self.hardware, self.workload = graph, hardware, workload
         self.placement, self.engine, self.step = placement, engine, step
         self.quant = main_type(graph)

@@ -44,10 +44,10 @@ def one_row_attention(engine: EngineTraits, workload: Workload, *, decode: bool)
     return packed or ("" < workload.engine_date < _TILED_SINCE)
 
 
-# A row at a time takes 1.9 to 2.5 times as long as tiles while the keys and values of a head stay in a core's
-# cache, and 6 to 7 times where each row fetches them again: of gpt-oss-20b (256 B a cell) 512 tokens take 0.34
-# to 0.41 s more for 1,024 more cells up to 4,096, 1.2 to 1.5 s beyond, in tiles 0.16 to 0.21 throughout; of an 8B
-# 0.66 and 0.35 (llama.cpp PR 19012, a 64-core EPYC, in no fit). Its cores have caches of 0.5 or 1 MB (AMD).
+# A row at a time takes 1.9 to 2.5 times as long as tiles while keys and values of a head stay in a core's
+# cache, and 6 to 7 times where each row fetches them again: of gpt-oss-20b (256 B a cell) 512 tokens take
+# 0.34 to 0.41 s more for 1,024 more cells up to 4,096, 1.2 to 1.5 s beyond, in tiles 0.16 to 0.21 throughout;
+# of an 8B 0.66 and 0.35 (llama.cpp PR 19012, 64 cores of EPYC with 0.5 or 1 MB each; in no fit).
 _CORE_CACHE_BYTES, _FETCHED_TIMES = 1 << 20, 3.0
 
 

@@ -365,8 +365,8 @@ def as_built(engine: EngineTraits, build: int) -> EngineTraits:
     return replace(engine, mixes_inputs=True) if mixes else engine
 
 
-# llama.cpp fuses attention by itself where it can since then (PR 15434), llama-bench only since PR 23714 ("The
-# default is still kept as -fa off", opened 2026-05-26, until its review); ik_llama.cpp's users ask for it.
+# llama.cpp fuses attention by itself where it can since then (PR 15434), llama-bench only since PR 23714 (of
+# 2026-05-26: "The default is still kept as -fa off", until its review); ik_llama.cpp's users ask for it.
 _FLASH_SINCE, _BENCH_FLASH_SINCE = "2025-09", "2026-06"
 _FLASH_ASKED_FOR = frozenset({"llama.cpp", "ollama", "koboldcpp", "lm-studio"})
 
@@ -376,6 +376,16 @@ def flash_by_default(engine: EngineTraits, date: str, *, bench: bool = False) ->
     llama.cpp's llama-bench."""
     since = _BENCH_FLASH_SINCE if bench and engine.id == "llama.cpp" else _FLASH_SINCE
     return engine.id not in _FLASH_ASKED_FOR or not before(date, since)
+
+
+# Positions of T5 and its kin are a bias on the scores, and "Flash attention does not support KQ bias yet"
+# (llama.cpp's build_attn_mha, read in ggml 0.26).
+_BIASED_SCORES = frozenset({"t5", "mt5", "umt5", "switch_transformers"})
+
+
+def can_fuse(engine: EngineTraits, architecture: str) -> bool:
+    """Whether an engine has fused attention for models of ``architecture`` (Hugging Face's model_type)."""
+    return not engine.gguf or architecture not in _BIASED_SCORES
 
 
 def default_engine(quant_kind: str) -> str:

@@ -100,9 +100,8 @@ def test_when_llama_cpp_fused_attention_by_itself() -> None:
 
 def test_llama_bench_left_attention_apart_until_june_2026() -> None:
     # "The default is still kept as -fa off" (llama.cpp PR 23714 of 2026-05-26)
-    assert [flash_by_default(LLAMA, date, bench=True) for date in ("2025-11", "2026-05-30", "2026-06-01", "")] == [
-        False, False, True, True,
-    ]  # fmt: skip
+    dates = ("2025-11", "2026-05-30", "2026-06-01", "")
+    assert [flash_by_default(LLAMA, date, bench=True) for date in dates] == [False, False, True, True]
     assert flash_by_default(find_engine("ollama"), "2025-11", bench=True)
 
 

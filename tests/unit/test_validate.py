@@ -148,7 +148,7 @@ def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Pat
     def fused(**changes: object) -> bool:
         return trace_row(replace(row, **changes), session()).problem.workload.flash_attention
 
-    assert not fused() and fused(flash_attn=True) and fused(date="2026-01") and fused(kv_type="q8_0")
+    assert not fused() and fused(flash_attn=True) and fused(date="2026-07") and fused(kv_type="q8_0")
     assert not fused(date="2026-01", flash_attn=False)
     # values in blocks need it, keys alone do not
     assert fused(kv_type="f16,q8_0") and not fused(kv_type="q8_0,f16")

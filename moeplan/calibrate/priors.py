@@ -249,6 +249,27 @@ _PRIORS = (
         r"flop_per_s_per_core\.scalar$", PAPER_FLOP_PER_S["scalar"], 0.4, "FLOP/s", "one sixteenth of AVX-512"
     ),
     Prior(
+        r"cpu\.neon\.narrow\.compute$",
+        0.6,
+        0.3,
+        why="two units of four; a Neoverse N1 per clock 0.59 of a V2, 0.76 of a V1 (Q4_0, llama.cpp issue "
+        "27086, in no fit)",
+    ),
+    Prior(
+        r"cpu\.neon\.plain\.compute$",
+        0.35,
+        0.3,
+        why="no dot products of bytes: a Raspberry Pi 4 per clock 0.30 to 0.38 of a Pi 5 (Q8_0, llamafile "
+        "0.7 and llama.cpp of March 2024, in no fit)",
+    ),
+    Prior(
+        r"cpu\.neon\.interleaved\.compute$",
+        1.4,
+        0.3,
+        why="Q4_0 1.4 to 1.9 times Q8_0 on an M2 Max (ik_llama.cpp PR 125, llamafile PR 453), Q4_K 1.9 times "
+        "as fast by it on an M4 Max (llama.cpp PR 17494), where x86 has 1.3; in no fit",
+    ),
+    Prior(
         r"cpu\.tiled\.one_row\.compute$",
         1.5,
         0.3,
@@ -336,6 +357,7 @@ ALWAYS = (
     "local.vector", "local.attention.vector", "local.int8", "local.ram.bandwidth", "local.cpu.layer_s",
     "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
+    *(f"local.cpu.neon.{what}.compute" for what in ("narrow", "plain", "interleaved")),
 )  # fmt: skip
 
 

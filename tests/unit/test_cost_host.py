@@ -136,3 +136,20 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
 def test_trained_routers_read_less_before_any_row_says_so() -> None:
     # 0.37 of the bytes that an even router misses, at the drive's rate over 1.8
     assert prior("local.disk.moe_read_time").value == pytest.approx(0.37 * 1.8, rel=0.01)
+
+
+def test_arm_cores_differ_by_their_units_and_what_these_can() -> None:
+    def names(core: str, quant: str = "q8_0", engine: str = "llama.cpp") -> set[str]:
+        cpu = replace(machine().host.cpu, isa=("neon",), microarchitecture=core)
+        hardware = replace(machine(), host=replace(machine().host, cpu=cpu))
+        found = host_rates(hardware, None, find_engine(engine), (), quant, decode=False).weights[1]
+        return {name.removeprefix("local.cpu.neon.") for name in found if ".neon." in name}
+
+    assert names("Neoverse V2") == names("Apple M4") == set()
+    assert names("Neoverse N1") == names("Cortex-A76") == {"narrow.compute"}
+    assert names("Cortex-A72") == {"narrow.compute", "plain.compute"}
+    assert names("Neoverse V2", "q4_0") == {"interleaved.compute"}
+    # ik_llama.cpp's kernels for prompts multiply all types at one rate
+    assert names("Neoverse N1", "q4_0", "ik_llama.cpp") == {"narrow.compute"}
+    # a Pi 4 is slower per clock than a Pi 5, and both than a Graviton 4
+    assert prior("local.cpu.neon.plain.compute").value < prior("local.cpu.neon.narrow.compute").value < 1

@@ -42,8 +42,8 @@ class System:
     """Predicted log times of ``samples`` as a function of the logarithms of ``names``.
 
     The same formula as ``Op.seconds``, on arrays: moving and computing joined by a norm, computing and
-    drawing power joined before, waiting for launches after, unpacking joined to moving (no less than that
-    of one row), operations summed.
+    drawing power joined before, waiting for launches after, unpacking joined to moving, all of it no
+    less than a step of fewer rows, operations summed.
     """
 
     def __init__(self, samples: Sequence[Sample], names: Sequence[str]) -> None:
@@ -116,12 +116,13 @@ class System:
             log + scales[kind] for log, kind in zip(self._logs, self._kinds, strict=True)
         )
         moving, unpacking_norms = _join(copying, unpacking, self._unpacking_norms), self._unpacking_norms
-        alone = _join(copying, least, self._least_norms)
-        longer = alone > moving
-        moving, unpacking = np.where(longer, alone, moving), np.where(longer, least, unpacking)
-        unpacking_norms = np.where(longer, self._least_norms, unpacking_norms)
         limited = np.where(self._draws, _join(computing, drawing, OVERLAP), computing)
         working = _join(moving, limited, self._norms)
+        fewer = _join(copying, least, self._least_norms)
+        longer = fewer > working
+        working, moving = np.where(longer, fewer, working), np.where(longer, fewer, moving)
+        unpacking = np.where(longer, least, unpacking)
+        unpacking_norms = np.where(longer, self._least_norms, unpacking_norms)
         total = np.where(self._waits, _join(working, waiting, self._waiting_norms), working)
         seconds = np.exp(total)
         sums: Floats = np.bincount(self._rows, seconds, self.n).astype(np.float64)
@@ -133,7 +134,7 @@ class System:
         by_moving = share * np.exp((moving - working) * self._norms)
         by_unpacking = by_moving * np.exp((unpacking - moving) * unpacking_norms)
         by_copying = by_moving - by_unpacking
-        by_limit = share * np.exp((limited - working) * self._norms)
+        by_limit = np.where(longer, 0.0, share * np.exp((limited - working) * self._norms))
         by_computing = by_limit * np.where(self._draws, np.exp((computing - limited) * OVERLAP), 1.0)
         by_drawing = np.where(self._draws, by_limit * np.exp((drawing - limited) * OVERLAP), 0.0)
         width = len(self._matrix)

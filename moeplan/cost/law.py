@@ -100,7 +100,7 @@ class _Clock:
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
             self._add_attention(group, work)
-        if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
+        if tier in _HOST_TIERS:
             date = self.workload.engine_date
             self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
         # On a GPU ggml's engines compute one operation after the other, each to memory and back.
@@ -276,14 +276,13 @@ class _Clock:
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
         # keep tiles of them: some are fetched while others are widened, whatever the memory is.
-        alone, unpacking_s, least_s = self._at(tier, 1), 0.0, 0.0
+        alone, unpacking_s, least_s, least_norm = self._at(tier, 1), 0.0, 0.0, SUM
         if n_elements and alone.vector and not rates.vector and not widened:
             passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
-            # Experts are more with every row, other weights the same.
-            if what != "experts" and alone.norms.of(what) < alone.widening_norm(what, self.step.n_tokens):
-                least_s = 2.0 * n_elements * times.moving / alone.flop_per_s
+            least_rows, least_norm = alone.least(what, rows_each)
+            least_s = 2.0 * n_elements * times.moving * alone.widenings(least_rows, 1.0) / alone.flop_per_s
         formula = f"bytes / bandwidth {'overlapping' if norm > 1 else '+'} FLOP / rate"
         if unpacking_s:
             formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
@@ -309,7 +308,7 @@ class _Clock:
                 unpacking=alone.names(what)[1] if unpacking_s or least_s else (),
                 unpacking_norm=alone.widening_norm(what, self.step.n_tokens),
                 least_unpacking_s=least_s,
-                least_norm=alone.norms.of(what),
+                least_norm=least_norm,
             )
         )
 

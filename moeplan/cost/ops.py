@@ -28,8 +28,8 @@ class Op(NamedTuple):
     in which the host launches all this from Python: the device works meanwhile, and the longer one counts
     (``waiting_norm``; 1 where the host waits for it).
     ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
-    Both together take no less than with ``least_unpacking_s`` and ``least_norm``: a step of several rows
-    holds the work of one.
+    All of it takes no less than moving and ``least_unpacking_s``, joined by ``least_norm``: a step of several
+    rows holds the work of fewer.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
     calibration, the others (of an architecture, an engine, a quantisation) count as one when they are not.
@@ -66,16 +66,18 @@ class Op(NamedTuple):
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
-        if self.unpacking_s or self.least_unpacking_s:
-            factor, least_s = scales.factor(self.unpacking), self.least_unpacking_s
-            most = _join(moving, self.unpacking_s * factor, self.unpacking_norm)
-            moving = max(most, _join(moving, least_s * factor, self.least_norm)) if least_s else most
+        least = 0.0
+        if self.least_unpacking_s:
+            least = _join(moving, self.least_unpacking_s * scales.factor(self.unpacking), self.least_norm)
+        if self.unpacking_s:
+            moving = _join(moving, self.unpacking_s * scales.factor(self.unpacking), self.unpacking_norm)
         if not self.computing_s:
-            return moving
+            return max(least, moving)
         computing = self.computing_s * scales.factor(self.computing)
         if self.drawing_s:
             computing = _join(computing, self.drawing_s * scales.factor(self.drawing), OVERLAP)
-        return moving + computing if self.norm == SUM else _join(moving, computing, self.norm)
+        working = moving + computing if self.norm == SUM else _join(moving, computing, self.norm)
+        return max(least, working)
 
     @property
     def names(self) -> tuple[Names, ...]:

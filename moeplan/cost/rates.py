@@ -102,6 +102,18 @@ class Rates(NamedTuple):
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
         return (1.0 + self.own_frac * (at_once - 1.0)) * (1.0 - min(max(hidden, 0.0), 1.0))
 
+    def least(self, what: str, rows: float) -> tuple[float, float]:
+        """(rows, norm) of a smaller step that one in which ``rows`` meet each matrix takes no less time than.
+
+        Widening that hides behind arithmetic is still done: without enough of it a step would become shorter
+        with every row. Where one row's kernels do one after the other, that one row; of experts, which are
+        more with every row, as many rows as kernels widen for.
+        """
+        one = self.norms.of(what)
+        if what != "experts" and one < PARTLY:
+            return 1.0, one
+        return min(max(rows, 1.0), _VECTOR_ROWS), max(one, PARTLY)
+
     def widening_norm(self, what: str, rows: float) -> float:
         """How reading and widening join in a step of ``rows``: as for one row, ever more of it apart up to 8.
 

@@ -50,6 +50,9 @@ def widens_weights(
     """
     if not engine.gguf or engine.backend or quant in PLAIN_TYPES:
         return False
+    ik = engine.stream_scales_with_experts
+    if gpu.vendor == "amd" and ik:  # no kernels for AMD's matrix units: "cc < CC_RDNA3 || ne11 < 64"
+        return rows >= _ROWS and _family(gpu).startswith(("rdna3", "rdna4"))
     if gpu.vendor == "amd":
         return rows >= _ROWS and _amd_widens(_family(gpu), date, quant, rows, n_experts)
     if gpu.vendor != "nvidia":
@@ -57,7 +60,6 @@ def widens_weights(
     capability = likely_capability(gpu)
     if capability < _FIRST_TENSOR_CORES:  # whose 16-bit products are no faster
         return capability < _FIRST_DP4A and rows > _EARLY_ROWS
-    ik = engine.stream_scales_with_experts
     if capability < _FIRST_INT8_CORES:
         return rows >= _ROWS and (not ik or before(date, _OWN_VOLTA_SINCE))
     if ik and not n_experts and before(date, _OWN_LIBRARY[1]) and not before(date, _OWN_LIBRARY[0]):

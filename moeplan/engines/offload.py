@@ -94,7 +94,9 @@ def copies_experts(batch: Batch, qtype: str, tokens_per_row: float) -> bool:
     """
     engine, date = batch.engine, batch.date
     least = engine.stream_prefill_min_tokens
-    if least is None or before(date, _EXPERTS_COPIED_SINCE[batch.backend]) or _keeps(batch):
+    if least is None or _keeps(batch):
+        return False
+    if engine.gguf and before(date, _EXPERTS_COPIED_SINCE[batch.backend]):
         return False
     if engine.interleaves_at_load and qtype in _MAY_INTERLEAVE:
         qtype += "_r4"

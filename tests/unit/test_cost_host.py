@@ -35,11 +35,23 @@ def test_delta_rules_take_as_long_as_measured_before_they_had_a_kernel() -> None
     assert seconds("ollama", "2026-02-10") == seconds("llama.cpp", "2026-02-10")
 
 
+def test_prompts_went_through_states_once_for_64_tokens() -> None:
+    """A prompt of two tokens was twice as fast as of one: it had no such cost."""
+
+    def prompt(n: float) -> float:
+        step = Step(n_tokens=n, n_sequences=1, first_depth=0, n_head_rows=1)
+        return sum(
+            op.moving_s for op in delta_rule_ops(DELTA, 36, step, find_engine("llama.cpp"), "2026-02-10")
+        )
+
+    assert prompt(1) == prompt(2) == prompt(64) > 0
+    assert prompt(512) == pytest.approx(8 * prompt(64))
+
+
 def test_delta_rules_cost_nothing_more_with_a_kernel_of_their_own() -> None:
     assert seconds("llama.cpp", "2026-03-11") == seconds("llama.cpp", "") == seconds("ollama", "") == 0
     assert seconds("ollama", "2026-05-14") > 0  # its pin was older than the kernel
     assert seconds("ik_llama.cpp", "2026-02-17") == seconds("transformers", "2026-02-10") == 0
-    assert seconds("llama.cpp", "2026-02-10", ONE._replace(n_tokens=512)) == 0  # prompts go another way
     two = ONE._replace(n_tokens=2, n_sequences=2)
     assert seconds("llama.cpp", "2026-02-10", two) == 2 * seconds("llama.cpp", "2026-02-10")
     assert delta_rule_ops(attention(), 36, ONE, find_engine("llama.cpp"), "2026-02-10") == ()

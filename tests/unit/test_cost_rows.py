@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -116,6 +117,21 @@ def test_a_step_of_few_rows_holds_the_work_of_one() -> None:
     assert op._replace(unpacking_s=2.0).seconds(scales) > 2.7
     sample = Sample("a", "a", "s", "d", "r", "", "", 1.0, (op,))
     assert System([sample], []).log_times(np.zeros(0))[0] == pytest.approx(math.log(1.2))
+
+
+def test_a_longer_prompt_is_no_shorter_where_there_is_little_to_compute() -> None:
+    """What widening hides behind arithmetic takes its time all the same: 256 tokens of a 36B model took a
+    GB200 less than 128 did."""
+
+    def prompt_s(tokens: int) -> float:
+        answer = estimate(
+            "seed-oss-36b", "gb200", quant="q8_0", engine="llama.cpp", context=1024, prompt_tokens=tokens,
+            output_tokens=1, placement="gpu", calibration="none",
+        )  # fmt: skip
+        return answer.prefill_s.expected
+
+    times = [prompt_s(n) for n in (8, 9, 16, 64, 128, 256, 384, 512)]
+    assert all(short <= long * (1 + 1e-6) for short, long in pairwise(times))
 
 
 def test_the_fit_knows_how_a_step_of_few_rows_changes() -> None:

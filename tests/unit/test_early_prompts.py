@@ -83,6 +83,12 @@ def test_weights_are_widened_where_no_kernel_multiplies_their_blocks(
     assert not widens_weights(find_engine("vllm"), of, date, quant, rows)
 
 
+def test_ik_llama_has_no_kernels_for_amds_matrix_units() -> None:
+    for date in ("2025-07", ""):
+        assert widens_weights(IK, RDNA3, date, "q4_k", 64) and not widens_weights(IK, RDNA3, date, "q4_k", 63)
+        assert not widens_weights(IK, CDNA2, date, "q8_0", 512)
+
+
 def test_many_experts_are_multiplied_by_their_blocks() -> None:
     assert widens_weights(LLAMA, CDNA2, "2025-12-27", "q8_0", 512, 128)
     assert not widens_weights(LLAMA, CDNA2, "", "q8_0", 512, 128)

@@ -92,6 +92,13 @@ def test_backends_copy_experts_since_builds_of_their_own(backend: str, before: s
     assert copies_experts(_batch(IK, 8192, "", backend), "q4_k", 4.0) is (backend == "cuda")
 
 
+def test_dates_of_ggml_are_not_those_of_accelerate() -> None:
+    eager = find_engine("transformers")
+    assert copies_experts(_batch(eager, 1, "2023-10"), "bf16", 4.0) and copies_weights(
+        _batch(eager, 1, "2023-10")
+    )
+
+
 def test_ollamas_own_engine_kept_weights_on_the_cpu_for_half_a_year() -> None:
     ollama = find_engine("ollama")
 

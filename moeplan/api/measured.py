@@ -73,16 +73,16 @@ def with_measured(problem: Problem, host: HostCalibration, assumptions: list[str
     from moeplan.calibrate.steadiness import unsteady_log
     from moeplan.cost.cores import clock_frac
     from moeplan.cost.host_rates import host_rates
-    from moeplan.cost.rates import engine_era
+    from moeplan.cost.rates import engine_eras
     from moeplan.cost.work import main_type as law_type
 
     hardware = measured_machine(problem.hardware, host)
     cpu = hardware.host.cpu
     cores = cpu.cores
     threads, stored = problem.workload.threads, law_type(problem.graph)
-    era = engine_era(problem.workload.engine_date, problem.engine.family)
+    eras = engine_eras(problem.workload.engine_date, problem.engine.family)
     law = tuple(
-        host_rates(hardware, threads, problem.engine, era, stored, decode=decode) for decode in (True, False)
+        host_rates(hardware, threads, problem.engine, eras, stored, decode=decode) for decode in (True, False)
     )
     target = Target(
         engine=problem.engine.id,

@@ -31,7 +31,9 @@ LEAST_QUANT, LEAST_BITS = "q4_k_m", 4.0
 """Without --min-quant: the narrowest GGUF type, and the fewest bits per weight of a server's. Narrower types
 cost quality that most people notice. A choice, not physics."""
 UBATCHES = (512, 1024, 2048, 4096)
-BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# 31 is the most for which ggml leaves weights in RAM to the CPU (engines/offload.py): a step of one sequence
+# more can take many times as long.
+BATCHES = (1, 2, 4, 8, 16, 24, 31, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class Space:

@@ -101,7 +101,16 @@ def _fused(row: SpeedRow, problem: Problem) -> bool:
     if row.flash_attn is not None:
         return row.flash_attn
     quantised = problem.workload.kv_type_v not in ("f32", "f16", "bf16")
-    return quantised or fused_by_default(problem.engine, row.date, problem.graph.spec.architecture)
+    architecture = problem.graph.spec.architecture
+    return quantised or fused_by_default(problem.engine, row.date, architecture, bench=_has_bench_sizes(row))
+
+
+# What llama-bench measures unless it is told otherwise: pp512 and tg128.
+_BENCH_PROMPT, _BENCH_ANSWER = 512, 128
+
+
+def _has_bench_sizes(row: SpeedRow) -> bool:
+    return row.gen_tokens == _BENCH_ANSWER or (row.phase == "prefill" and row.prompt_tokens == _BENCH_PROMPT)
 
 
 def _admitted(problem: Problem, placement: Placement) -> Problem:

@@ -55,7 +55,8 @@ def predict_load(load: Sequence[MemoryRow], session: Session) -> tuple[MemoryRep
 
     request = request_of(load)
     problem = session.problem(request, [], measured=True)
-    problem = problem._replace(engine=aged(problem.engine, load[0]))
+    work = replace(problem.workload, engine_date=load[0].date)
+    problem = problem._replace(engine=aged(problem.engine, load[0]), workload=work)
     check_size(load[0], problem.graph.weights_bytes)
     cpu_moe = request.cpu_moe
     # What GPUs cannot hold was moved by overrides that are not stated: experts are what people move.

@@ -8,6 +8,7 @@ so that every group of rows can be left out in turn.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from moeplan.calibrate.priors import prior
 from moeplan.calibrate.system import Sample, System
+from moeplan.cost.ops import multiplies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,7 @@ _OUTLIER, _OUTLIER_WEIGHT = math.log(4.0), 0.1
 CROWDING, _CROWDING_SWEEPS = 0.25, 1.0
 _MAX_STEP = 0.7
 _ROUNDS = 25
+_PAST = re.compile(r"\.20\d\d\.")
 
 
 def fit(
@@ -49,6 +52,7 @@ def fit(
 
     centre = np.log([prior(name).value for name in names])
     pull = 1.0 / np.square([prior(name).spread for name in names])
+    lowest, highest = _bounds(names)
     weights = setup_weights(samples, keep)
     values = centre.copy() if start is None else start.copy()
     damping = 1e-3
@@ -60,9 +64,12 @@ def fit(
         factor = weights / _ERROR / size * np.where(size > _OUTLIER, _OUTLIER_WEIGHT, 1.0)
         curvature = (slopes * factor[:, None]).T @ slopes + np.diag(pull)
         slope = slopes.T @ (factor * residual) - (values - centre) * pull
+        stuck = ((values >= highest) & (slope > 0)) | ((values <= lowest) & (slope < 0))
+        curvature[stuck, :], curvature[:, stuck], slope[stuck] = 0.0, 0.0, 0.0
+        curvature[stuck, stuck] = 1.0
         for _ in range(6):
             step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
-            trial = values + np.clip(step, -_MAX_STEP, _MAX_STEP)
+            trial = np.clip(values + np.clip(step, -_MAX_STEP, _MAX_STEP), lowest, highest)
             loss = _loss(system.measured - system.log_times(trial), weights, trial - centre, pull)
             if loss < best:
                 break
@@ -74,6 +81,19 @@ def fit(
         if gain < 1e-4 * abs(best) + 1e-3:
             break
     return values
+
+
+def _bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
+    """Logarithms that each coefficient stays between.
+
+    A build of a past year is never faster than those since: what its rows seem to say to that effect is of
+    their machines, and would slow down every newer build there.
+    """
+    import numpy as np
+
+    past = np.array([_PAST.search(name) is not None for name in names], dtype=bool)
+    longer = np.array([multiplies(name) for name in names], dtype=bool)
+    return np.where(past & longer, 0.0, -np.inf), np.where(past & ~longer, 0.0, np.inf)
 
 
 def setup_weights(samples: Sequence[Sample], keep: Callable[[Sample], bool]) -> Floats:

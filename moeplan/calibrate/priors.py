@@ -355,6 +355,27 @@ _PRIORS = (
         why="two thirds of the rate of dense matrices, on a 7950X (ik_llama.cpp PR 351)",
     ),
     Prior(
+        r"cpu\.neon\.narrow\.compute$",
+        0.6,
+        0.3,
+        why="two units of four; a Neoverse N1 per clock 0.59 of a V2, 0.76 of a V1 (Q4_0, llama.cpp issue "
+        "27086, in no fit)",
+    ),
+    Prior(
+        r"cpu\.neon\.plain\.compute$",
+        0.35,
+        0.3,
+        why="no dot products of bytes: a Raspberry Pi 4 per clock 0.30 to 0.38 of a Pi 5 (Q8_0, llamafile "
+        "0.7 and llama.cpp of March 2024, in no fit)",
+    ),
+    Prior(
+        r"cpu\.neon\.interleaved\.compute$",
+        1.4,
+        0.3,
+        why="Q4_0 1.4 to 1.9 times Q8_0 on an M2 Max (ik_llama.cpp PR 125, llamafile PR 453), Q4_K 1.9 times "
+        "as fast by it on an M4 Max (llama.cpp PR 17494), where x86 has 1.3; in no fit",
+    ),
+    Prior(
         r"cpu\.tiled\.one_row\.compute$",
         1.5,
         0.3,
@@ -387,9 +408,9 @@ _PRIORS = (
     Prior(r"cpu\.experts\.compute$", 0.5, 0.4, why=f"{_LLAMA_CPU}: half the dense rate"),
     Prior(
         r"cpu\.row_attention\.compute$",
-        0.25,
+        0.5,
         0.4,
-        why="1.4 to 6.6 GFLOP/s a core where tiles have 8 to 12 (llama.cpp PR 19012, 64 cores; in no fit)",
+        why="1.9 to 2.5 times as long as in tiles where a core's cache holds a head (llama.cpp PR 19012)",
     ),
     Prior(r"cpu\.attention\.compute$", 0.3, 0.6, why=_GUESS),
     Prior(
@@ -452,6 +473,7 @@ ALWAYS = (
     "local.cpu_moe_layer_s", "local.expert_product_s", "local.stream.bandwidth", "local.staged.bandwidth",
     "local.disk.moe_read_time",
     *(f"local.cpu.flop_per_s_per_core.{isa}" for isa in ("amx", "avx512", "avx2", "neon", "scalar")),
+    *(f"local.cpu.neon.{what}.compute" for what in ("narrow", "plain", "interleaved")),
 )  # fmt: skip
 
 

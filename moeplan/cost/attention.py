@@ -8,7 +8,8 @@ from typing import NamedTuple
 from moeplan.cost.gpu_units import integer_per_s
 from moeplan.cost.ops import ONCE, OVERLAP, Op, Times
 from moeplan.cost.rates import Rates
-from moeplan.cost.work import LayerGroup, LayerWork, Step, unfused_scores
+from moeplan.cost.row_kernels import fetched_times, one_row_attention
+from moeplan.cost.work import LayerGroup, LayerWork, Step, cross_scores, unfused_scores
 from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, GqaAttention
 from moeplan.domain.workload import Workload
@@ -54,17 +55,20 @@ def attention_parts(group: LayerGroup, work: LayerWork, step: Step, ways: Ways) 
         own *= passes.reads + (passes.copies if gpu is None else 0.0)
     if engine.eager and not workload.flash_attention:
         scores, computing = unfused_scores(block, step)
-        if scores:
+        if scores := scores + cross_scores(block, step):
             yield AttentionPart("attention scores", n * scores * SCORE_BYTES, 0.0, ONCE)
     elif gpu is not None and engine.gguf and not workload.flash_attention and step.tokens_per_sequence > 1:
         scores, computing = unfused_scores(block, step)
-        if scores:
+        if scores := scores + cross_scores(block, step):
             n_bytes = n * scores * unfused_score_bytes(engine, gpu)
             yield AttentionPart("attention scores", n_bytes, 0.0, ONCE, streams=True)
     one_row = workload.flash_attention and step.tokens_per_sequence <= 1
     if gpu is not None and one_row and isinstance(block.mixer, GqaAttention):
         sharing = block.mixer.n_heads // block.mixer.n_kv_heads
         own *= cache_reads(engine, gpu, workload.engine_date, sharing)
+    if gpu is None and one_row_attention(engine, workload, decode=step.tokens_per_sequence <= 1):
+        n_heads = step.n_sequences * getattr(block.mixer, "n_kv_heads", 1)
+        computing *= fetched_times(work.kv_bytes / max(1.0, n_heads))
     times = _moved(own)._replace(computing=computing)
     yield AttentionPart("KV cache", n * work.kv_bytes, n * work.attention_flop, times)
     if work.cross_flop:

@@ -77,3 +77,20 @@ def computes_512_bits(cpu: CpuSpec) -> bool:
     Zen 5 computes 512 bits at once where Zen 4 takes two passes of 256, but for Zen 5 in laptops (AMD).
     """
     return cpu.microarchitecture.startswith("Zen 5") and cpu.segment != "laptop"
+
+
+# Arm's smaller cores have two units of 128 bits where Apple's, Neoverse V, Cortex-X and Oryon have four or
+# more; those before Armv8.2 no dot products of bytes (Arm's software optimization guides, recalled 2026-11-30
+# and not re-read; calibrate/priors.py has the tables).
+_TWO_UNITS = ("Cortex-A", "Neoverse N", "Neoverse E")
+_WITHOUT_DOT = ("Cortex-A53", "Cortex-A57", "Cortex-A72", "Cortex-A73")
+
+
+def neon_names(cpu: CpuSpec, isa: str) -> tuple[str, ...]:
+    """What a core with ``isa`` has less of than those that NEON's rate is of."""
+    if isa != "neon":
+        return ()
+    names = ("local.cpu.neon.narrow.compute",) if cpu.microarchitecture.startswith(_TWO_UNITS) else ()
+    return (
+        (*names, "local.cpu.neon.plain.compute") if cpu.microarchitecture.startswith(_WITHOUT_DOT) else names
+    )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from moeplan.cost.cores import USUAL_HZ, best_isa, clock_frac, sockets_used, tiled_isa, tiled_names
+from moeplan.cost.cores import (
+    USUAL_HZ,
+    best_isa,
+    clock_frac,
+    neon_names,
+    sockets_used,
+    tiled_isa,
+    tiled_names,
+)
 from moeplan.cost.ops import Names
 from moeplan.cost.rates import ONE_AFTER_THE_OTHER, Rates, doublings
 from moeplan.cost.row_kernels import one_row_kernels
@@ -16,7 +24,7 @@ def host_rates(
     hardware: HardwareSpec,
     threads: int | None,
     engine: EngineTraits,
-    era: str,
+    eras: tuple[str, ...],
     quant: str,
     *,
     decode: bool,
@@ -35,7 +43,8 @@ def host_rates(
     moving = _host_moving(host, run, n_sockets)
     cores, speed = min(threads or host.cpu.cores, host.cpu.cores), clock_frac(host.cpu)
     tiled = tiled_isa(host.cpu, engine, "f16" if decode else quant)  # AMX is for several rows
-    per_core = f"local.cpu.flop_per_s_per_core.{tiled or best_isa(host.cpu, decode=decode)}"
+    isa = tiled or best_isa(host.cpu, decode=decode)
+    per_core = (f"local.cpu.flop_per_s_per_core.{isa}", *neon_names(host.cpu, isa))
     # ``host.*``: what `moeplan profile` measured on this very machine, on top of what holds for all.
     step = "decode" if decode else "prefill"
 
@@ -46,20 +55,22 @@ def host_rates(
         elif tiled:
             by_type = _tiled_by_type(host.cpu, tiled, run, quant, decode=decode)
         else:
-            by_type = _by_type(run, quant, one_row=one_row_kernels(engine, quant, rows, experts=experts))
+            by_type = _by_type(run, quant, isa, one_row=one_row_kernels(engine, quant, rows, experts=experts))
         return (
-            per_core,
+            *per_core,
             *by_type,
             *(("local.cpu.experts.compute",) if experts else ()),
             f"host.{step}.compute",
             *((f"host.experts.{step}.compute",) if experts else ()),
-            *((f"{run}{era}.cpu_compute",) if era else ()),
+            *(f"{run}{era}.cpu_compute" for era in eras),
         )
 
     # Such kernels do attention as well, of single tokens too: heads that share keys are the rows of a tile.
     shape = tiled_isa(host.cpu, engine, "f16")
+    scoring = shape or best_isa(host.cpu, decode=True)
     attending = (
-        f"local.cpu.flop_per_s_per_core.{shape or best_isa(host.cpu, decode=True)}",
+        f"local.cpu.flop_per_s_per_core.{scoring}",
+        *neon_names(host.cpu, scoring),
         *tiled_names(host.cpu, shape),
         "local.cpu.attention.compute",
         *attention,
@@ -87,11 +98,15 @@ def host_rates(
     )
 
 
-def _by_type(run: str, quant: str, *, one_row: bool) -> Names:
-    """Names of what types differ by, apart for kernels of one row."""
-    what = "cpu_row_compute" if one_row else "cpu_compute"
-    names = (f"{run}.cpu_compute", f"local.quants.{dot_group(quant)}.{what}", f"local.quant.{quant}.{what}")
-    return (*names, "local.cpu.one_row.compute") if one_row else names
+def _by_type(run: str, quant: str, isa: str, *, one_row: bool) -> Names:
+    """Names of what types differ by, apart for kernels of one row; interleaved rows gain more on Arm."""
+    what, group = "cpu_row_compute" if one_row else "cpu_compute", dot_group(quant)
+    names = (f"{run}.cpu_compute", f"local.quants.{group}.{what}", f"local.quant.{quant}.{what}")
+    if one_row:
+        return (*names, "local.cpu.one_row.compute")
+    return (
+        (*names, "local.cpu.neon.interleaved.compute") if (isa, group) == ("neon", "interleaved") else names
+    )
 
 
 def _tiled_by_type(cpu: CpuSpec, isa: str, run: str, quant: str, *, decode: bool) -> Names:

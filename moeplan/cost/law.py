@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from moeplan.cost.activations import activations_op
 from moeplan.cost.attention import Ways, attention_parts, cache_copies_op
 from moeplan.cost.collectives import all_reduce_work, joined
@@ -20,11 +22,11 @@ from moeplan.cost.layer_names import mixing_names, prompt_halves, routing_names
 from moeplan.cost.ops import ONCE, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
-from moeplan.cost.rates import Rates, engine_era, gpu_rates
+from moeplan.cost.rates import Rates, engine_eras, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.row_kernels import attention_marks
 from moeplan.cost.stored_types import type_shares
-from moeplan.cost.streams import stream_op
+from moeplan.cost.streams import stream_op, streams
 from moeplan.cost.tiled_kernels import tiles_of
 from moeplan.cost.widening import library_names, widening_op
 from moeplan.cost.work import LayerGroup, LayerWork, Step, layer_groups, layer_work, main_type, running
@@ -32,10 +34,10 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.hardware import GpuSpec, HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.blas import prefers_library, widens_weights
+from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
-from moeplan.engines.offload import copies_experts, copies_weights
-from moeplan.engines.traits import EngineTraits
+from moeplan.engines.offload import Batch
+from moeplan.engines.traits import EngineTraits, can_fuse
 from moeplan.engines.vendored import as_vendored
 
 _REDUCED_BYTES = 2
@@ -74,9 +76,11 @@ class _Clock:
         engine: EngineTraits,
         step: Step,
     ) -> None:
+        if workload.flash_attention and not can_fuse(engine, graph.spec.architecture):
+            workload = replace(workload, flash_attention=False)
         self.graph, self.hardware, self.placement, self.step = graph, hardware, placement, step
         self.engine, self.workload = as_vendored(engine, workload)
-        self.quant, self.era = main_type(graph), engine_era(self.workload.engine_date, engine.family)
+        self.quant, self.eras = main_type(graph), engine_eras(self.workload.engine_date, engine.family)
         self.ops: list[Op] = []
         self.flop = self.bytes_read = 0.0
         self._rates: dict[tuple[str, bool, bool, str], Rates] = {}
@@ -98,7 +102,7 @@ class _Clock:
             self._add_experts(group, n * work.expert_bytes, n * work.expert_flop, elements)
         if work.kv_bytes or work.attention_flop:
             self._add_attention(group, work)
-        if group.dense_tier in _HOST_TIERS and not self.placement.streamed:
+        if tier in _HOST_TIERS:
             date = self.workload.engine_date
             self.ops += delta_rule_ops(group.block.mixer, n, self.step, self.engine, date)
         # On a GPU ggml's engines compute one operation after the other, each to memory and back.
@@ -139,7 +143,8 @@ class _Clock:
         more: Names = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         if ranks > 1:
             more += (f"{self.engine.family}.expert_parallel.bandwidth",)
-        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times)
+        held = ffn.n_experts if isinstance(ffn, MoeFfn) else 0
+        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times, n_experts=held)
         self._unpack(tier, elements * times.moving)
         if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
             one_each = product_op(
@@ -180,7 +185,7 @@ class _Clock:
     def add_step(self) -> None:
         """What an engine adds to every step whatever its size."""
         run = f"{self.engine.family}.engine.{self.engine.id}"
-        dated = (f"{run}{self.era}.step_time",) if self.era else ()
+        dated = tuple(f"{run}{era}.step_time" for era in self.eras)
         names = (f"{self.engine.family}.step_s", f"{run}.layer_time", *dated)
         self.ops.append(Op("step overhead", 1.0, names, formula="s per step"))
         self.ops += hand_over_ops(self.engine.family, self.placement.dense_tiers)
@@ -242,6 +247,7 @@ class _Clock:
         times: Times = ONCE,
         quant: str = "",
         ways: Names = (),
+        n_experts: int = 0,
     ) -> None:
         cache = what == "KV cache"
         if tier in _HOST_TIERS and not cache and not quant:
@@ -260,7 +266,7 @@ class _Clock:
         # Each sequence has a cache of its own: however many decode together, each is read for one row.
         rates = self._at(tier, self.step.tokens_per_sequence if cache else self.step.n_tokens, quant=quant)
         rows_each = flop / (2.0 * n_elements) if n_elements else 0.0
-        widened = self._widens(tier, rows_each)
+        widened = self._widens(tier, rows_each, n_experts)
         if widened:
             first, n_bytes = widening_op(rates, tier, self.engine.family, n_bytes, n_elements, times)
             self.ops.append(first)
@@ -279,11 +285,13 @@ class _Clock:
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
         # keep tiles of them: some are fetched while others are widened, whatever the memory is.
-        alone, unpacking_s = self._at(tier, 1), 0.0
+        alone, unpacking_s, least_s, least_norm = self._at(tier, 1), 0.0, 0.0, SUM
         if n_elements and alone.vector and not rates.vector and not widened:
             passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
             elements = n_elements * times.moving * passes
             unpacking_s = 2.0 * elements / alone.flop_per_s
+            least_rows, least_norm = alone.least(what, rows_each)
+            least_s = 2.0 * n_elements * times.moving * alone.widenings(least_rows, 1.0) / alone.flop_per_s
         formula = f"bytes / bandwidth {'+' if norm == SUM else f'overlapping (norm {norm:g})'} FLOP / rate"
         if unpacking_s:
             formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
@@ -306,18 +314,19 @@ class _Clock:
                 formula,
                 {**inputs, **times.inputs} if times.inputs else inputs,
                 unpacking_s=unpacking_s,
-                unpacking=alone.names(what)[1] if unpacking_s else (),
+                unpacking=alone.names(what)[1] if unpacking_s or least_s else (),
                 unpacking_norm=alone.widening_norm(what, self.step.n_tokens),
+                least_unpacking_s=least_s,
+                least_norm=least_norm,
             )
         )
 
-    def _widens(self, tier: str, rows: float) -> bool:
+    def _widens(self, tier: str, rows: float, n_experts: int) -> bool:
         """Whether a library multiplies ``rows`` rows with weights that were widened to 16 bits."""
         if (gpu := self._gpu(tier)) is None or self.step.n_tokens <= 1:
             return False
         stored = main_type(self.graph, stored=True)
-        asked = self.engine, gpu, self.workload.engine_date, stored, rows
-        return widens_weights(*asked) or prefers_library(*asked)
+        return widens_weights(self.engine, gpu, self.workload.engine_date, stored, rows, n_experts)
 
     def _unpack(self, tier: str, n_elements: float) -> None:
         """Widening packed weights: each of them once a step, however many rows they meet."""
@@ -337,16 +346,8 @@ class _Clock:
 
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""
-        if self.placement.streamed:
-            return True
-        if self.placement.head_tier in _HOST_TIERS:
-            return False  # nothing runs on a GPU
-        ffn = group.block.ffn if group else None
-        if group is None or not isinstance(ffn, MoeFfn):
-            return copies_weights(self.engine, self.step.n_tokens)
-        stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
-        date, per_row = self.workload.engine_date, ffn.n_experts / ffn.n_active
-        return copies_experts(self.engine, date, stored, self.step.n_tokens, per_row)
+        batch = Batch.of(self.engine, self.workload, self.hardware, self.graph.spec, self.step.n_tokens)
+        return streams(self.placement, batch, group)
 
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""
@@ -379,7 +380,7 @@ class _Clock:
             if tier in _HOST_TIERS:
                 decode = self.step.tokens_per_sequence <= 1
                 rates = host_rates(
-                    self.hardware, self.workload.threads, self.engine, self.era, quant or self.quant,
+                    self.hardware, self.workload.threads, self.engine, self.eras, quant or self.quant,
                     decode=decode, rows=self.step.n_tokens,
                     attention=attention_marks(self.engine, self.workload, self.graph.spec, decode=decode),
                 )  # fmt: skip

@@ -28,6 +28,8 @@ class Op(NamedTuple):
     in which the host launches all this from Python: the device works meanwhile, and the longer one counts
     (``waiting_norm``; 1 where the host waits for it).
     ``unpacking`` joins moving by a norm of its own: making weights ready for units that multiply meanwhile.
+    All of it takes no less than moving and ``least_unpacking_s``, joined by ``least_norm``: a step of several
+    rows holds the work of fewer.
 
     A name that ends in ``_s`` or ``_time`` multiplies instead; the first of a tuple must be in the
     calibration, the others (of an architecture, an engine, a quantisation) count as one when they are not.
@@ -52,6 +54,8 @@ class Op(NamedTuple):
     unpacking: Names = ()
     unpacking_norm: float = SUM
     waiting_norm: float = OVERLAP
+    least_unpacking_s: float = 0.0
+    least_norm: float = SUM
 
     def seconds(self, scales: Scales) -> float:
         """Time under ``scales``. Raises NotModelled when a base coefficient is missing."""
@@ -62,14 +66,30 @@ class Op(NamedTuple):
 
     def _working(self, scales: Scales) -> float:
         moving = self.moving_s * scales.factor(self.moving) if self.moving_s else 0.0
+        least = 0.0
+        if self.least_unpacking_s:
+            least = _join(moving, self.least_unpacking_s * scales.factor(self.unpacking), self.least_norm)
         if self.unpacking_s:
             moving = _join(moving, self.unpacking_s * scales.factor(self.unpacking), self.unpacking_norm)
         if not self.computing_s:
-            return moving
+            return max(least, moving)
         computing = self.computing_s * scales.factor(self.computing)
         if self.drawing_s:
             computing = _join(computing, self.drawing_s * scales.factor(self.drawing), OVERLAP)
-        return moving + computing if self.norm == SUM else _join(moving, computing, self.norm)
+        working = moving + computing if self.norm == SUM else _join(moving, computing, self.norm)
+        return max(least, working)
+
+    @property
+    def names(self) -> tuple[Names, ...]:
+        """Of all that its time is made of, lists that no time hangs on left out."""
+        timed = (
+            (self.moving_s, self.moving),
+            (self.computing_s, self.computing),
+            (self.drawing_s, self.drawing),
+            (self.waiting_s, self.waiting),
+            (self.unpacking_s + self.least_unpacking_s, self.unpacking),
+        )
+        return tuple(names for seconds, names in timed if seconds)
 
     def times(self, n: float) -> Op:
         """``n`` such operations one after another."""
@@ -79,6 +99,7 @@ class Op(NamedTuple):
             drawing_s=self.drawing_s * n,
             waiting_s=self.waiting_s * n,
             unpacking_s=self.unpacking_s * n,
+            least_unpacking_s=self.least_unpacking_s * n,
             n_bytes=self.n_bytes * n,
             flop=self.flop * n,
         )

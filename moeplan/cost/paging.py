@@ -19,6 +19,10 @@ Layers = Sequence[tuple[LayerGroup, LayerWork]]
 # (llama.cpp PR 8035, comment of 2024-06-22, retrieved 2026-11-30; in no fit). The link carries 26.
 _UNIFIED_MEMORY_BYTES_PER_S = 2.9e9
 
+# A prompt needs buffers, a widened matrix and what a library allocates beside weights and cache: on the 3090
+# of that pull request the first number of layers that paged in prompts alone left a tenth of its 24 GB.
+_PROMPT_FRAC = 0.9
+
 # The driver's context on each GPU, as memory/capacity.py has it.
 _CONTEXT_BYTES = 512 * MIB
 
@@ -73,8 +77,7 @@ def unified_memory_ops(
     """llama.cpp with more on the GPU than it has memory for (GGML_CUDA_ENABLE_UNIFIED_MEMORY).
 
     Pages leave in the order they will be needed, so all that a step reads is moved in every step. A
-    ``prompt`` uses every buffer, so whoever asks for such a placement has them overflow; a token uses the
-    weights and little else, and nothing moves where those fit.
+    ``prompt`` uses every buffer; a token uses the weights and little else. Nothing moves where it fits.
     """
     if placement.kind != "stream" or placement.streamed or not hardware.gpus:
         return ()
@@ -87,7 +90,8 @@ def unified_memory_ops(
         )
         for group, work in layers
     )
-    if not prompt and held <= sum(gpu.usable_bytes - _CONTEXT_BYTES for gpu in hardware.gpus):
+    room = sum((_PROMPT_FRAC if prompt else 1.0) * gpu.usable_bytes - _CONTEXT_BYTES for gpu in hardware.gpus)
+    if held <= room:
         return ()
     n_bytes = head + sum(
         group.n_layers

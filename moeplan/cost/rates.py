@@ -14,6 +14,7 @@ from moeplan.cost.gpu_units import quantises_inputs, score_flop_per_s, tile_rows
 from moeplan.cost.ops import OVERLAP, PARTLY, SUM, Names
 from moeplan.cost.type_groups import quant_group, takes_integers, unpacking_group
 from moeplan.domain.hardware import GpuSpec
+from moeplan.engines.builds import before
 from moeplan.engines.launches import launch_marks, narrow_attention, scalar_loads
 from moeplan.engines.traits import EngineTraits
 
@@ -111,6 +112,18 @@ class Rates(NamedTuple):
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
         return (1.0 + self.own_frac * (at_once - 1.0)) * (1.0 - min(max(hidden, 0.0), 1.0))
 
+    def least(self, what: str, rows: float) -> tuple[float, float]:
+        """(rows, norm) of a smaller step that one in which ``rows`` meet each matrix takes no less time than.
+
+        Widening that hides behind arithmetic is still done: without enough of it a step would become shorter
+        with every row. Where one row's kernels do one after the other, that one row; of experts, which are
+        more with every row, as many rows as kernels widen for.
+        """
+        one = self.norms.of(what)
+        if what != "experts" and one < PARTLY:
+            return 1.0, one
+        return min(max(rows, 1.0), _VECTOR_ROWS), max(one, PARTLY)
+
     def widening_norm(self, what: str, rows: float) -> float:
         """How reading and widening join in a step of ``rows``: as for one row, ever more of it apart up to 8.
 
@@ -195,14 +208,14 @@ class _Labels(NamedTuple):
     architecture: str
     run: str
     """The engine."""
-    dated: str
-    """The engine in a year that has coefficients of its own, else ""."""
+    dated: Names
+    """The engine in the years that have coefficients of their own and had not passed."""
 
     @classmethod
     def of(cls, gpu: GpuSpec, engine: EngineTraits, date: str) -> _Labels:
-        family, kind, era = engine.family, device_class(gpu, engine.family), engine_era(date, engine.family)
+        family, kind, eras = engine.family, device_class(gpu, engine.family), engine_eras(date, engine.family)
         place, run = f"{family}.{kind}", f"{family}.engine.{engine.id}"
-        return cls(family, kind, place, f"{place}.{_generation(gpu)}", run, f"{run}{era}" if era else "")
+        return cls(family, kind, place, f"{place}.{_generation(gpu)}", run, tuple(run + e for e in eras))
 
     @property
     def general(self) -> Names:
@@ -215,8 +228,7 @@ def _moving(at: _Labels, gpu: GpuSpec, n_shards: int) -> Names:
     names = tuple(f"{name}.bandwidth" for name in at.general)
     if at.kind == "apple" and (chip := _apple_chip(gpu)):
         names += (f"{at.place}.{chip[1]}.bandwidth",)
-    if at.dated:
-        names += (f"{at.dated}.bandwidth",)
+    names += tuple(f"{year}.bandwidth" for year in at.dated)
     return names + (f"{at.family}.shards.bandwidth",) * doublings(n_shards)
 
 
@@ -230,8 +242,7 @@ def _computing(at: _Labels, gpu: GpuSpec, unit: str, quant: str) -> Names:
     core = _CORES.get((gpu.architecture, gpu.compute_capability)) if vector else None
     cores = f"{at.place}.{core}" if core else at.architecture
     names: Names = tuple(f"{name}.{unit}" for name in (at.family, at.place, cores, at.run))
-    if at.dated:
-        names += (f"{at.dated}.{unit}",)
+    names += tuple(f"{year}.{unit}" for year in at.dated)
     sort = unpacking_group(quant) if vector else quant_group(quant)
     names += (f"{at.family}.quants.{sort}.{unit}", f"{at.family}.quant.{quant}.{unit}")
     return (*names, f"{at.architecture}.{sort}.{unit}") if vector and at.kind != "gpu" else names
@@ -264,8 +275,7 @@ def _fixed(at: _Labels, engine: EngineTraits, quant: str, marks: Names, *, quant
         names = (f"{own}.layer_s", f"{at.architecture}.layer_time", f"{at.run}.layer_time")
     else:
         names = (f"{own}.layer_s", *(f"{name}.layer_time" for name in (at.place, at.architecture, at.run)))
-    if at.dated:
-        names += (f"{at.dated}.layer_time",)
+    names += tuple(f"{year}.layer_time" for year in at.dated)
     names += tuple(f"{own}.{mark}.layer_time" for mark in marks)
     if quantises:
         names += (f"{at.family}.quantised_inputs.layer_time",)
@@ -281,18 +291,16 @@ def device_class(gpu: GpuSpec, family: str) -> str:
     return "apple" if gpu.vendor == "apple" and family == "local" else "unified"
 
 
-def engine_era(date: str, family: str = "local") -> str:
-    """Which dated set of coefficients applies: builds of 2023 and of 2024 were slower; "" is later.
+def engine_eras(date: str, family: str = "local") -> tuple[str, ...]:
+    """Which dated sets of coefficients apply: what 2024 gained a build of 2023 has not either; () is later.
 
     No row of a server is of 2023. They were no faster then, so those of 2024 stand for them.
 
-    >>> engine_era("2023-10"), engine_era("2023-10", "server"), engine_era("2025-01", "server")
-    ('.2023', '.2024', '')
+    >>> engine_eras("2023-10"), engine_eras("2023-10", "server"), engine_eras("2025-01")
+    (('.2024', '.2023'), ('.2024',), ())
     """
-    year = date[:4]
-    if year == "2023" and family == "server":
-        return ".2024"
-    return f".{year}" if year in ("2023", "2024") else ""
+    years = ("2024",) if family == "server" else ("2024", "2023")
+    return tuple(f".{year}" for year in years if before(date, str(int(year) + 1)))
 
 
 def doublings(n: int) -> int:

@@ -14,6 +14,9 @@ from moeplan.engines.builds import before
 from moeplan.engines.traits import EngineTraits
 
 _STATE_BYTES = 4
+# A prompt goes through the state once for so many tokens (CS in llama.cpp's build_delta_net_chunking; 16 with
+# Kimi's gates); products within such a chunk are not counted.
+_CHUNK_TOKENS, _KIMI_CHUNK_TOKENS = 64, 16
 
 # Qwen3-Next-80B on a Threadripper 3995WX, state of 2 MiB a layer in 36 layers: 7.2 tokens/s before the graph
 # was rewritten (PR 19375) and 10.3 after, where ik_llama.cpp reaches 22.6 (its PRs 1266 and 1278, February
@@ -31,14 +34,16 @@ _OLLAMA_FUSED_SINCE = "2026-06"
 def delta_rule_ops(
     mixer: Mixer | None, n_layers: int, step: Step, engine: EngineTraits, date: str
 ) -> tuple[Op, ...]:
-    """What a decode step's states of ``n_layers`` layers in RAM take beyond being read; nothing for most.
+    """What states of ``n_layers`` layers in RAM take beyond being read; nothing for most.
 
     ``date``: of the engine's build, YYYY-MM or longer, "" for now.
     """
     elements, per_byte = _matrix_elements(mixer), _s_per_byte(engine, date)
-    if not elements or not per_byte or step.tokens_per_sequence > 1:
+    if not elements or not per_byte:
         return ()
-    n_bytes = n_layers * step.n_sequences * elements * _STATE_BYTES
+    chunk = _KIMI_CHUNK_TOKENS if isinstance(mixer, KimiDelta) else _CHUNK_TOKENS
+    passes = max(1.0, step.tokens_per_sequence / chunk)
+    n_bytes = n_layers * step.n_sequences * passes * elements * _STATE_BYTES
     inputs = {"s_per_byte_of_one_thread": per_byte, "layers": n_layers}
     formula = "bytes of state x s per byte"
     return (Op("CPU delta rule", n_bytes * per_byte, (), n_bytes=n_bytes, formula=formula, inputs=inputs),)

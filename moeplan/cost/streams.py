@@ -1,11 +1,13 @@
-"""Weights on their way from RAM to a GPU."""
+"""Weights in RAM that a step copies to a GPU instead of computing them where they are."""
 
 from __future__ import annotations
 
 from moeplan.cost.ops import OVERLAP, Op
+from moeplan.cost.work import LayerGroup
 from moeplan.domain.hardware import CpuSpec, HardwareSpec
+from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
-from moeplan.engines.offload import pins_weights
+from moeplan.engines.offload import Batch, copies_experts, copies_weights, pins_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.errors import NotModelled
 
@@ -14,6 +16,20 @@ from moeplan.errors import NotModelled
 # Transfers in CUDA C/C++"). RTX 4090: 12.9 to 18.4 GB/s of the 23.9 of pinned memory (NVlabs/cuda-oxide PR
 # 976); gpt-oss-20b with its experts in RAM, 128 tokens at a time: 15 of 28 (llama.cpp PR 20978). In no fit.
 _ONE_CORE_BYTES_PER_S = 16e9
+_HOST_TIERS = frozenset({"ram", "disk"})
+
+
+def streams(placement: Placement, batch: Batch, group: LayerGroup | None) -> bool:
+    """Whether ``batch`` has weights in RAM copied: experts of ``group``, or without one dense matrices."""
+    if placement.streamed:
+        return True
+    if placement.head_tier in _HOST_TIERS:
+        return False  # nothing runs on a GPU
+    ffn = group.block.ffn if group else None
+    if group is None or not isinstance(ffn, MoeFfn):
+        return copies_weights(batch)
+    stored = max(group.weights.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
+    return copies_experts(batch, stored, ffn.n_experts / ffn.n_active)
 
 
 def stream_op(

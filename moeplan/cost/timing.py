@@ -110,6 +110,7 @@ def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scale
             if op.computing_s:
                 missing.update(dict.fromkeys(scales.missing(op.computing)))
             missing.update(dict.fromkeys(scales.missing(op.waiting)))
+            missing.update(dict.fromkeys(scales.missing(op.unpacking)))
     return tuple(missing)
 
 
@@ -126,7 +127,7 @@ def _guess_log(
     if not total:
         return 0.0
     errors = [math.log(hardware.host.guess_factor) * assumed_s / total]
-    for name in {n for op in ops for n in scales.guessed(op.moving, op.computing, op.waiting)}:
+    for name in {n for op in ops for n in scales.guessed(*op.names)}:
         other = scales.moved(name, math.exp(_GUESS_LOG))
         errors.append(math.log(sum(op.seconds(other) for op in ops) / total))
     return math.hypot(*errors)

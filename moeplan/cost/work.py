@@ -260,13 +260,20 @@ def unfused_scores(block: Block, step: Step) -> tuple[float, float]:
     for all heads and rows over the whole cache, masked ones too. An encoder masks none, and a recurrent
     state has no scores."""
     block = _own_cache(block)
+    n_heads, rows = getattr(block.mixer, "n_heads", 0), step.tokens_per_sequence
+    if block.encoder and isinstance(block.mixer, GqaAttention):
+        return n_heads * step.n_tokens * rows, 1.0
     if not any(kv_elements(block)):
         return 0.0, 1.0
-    n_heads = getattr(block.mixer, "n_heads", 0)
-    rows = step.tokens_per_sequence
     last = step.first_depth + rows
     cells = visible_tokens(block, last) if rows <= 1 else last
     return n_heads * step.n_tokens * cells, cells / _mean_visible(block, step.first_depth, rows)
+
+
+def cross_scores(block: Block, step: Step) -> float:
+    """Scores of one layer over the encoder's output, where they are computed apart."""
+    cross = block.cross_attention
+    return cross.n_heads * step.n_tokens * step.encoded_tokens if cross is not None else 0.0
 
 
 def score_flop(block: Block, *, decode: bool) -> float:

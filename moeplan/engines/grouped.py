@@ -14,8 +14,8 @@ from moeplan.engines.traits import EngineTraits
 _GROUPED_SINCE = {True: "2025-08-26", False: "2025-04-30"}
 _GROUPED_ROWS = 32
 _GROUPED_PLAIN_TOKENS, _GROUPED_PLAIN_SINCE = 64, "2025-09-27"
-# The matrix-vector kernels of ik_llama.cpp before them are taken to do so for that many.
-_IK_VECTOR_TOKENS = 8
+# ik_llama.cpp's fast way was for one token alone as well (src1->ne[2] == 1 in ggml_cuda_mul_mat_id and
+# ggml_cuda_up_gate_unary, its build of 2025-07-15), and takes quantised weights only to this day.
 # SYCL, what Intel's GPUs run without Vulkan, calls a library for each expert to this day (PR 29245, open in
 # September 2026), but for one token since PR 21920 (April 2026). Until PR 23142 (May 2026) it went through
 # all rows for each expert: a prompt of 27,783 tokens of Qwen3.6-35B-A3B on a B60 took 90 s and takes 51,
@@ -36,11 +36,13 @@ def one_by_one(
     if not engine.gguf or engine.backend or gpu.vendor not in ("nvidia", "amd"):
         return False
     ik = engine.stream_scales_with_experts
-    if n_tokens <= (_IK_VECTOR_TOKENS if ik else 1):
+    if ik and quant in PLAIN_TYPES:
+        return True
+    if n_tokens <= 1:
         return False
     if quant in PLAIN_TYPES:
-        return n_tokens > _GROUPED_PLAIN_TOKENS or (not ik and before(date, _GROUPED_PLAIN_SINCE))
-    if widens_weights(engine, gpu, date, quant, n_tokens):
+        return n_tokens > _GROUPED_PLAIN_TOKENS or before(date, _GROUPED_PLAIN_SINCE)
+    if widens_weights(engine, gpu, date, quant, n_tokens, n_experts):
         return True  # a library has no product of many matrices of unlike heights
     return before(date, _GROUPED_SINCE[ik]) or (ik and n_tokens > _GROUPED_ROWS * n_experts)
 

@@ -374,14 +374,27 @@ def as_built(engine: EngineTraits, build: int) -> EngineTraits:
     return replace(engine, mixes_inputs=True) if mixes else engine
 
 
-# llama.cpp fuses attention by itself where it can since then (PR 15434); ik_llama.cpp's users ask for it.
-_FLASH_SINCE = "2025-09"
+# llama.cpp fuses attention by itself where it can since then (PR 15434), llama-bench only since PR 23714 (of
+# 2026-05-26: "The default is still kept as -fa off", until its review); ik_llama.cpp's users ask for it.
+_FLASH_SINCE, _BENCH_FLASH_SINCE = "2025-09", "2026-06"
 _FLASH_ASKED_FOR = frozenset({"llama.cpp", "ollama", "koboldcpp", "lm-studio"})
 
 
-def flash_by_default(engine: EngineTraits, date: str) -> bool:
-    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now)."""
-    return engine.id not in _FLASH_ASKED_FOR or not before(date, _FLASH_SINCE)
+def flash_by_default(engine: EngineTraits, date: str, *, bench: bool = False) -> bool:
+    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now); ``bench``: under
+    llama.cpp's llama-bench."""
+    since = _BENCH_FLASH_SINCE if bench and engine.id == "llama.cpp" else _FLASH_SINCE
+    return engine.id not in _FLASH_ASKED_FOR or not before(date, since)
+
+
+# Positions of T5 and its kin are a bias on the scores, and "Flash attention does not support KQ bias yet"
+# (llama.cpp's build_attn_mha, read in ggml 0.26).
+_BIASED_SCORES = frozenset({"t5", "mt5", "umt5", "switch_transformers"})
+
+
+def can_fuse(engine: EngineTraits, architecture: str) -> bool:
+    """Whether an engine has fused attention for models of ``architecture`` (Hugging Face's model_type)."""
+    return not engine.gguf or architecture not in _BIASED_SCORES
 
 
 def default_engine(quant_kind: str) -> str:

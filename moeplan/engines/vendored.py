@@ -54,8 +54,9 @@ _FUSED_SINCE = {
 _USUALLY_FUSED_SINCE = "2025-12-15"
 
 
-def fused_by_default(engine: EngineTraits, date: str, architecture: str) -> bool:
-    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now)."""
+def fused_by_default(engine: EngineTraits, date: str, architecture: str, *, bench: bool = False) -> bool:
+    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now); ``bench``: under
+    llama.cpp's llama-bench."""
     if engine.id != "ollama":
-        return flash_by_default(engine, date)
+        return flash_by_default(engine, date, bench=bench)
     return not before(date, _FUSED_SINCE.get(architecture, _USUALLY_FUSED_SINCE))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from moeplan.domain.graph import EXPERT_ROLES, ModelGraph
+from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
+from moeplan.engines.offload import Batch, copies_experts, copies_weights
 from moeplan.engines.traits import EngineTraits
 from moeplan.memory.activations import F32, Homes
 from moeplan.memory.buffers import compute_bytes
@@ -13,20 +15,25 @@ _HOST = ("ram", "disk")
 
 
 def device_compute_bytes(
-    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, tier: str
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    tier: str,
 ) -> int:
     """Compute buffer of ``tier``, the copies of host-resident matrices in it included."""
     on_gpus = placement.streamed or any(t not in _HOST for t in placement.dense_tiers)
     if tier == "ram" and on_gpus and not engine.gguf:
         return 0  # inputs and outputs only
     if tier == "ram":
-        return _host_bytes(graph, workload, placement, engine, alone=not on_gpus)
+        return _host_bytes(graph, hardware, workload, placement, engine, alone=not on_gpus)
     blocks = graph.spec.layer_blocks()
     if placement.streamed:
         # All of it is computed there; room for the matrices themselves is `streamed_bytes`.
         return compute_bytes(graph, blocks, workload, engine, with_head=True, on_host=False)
     here = [i for i, home in enumerate(placement.dense_tiers) if home == tier]
-    expert_copy, dense_copy = _copies(graph, workload, placement, engine)
+    expert_copy, dense_copy = _copies(graph, hardware, workload, placement, engine)
     if tier == "gpu0" and dense_copy:
         # Layers in RAM are computed on the first GPU while their matrices are copied over.
         here = [i for i, home in enumerate(placement.dense_tiers) if home in (tier, *_HOST)]
@@ -59,7 +66,13 @@ def streamed_bytes(graph: ModelGraph) -> int:
 
 
 def _host_bytes(
-    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits, *, alone: bool
+    graph: ModelGraph,
+    hardware: HardwareSpec,
+    workload: Workload,
+    placement: Placement,
+    engine: EngineTraits,
+    *,
+    alone: bool,
 ) -> int:
     """The CPU's buffer: all layers, or beside GPUs the inputs and what it computes itself."""
     blocks = graph.spec.layer_blocks()
@@ -74,7 +87,8 @@ def _host_bytes(
         return inputs
     homes = zip(placement.dense_tiers, placement.expert_tiers, strict=True)
     mine = [i for i, (d, e) in enumerate(homes) if d in _HOST or e in _HOST]
-    if not mine or offloads(workload, graph, engine, dense=placement.dense_tiers[mine[0]] in _HOST):
+    copied = _copies(graph, hardware, workload, placement, engine)
+    if not mine or copied[placement.dense_tiers[mine[0]] in _HOST]:
         return inputs
     # Inputs go once they have been copied to the GPUs: the experts of a layer take their room.
     return max(inputs, _experts_bytes(graph, workload, mine))
@@ -92,21 +106,8 @@ def _experts_bytes(graph: ModelGraph, workload: Workload, layers: list[int]) -> 
     return max(widths) * rows * F32
 
 
-def offloads(workload: Workload, graph: ModelGraph, engine: EngineTraits, *, dense: bool = False) -> bool:
-    """Whether a full micro-batch is computed on the GPU from matrices copied out of RAM."""
-    least = engine.stream_prefill_min_tokens
-    if least is None:
-        return False
-    if engine.stream_scales_with_experts and not dense:
-        experts = [b.ffn for b in graph.spec.layer_blocks() if isinstance(b.ffn, MoeFfn)]
-        if experts:
-            least = least * experts[0].n_experts // experts[0].n_active
-    # ik_llama.cpp compares strictly: its logs at the threshold itself hold no copies.
-    return workload.ubatch_tokens >= least + engine.stream_scales_with_experts
-
-
 def _copies(
-    graph: ModelGraph, workload: Workload, placement: Placement, engine: EngineTraits
+    graph: ModelGraph, hardware: HardwareSpec, workload: Workload, placement: Placement, engine: EngineTraits
 ) -> tuple[int, int]:
     """(largest expert matrix, largest other matrix) in RAM that a pass copies to the GPU."""
     expert = other = 0
@@ -120,8 +121,17 @@ def _copies(
                 expert = max(expert, tensor.n_bytes)
         elif placement.dense_tiers[tensor.layer] in _HOST:
             other = max(other, tensor.n_bytes)
-    if not offloads(workload, graph, engine):
-        expert = 0
-    if not offloads(workload, graph, engine, dense=True):
-        other = 0
-    return expert, other
+    batch = Batch.of(engine, workload, hardware, graph.spec, workload.ubatch_tokens)
+    return (expert if _copies_experts(graph, batch, placement) else 0, other if copies_weights(batch) else 0)
+
+
+def _copies_experts(graph: ModelGraph, batch: Batch, placement: Placement) -> bool:
+    """Whether ``batch`` has experts of any layer in RAM copied, each by its type."""
+    blocks = graph.spec.layer_blocks()
+    for i, layer in enumerate(graph.layers):
+        ffn = blocks[i].ffn
+        if isinstance(ffn, MoeFfn) and placement.expert_tiers[i] in _HOST:
+            stored = max(layer.bytes_by_qtype, key=lambda held: held[1], default=("", 0))[0]
+            if copies_experts(batch, stored, ffn.n_experts / ffn.n_active):
+                return True
+    return False

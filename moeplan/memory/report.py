@@ -143,7 +143,9 @@ def _device(
         weights_bytes=shard,
         kv_bytes=kv.get(tier, 0),
         state_bytes=state.get(tier, 0),
-        compute_bytes=0 if tier == "disk" else device_compute_bytes(graph, workload, placement, engine, tier),
+        compute_bytes=0
+        if tier == "disk"
+        else device_compute_bytes(graph, hardware, workload, placement, engine, tier),
         output_bytes=output,
         overhead_bytes=overhead,
         capacity_bytes=capacity,

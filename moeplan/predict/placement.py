@@ -257,6 +257,7 @@ def requested(
     if kind == "cpu":
         return on_cpu(graph)
     if kind == "stream":
+        _check_pages(hardware, engine)
         return oversubscribed(graph, hardware, engine, gpu_layers) if engine.gguf else streamed(graph)
     if kind == "disk":
         return mapped(graph, on_cpu(graph), ram_for_weights_bytes)
@@ -271,6 +272,19 @@ def requested(
     if on_gpu > n_layers and not hosted:
         return on_gpus(graph, hardware, engine)
     return split(graph, hardware, engine, on_gpu, hosted)
+
+
+def _check_pages(hardware: HardwareSpec, engine: EngineTraits) -> None:
+    """Raise where more on the GPU than it holds has not been measured: of ggml's backends CUDA's alone has.
+
+    Vulkan falls back to memory of the host, "not really intended to be used regularly" (llama.cpp PR 17436);
+    HIP's managed memory stays on the host without XNACK, and SYCL's on request (docs/build.md, ggml 0.26).
+    """
+    if engine.gguf and (engine.backend or any(gpu.vendor != "nvidia" for gpu in hardware.gpus)):
+        raise NotModelled(
+            "weights beyond the memory of a GPU other than by CUDA's unified memory",
+            "leave layers or experts in RAM (--gpu-layers N, --cpu-moe N)",
+        )
 
 
 def _check_agreement(

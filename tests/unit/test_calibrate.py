@@ -141,6 +141,32 @@ def test_a_fit_finds_the_coefficients_that_made_the_rows_and_ignores_an_outlier(
     assert values == pytest.approx([0.86, 6e-5], rel=0.03)
 
 
+def test_a_past_year_is_never_faster_than_those_since() -> None:
+    """Rows of an old build on quick machines must not slow every newer build down there."""
+    old = "local.engine.llama.cpp.2024"
+    names = ["local.bandwidth", f"{old}.bandwidth", "local.layer_s", f"{old}.layer_time"]
+
+    def ops(*, dated: bool) -> tuple[Op, Op]:
+        n = 2 if dated else 1
+        return Op("w", 1.0, tuple(names[:n])), Op("f", 1e5, tuple(names[2 : 2 + n]))
+
+    rows = [_sample(i, *ops(dated=i < 4), seconds=2.0 if i < 4 else 4.0) for i in range(8)]
+    values = dict(zip(names, fit(rows, System(rows, names), names), strict=True))
+    assert values[names[1]] <= 0.0 <= values[names[3]]
+    # and what was slower still is
+    rows = [_sample(i, *ops(dated=i < 4), seconds=8.0 if i < 4 else 4.0) for i in range(8)]
+    values = dict(zip(names, fit(rows, System(rows, names), names), strict=True))
+    assert values[names[1]] < -0.01 and values[names[3]] > 0.1
+
+
+def test_a_year_of_builds_has_what_later_ones_gained_left_out() -> None:
+    from moeplan.cost.rates import engine_eras
+
+    assert [engine_eras(date) for date in ("2023-12", "2024", "2024-12", "2025", "")] == [
+        (".2024", ".2023"), (".2024",), (".2024",), (), (),
+    ]  # fmt: skip
+
+
 def test_held_out_rows_do_not_inform_their_own_prediction() -> None:
     samples = _world(0.86, 6e-5)
     samples = [s._replace(measured_s=s.measured_s * 2) if s.source == "s0" else s for s in samples]

@@ -12,7 +12,8 @@ from moeplan.cost.work import Step, attention_work, cross_work, running
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.domain.workload import Placement
-from moeplan.engines.traits import find_engine
+from moeplan.engines.eager import SCORE_BYTES
+from moeplan.engines.traits import EngineTraits, can_fuse, find_engine
 from moeplan.memory.cache import layer_kv_bytes
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_steps, prefill_time
@@ -121,6 +122,32 @@ def test_prompts_of_a_batch_go_through_whole() -> None:
     weights = sum(w.dense_bytes for w in graph.layers[:2])
     crossed = 3 * CROSSED * 2
     assert one - all_ == pytest.approx(4 * (weights + crossed), rel=1e-3)  # five passes, and one
+
+
+def test_scores_of_an_encoder_and_of_cross_attention_go_through_memory() -> None:
+    """Where attention is not fused: those of the encoder's output and of its own layers were left out."""
+    graph, box = tiny(), machine((gpu(),))
+    placement, llama = on_gpus(graph, box, EAGER), find_engine("llama.cpp")
+
+    def scores(engine: EngineTraits, step: Step, *, fused: bool) -> float:
+        work = workload(flash_attention=fused)
+        ops = step_ops(graph, box, work, placement, engine, step)[0]
+        return sum(op.n_bytes for op in ops if op.term == "gpu0 attention scores")
+
+    # 8 heads; the encoder's two layers score 64 rows on 64, the decoder's three one row on 101 and on 64
+    assert scores(EAGER, ENCODER, fused=False) == 2 * 8 * 64 * 64 * SCORE_BYTES
+    assert scores(EAGER, DECODER, fused=False) == 3 * 8 * (101 + 64) * SCORE_BYTES
+    # f32 written, converted and read twice, once each way: 24 B; of single rows nothing
+    assert scores(llama, ENCODER, fused=False) == 2 * 8 * 64 * 64 * 24
+    assert scores(llama, DECODER, fused=False) == scores(llama, ENCODER, fused=True) == 0
+
+
+def test_ggml_fuses_no_attention_with_a_bias_on_its_scores() -> None:
+    assert not can_fuse(find_engine("llama.cpp"), "switch_transformers")
+    assert can_fuse(find_engine("llama.cpp"), "llama") and can_fuse(EAGER, "switch_transformers")
+    terms = {op.term for op in ops_of("llama.cpp", ENCODER)}
+    assert "gpu0 attention scores" in terms
+    assert "gpu0 attention scores" not in {op.term for op in ops_of("vllm", ENCODER)}
 
 
 def test_cross_attention_is_a_term_of_its_own_and_no_copied_cache() -> None:

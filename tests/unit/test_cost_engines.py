@@ -92,6 +92,13 @@ def test_when_llama_cpp_fused_attention_by_itself() -> None:
     )
 
 
+def test_llama_bench_left_attention_apart_until_june_2026() -> None:
+    # "The default is still kept as -fa off" (llama.cpp PR 23714 of 2026-05-26)
+    dates = ("2025-11", "2026-05-30", "2026-06-01", "")
+    assert [flash_by_default(LLAMA, date, bench=True) for date in dates] == [False, False, True, True]
+    assert flash_by_default(find_engine("ollama"), "2025-11", bench=True)
+
+
 def test_how_often_transformers_moves_the_cache() -> None:
     block = dense_spec().blocks[0]
     groups = block.mixer.n_heads / block.mixer.n_kv_heads  # type: ignore[union-attr]
@@ -290,7 +297,7 @@ def test_types_are_grouped_by_what_unpacking_them_takes() -> None:
     assert group("q4_0", vector=False) == {"local.quants.block.int8"}
 
     def on_cpu(quant: str) -> set[str]:
-        computing = host_rates(machine(), 8, LLAMA, "", quant, decode=True).weights[1]
+        computing = host_rates(machine(), 8, LLAMA, (), quant, decode=True).weights[1]
         return {name for name in computing if ".quants." in name}
 
     def one_row(group: str) -> set[str]:

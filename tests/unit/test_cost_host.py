@@ -38,11 +38,23 @@ def test_delta_rules_take_as_long_as_measured_before_they_had_a_kernel() -> None
     assert seconds("ollama", "2026-02-10") == seconds("llama.cpp", "2026-02-10")
 
 
+def test_prompts_went_through_states_once_for_64_tokens() -> None:
+    """A prompt of two tokens was twice as fast as of one: it had no such cost."""
+
+    def prompt(n: float) -> float:
+        step = Step(n_tokens=n, n_sequences=1, first_depth=0, n_head_rows=1)
+        return sum(
+            op.moving_s for op in delta_rule_ops(DELTA, 36, step, find_engine("llama.cpp"), "2026-02-10")
+        )
+
+    assert prompt(1) == prompt(2) == prompt(64) > 0
+    assert prompt(512) == pytest.approx(8 * prompt(64))
+
+
 def test_delta_rules_cost_nothing_more_with_a_kernel_of_their_own() -> None:
     assert seconds("llama.cpp", "2026-03-11") == seconds("llama.cpp", "") == seconds("ollama", "") == 0
     assert seconds("ollama", "2026-05-14") > 0  # its pin was older than the kernel
     assert seconds("ik_llama.cpp", "2026-02-17") == seconds("transformers", "2026-02-10") == 0
-    assert seconds("llama.cpp", "2026-02-10", ONE._replace(n_tokens=512)) == 0  # prompts go another way
     two = ONE._replace(n_tokens=2, n_sequences=2)
     assert seconds("llama.cpp", "2026-02-10", two) == 2 * seconds("llama.cpp", "2026-02-10")
     assert delta_rule_ops(attention(), 36, ONE, find_engine("llama.cpp"), "2026-02-10") == ()
@@ -160,7 +172,7 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
     hardware = replace(hardware, host=replace(hardware.host, cpu=cpu))
 
     def bases(engine: str, *, decode: bool) -> tuple[str, str]:
-        rates = host_rates(hardware, None, find_engine(engine), "", "q8_0", decode=decode)
+        rates = host_rates(hardware, None, find_engine(engine), (), "q8_0", decode=decode)
         return rates.weights[1][0].rpartition(".")[2], rates.cache[1][0].rpartition(".")[2]
 
     assert bases("llama.cpp", decode=False) == ("amx", "avx512")
@@ -172,3 +184,20 @@ def test_tiles_serve_prompts_of_engines_that_have_kernels_for_them() -> None:
 def test_trained_routers_read_less_before_any_row_says_so() -> None:
     # 0.37 of the bytes that an even router misses, at the drive's rate over 1.8
     assert prior("local.disk.moe_read_time").value == pytest.approx(0.37 * 1.8, rel=0.01)
+
+
+def test_arm_cores_differ_by_their_units_and_what_these_can() -> None:
+    def names(core: str, quant: str = "q8_0", engine: str = "llama.cpp") -> set[str]:
+        cpu = replace(machine().host.cpu, isa=("neon",), microarchitecture=core)
+        hardware = replace(machine(), host=replace(machine().host, cpu=cpu))
+        found = host_rates(hardware, None, find_engine(engine), (), quant, decode=False).weights[1]
+        return {name.removeprefix("local.cpu.neon.") for name in found if name.startswith("local.cpu.neon.")}
+
+    assert names("Neoverse V2") == names("Apple M4") == set()
+    assert names("Neoverse N1") == names("Cortex-A76") == {"narrow.compute"}
+    assert names("Cortex-A72") == {"narrow.compute", "plain.compute"}
+    assert names("Neoverse V2", "q4_0") == {"interleaved.compute"}
+    # ik_llama.cpp's kernels for prompts multiply all types at one rate
+    assert names("Neoverse N1", "q4_0", "ik_llama.cpp") == {"narrow.compute"}
+    # a Pi 4 is slower per clock than a Pi 5, and both than a Graviton 4
+    assert prior("local.cpu.neon.plain.compute").value < prior("local.cpu.neon.narrow.compute").value < 1

@@ -14,7 +14,7 @@ from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.result import PhaseTime
 from moeplan.domain.workload import Placement
 from moeplan.engines.traits import find_engine
-from moeplan.errors import SpecError
+from moeplan.errors import NotModelled, SpecError
 from moeplan.predict.interval import PAGED_STRETCH, ideal, stretch_of
 from moeplan.predict.placement import requested
 from moeplan.report.words import placement_words
@@ -62,13 +62,24 @@ def test_unified_memory_moves_all_that_a_token_reads_once_weights_do_not_fit() -
     assert paged(ops_of(graph, roomy, "llama.cpp")) == 0
     held = sum(w.dense_bytes for w in graph.layers) + graph.head_bytes
     assert paged(ops_of(graph, tight, "llama.cpp")) == paged(ops_of(graph, barely, "llama.cpp")) == held
-    # a prompt needs its buffers too: whoever asks for this has them overflow
-    assert paged(ops_of(graph, roomy, "llama.cpp", PROMPT)) == held
+    # a prompt needs its buffers too: the weights fit, but not beside them
+    close = machine((replace(gpu(), memory_bytes=round((weights + context) / 0.95)),))
+    assert paged(ops_of(graph, close, "llama.cpp")) == 0
+    assert paged(ops_of(graph, close, "llama.cpp", PROMPT)) == held
+    assert paged(ops_of(graph, roomy, "llama.cpp", PROMPT)) == 0
     # two of four layers and the head on the GPU: the others are the CPU's, as with -ngl
     half = ops_of(graph, tight, "llama.cpp", layers=3)
     assert any(op.term == "CPU weights" for op in half)
     assert paged(half) in (0, sum(w.dense_bytes for w in graph.layers[2:]) + graph.head_bytes)
     assert not any(op.term == "weights over PCIe" for op in ops_of(graph, tight, "llama.cpp"))
+
+
+def test_only_cudas_unified_memory_pages() -> None:
+    graph, radeon = graph_of(dense_spec()), machine((replace(gpu(), vendor="amd"),))
+    for engine, hardware in (("llama.cpp (Vulkan)", machine((gpu(),))), ("llama.cpp", radeon)):
+        with pytest.raises(NotModelled, match="CUDA"):
+            asked(graph, hardware, engine)
+    assert asked(graph, radeon, "transformers").streamed
 
 
 def test_unified_memory_pages_the_experts_of_a_token_only() -> None:

@@ -136,8 +136,8 @@ def test_a_cores_rate_follows_its_base_clock_and_few_threads_stay_on_one_socket(
     assert [sockets_used(two, n) for n in (1, 20, 21, 80, None)] == [1, 1, 2, 2, 2]
     hardware = machine(ram_gbps=200)
     hardware = replace(hardware, host=replace(hardware.host, cpu=two))
-    few = host_rates(hardware, 20, find_engine("llama.cpp"), "", "f16", decode=True)
-    many = host_rates(hardware, 40, find_engine("llama.cpp"), "", "f16", decode=True)
+    few = host_rates(hardware, 20, find_engine("llama.cpp"), (), "f16", decode=True)
+    many = host_rates(hardware, 40, find_engine("llama.cpp"), (), "f16", decode=True)
     assert (few.bytes_per_s, many.bytes_per_s) == (100e9, 200e9)
     assert (few.flop_per_s, many.flop_per_s) == (20.0, 40.0)
     assert (
@@ -208,7 +208,7 @@ def test_a_measured_bandwidth_is_that_of_all_sockets_whatever_the_threads() -> N
     cpu = replace(hardware.host.cpu, sockets=2, cores=40)
     hardware = replace(hardware, host=replace(hardware.host, cpu=cpu, ram_basis="measured"))
     for threads in (20, 40):
-        rates = host_rates(hardware, threads, find_engine("llama.cpp"), "", "f16", decode=True)
+        rates = host_rates(hardware, threads, find_engine("llama.cpp"), (), "f16", decode=True)
         assert rates.bytes_per_s == 200e9
         assert "local.ram.sockets.bandwidth" not in rates.weights[0]
 

@@ -14,7 +14,7 @@ from moeplan.cost.rates import gpu_rates
 from moeplan.cost.work import Step, main_type
 from moeplan.domain.hardware import GpuSpec, Vendor
 from moeplan.domain.model import Block, DenseFfn, MoeFfn
-from moeplan.engines.blas import prefers_library, widens_weights
+from moeplan.engines.blas import widens_weights
 from moeplan.engines.grouped import one_by_one
 from moeplan.engines.launches import narrow_attention
 from moeplan.engines.traits import EngineTraits, find_engine
@@ -32,6 +32,7 @@ def chip(capability: str = "8.9", vendor: Vendor = "nvidia", architecture: str =
     )
 
 
+CDNA2 = chip("", "amd", "CDNA2")
 RDNA3, HALO = chip("", "amd", "RDNA3"), chip("", "amd", "RDNA3.5")
 
 
@@ -54,6 +55,24 @@ RDNA3, HALO = chip("", "amd", "RDNA3"), chip("", "amd", "RDNA3.5")
         (chip("", "amd", "RDNA2"), EARLY, "q4_k", 512, False),
         (chip("", "amd", "CDNA3"), "2025-07", "q8_0", 512, True),
         (chip("", "intel", "Xe2-HPG"), EARLY, "q4_k", 512, False),
+        # ggml_cuda_should_use_mmq of llama.cpp PRs 14949, 18202, 18537 and 18666
+        (CDNA2, "2025-07-29", "q4_0", 512, True),
+        (CDNA2, "", "q4_0", 512, False),
+        (CDNA2, "", "q8_0", 128, False),
+        (CDNA2, "", "q8_0", 129, True),
+        (CDNA2, "", "q4_k", 256, False),
+        (CDNA2, "", "q4_k", 257, True),
+        (RDNA3, "2025-12-07", "q6_k", 512, False),
+        (RDNA3, "", "q6_k", 128, False),
+        (RDNA3, "", "q6_k", 129, True),
+        (RDNA3, "", "iq2_xs", 512, True),
+        (RDNA3, "", "q4_k", 512, False),
+        (HALO, "", "q6_k", 256, False),
+        (HALO, "", "q6_k", 257, True),
+        (HALO, "", "iq2_xs", 512, False),
+        # no build has such a kernel for it
+        (chip(), "", "iq1_m", 512, True),
+        (chip(), "", "iq1_m", 32, False),
     ],
 )
 def test_weights_are_widened_where_no_kernel_multiplies_their_blocks(
@@ -64,10 +83,36 @@ def test_weights_are_widened_where_no_kernel_multiplies_their_blocks(
     assert not widens_weights(find_engine("vllm"), of, date, quant, rows)
 
 
+def test_ik_llama_has_no_kernels_for_amds_matrix_units() -> None:
+    for date in ("2025-07", ""):
+        assert widens_weights(IK, RDNA3, date, "q4_k", 64) and not widens_weights(IK, RDNA3, date, "q4_k", 63)
+        assert not widens_weights(IK, CDNA2, date, "q8_0", 512)
+
+
+def test_many_experts_are_multiplied_by_their_blocks() -> None:
+    assert widens_weights(LLAMA, CDNA2, "2025-12-27", "q8_0", 512, 128)
+    assert not widens_weights(LLAMA, CDNA2, "", "q8_0", 512, 128)
+    assert widens_weights(LLAMA, CDNA2, "", "q8_0", 512, 64)
+    assert not widens_weights(LLAMA, RDNA3, "", "q6_k", 512, 64)
+    assert widens_weights(LLAMA, RDNA3, "", "q6_k", 512, 63)
+    # and then one kernel takes them all
+    assert one_by_one(LLAMA, RDNA3, "", "q6_k", 512, 8) and not one_by_one(LLAMA, RDNA3, "", "q6_k", 512, 64)
+
+
 def test_types_of_one_engine_got_kernels_of_their_own_later() -> None:
     assert widens_weights(IK, chip(), "2025-05-03", "iq4_ks", 512)
     assert not widens_weights(IK, chip(), "2025-05-04", "iq4_ks", 512)
     assert widens_weights(IK, chip(), "2025-05-04", "iq4_k", 512)
+    # large batches went to cuBLAS again from June to November 2025 (its PRs 559 and 923), experts did not
+    for date, widened in (("2025-06-26", False), ("2025-07", True), ("2025-11-09", False), ("", False)):
+        assert widens_weights(IK, chip(), date, "q6_k", 1536) is widened
+        assert not widens_weights(IK, chip(), date, "q6_k", 1535)
+        assert not widens_weights(IK, chip(), date, "q6_k", 2048, 128)
+    # PR 1785
+    assert [widens_weights(IK, chip("7.0"), date, "q4_k", 512) for date in ("2026-05-14", "")] == [
+        True,
+        False,
+    ]
 
 
 def test_interleaved_rows_got_kernels_of_their_own_later_still() -> None:
@@ -102,7 +147,7 @@ def test_the_law_asks_for_rows_as_stored() -> None:
 def test_many_rows_went_to_the_library_for_half_a_year() -> None:
     # ik_llama.cpp PRs 559 and 923
     def library(date: str, quant: str, rows: float, engine: EngineTraits = IK) -> bool:
-        return prefers_library(engine, chip(), date, quant, rows)
+        return widens_weights(engine, chip(), date, quant, rows)
 
     assert [library(d, "iq4_k", 1024) for d in ("2025-06-26", "2025-06-27", "2025-11-09", "")] == [
         False, True, False, False,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec.structs import replace
 
 import moeplan
+from moeplan.cost.ops import Op
+from moeplan.cost.timing import time_of
 from moeplan.domain.calibration import Residuals
 from moeplan.predict.interval import joined_error, time_range
 from moeplan.provenance import Source
 from moeplan.readers.calibration import read_calibration
 from tests.support.matching import match
+from tests.support.problems import gpu, machine
 
 # eight of ten setups within 10% either way
 NARROW = Residuals(10, 4, (0.1, 0.5, 0.9), (-0.1, 0.0, 0.1), Source("measured", "a test"))
@@ -69,3 +73,28 @@ def test_rates_that_no_row_speaks_of_are_guesses_too() -> None:
     assert 0.0 < e.decode.guess_log < e.prefill.guess_log
     named = moeplan.estimate("llama-3.2-3b", **asked | {"cpu": "ryzen-9-7950x"})
     assert named.prefill.guess_log == 0.0
+
+
+def test_a_guessed_rate_of_widening_weights_widens_ranges_too() -> None:
+    """Steps of a few rows are half widening; the rate of it was left out of what is guessed and unseen."""
+    op = Op(
+        "gpu0 weights", 1.0, ("local.bandwidth",), unpacking_s=1.0,
+        unpacking=("local.vector", "local.engine.new.vector"),
+    )  # fmt: skip
+    shipped = read_calibration()
+    guess = replace(
+        shipped.coefficients["local.vector"], value=1.0, n_setups=0, source=Source("assumed", "a guess")
+    )
+    known = replace(guess, n_setups=9, source=Source("fitted", "rows"))
+    hardware = machine((gpu(),))
+    times = [
+        time_of(
+            [op], 0, 0, hardware,
+            replace(shipped, coefficients={"local.bandwidth": known, "local.vector": rate}),
+        )
+        for rate in (known, guess)
+    ]  # fmt: skip
+    assert times[0].unseen == ("local.engine.new.vector",)
+    # one of two seconds rests on a rate that may be e^0.5 lower, or rather higher here: 1 + e^-0.5 of 2
+    assert times[0].guess_log == 0.0
+    assert times[1].guess_log == pytest.approx(-math.log((1 + math.exp(-0.5)) / 2))

@@ -12,8 +12,8 @@ from moeplan.cost.ops import Op
 from moeplan.domain.hardware import Vendor
 from moeplan.domain.workload import Placement
 from moeplan.engines.grouped import one_by_one, product_times, started_for_each
-from moeplan.engines.offload import copies_experts, copies_weights
-from moeplan.engines.traits import find_engine
+from moeplan.engines.offload import Batch, copies_experts, copies_weights
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.predict.phases import prefill_steps, prefill_time
 from moeplan.predict.placement import on_gpus, split
 from tests.support.problems import calibration, dense_spec, gpu, graph_of, machine, moe_spec, workload
@@ -29,12 +29,16 @@ def _terms(prompt: int = 512, engine: str = "llama.cpp", date: str = "") -> dict
     return dict(prefill_time(graph, hardware, work, placement, find_engine(engine), calibration()).terms)
 
 
+def _batch(engine: EngineTraits, n: float, date: str = "", backend: str = "cuda", model: str = "x") -> Batch:
+    return Batch(engine, date, backend, model, n)
+
+
 def test_llama_copies_from_32_tokens_whatever_the_number_of_experts() -> None:
-    assert [copies_weights(LLAMA, n) for n in (31, 32)] == [False, True]
-    assert [copies_experts(LLAMA, "", "q4_k", n, 32.0) for n in (31, 32)] == [False, True]
+    assert [copies_weights(_batch(LLAMA, n)) for n in (31, 32)] == [False, True]
+    assert [copies_experts(_batch(LLAMA, n), "q4_k", 32.0) for n in (31, 32)] == [False, True]
     # "mul_mat_id always on GPU for batches >= 32", PR 4553
-    assert not copies_experts(LLAMA, "2023-12-16", "q4_k", 512, 4.0)
-    assert not copies_weights(KT, 4096) and not copies_experts(KT, "", "q4_k", 4096, 32.0)
+    assert not copies_experts(_batch(LLAMA, 512, "2023-12-16"), "q4_k", 4.0)
+    assert not copies_weights(_batch(KT, 4096)) and not copies_experts(_batch(KT, 4096), "q4_k", 32.0)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +48,7 @@ def test_llama_copies_from_32_tokens_whatever_the_number_of_experts() -> None:
 def test_ik_llama_copied_no_fused_experts_then_all_then_scaled(date: str, least: int | None) -> None:
     # PRs 405 and 520; 256 experts of which 8 compute
     for n in (31, 32, 1023, 1024, 8192):
-        assert copies_experts(IK, date, "iq4_k", n, 32.0) is (least is not None and n >= least)
+        assert copies_experts(_batch(IK, n, date), "iq4_k", 32.0) is (least is not None and n >= least)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,7 @@ def test_ik_llama_copied_no_fused_experts_then_all_then_scaled(date: str, least:
     ],
 )
 def test_interleaved_rows_are_copied_once_the_gpu_has_kernels(qtype: str, date: str, copied: bool) -> None:
-    assert copies_experts(IK, date, qtype, 8192, 32.0) is copied
+    assert copies_experts(_batch(IK, 8192, date), qtype, 32.0) is copied
 
 
 def test_repacking_at_load_keeps_what_has_no_kernel_on_the_cpu() -> None:
@@ -68,8 +72,47 @@ def test_repacking_at_load_keeps_what_has_no_kernel_on_the_cpu() -> None:
     assert (rtr.id, rtr.asked) == ("ik_llama.cpp", "ik_llama.cpp (rtr)")
     assert not find_engine("llama.cpp (rtr)").interleaves_at_load
     for qtype, copied in (("q8_0", False), ("q4_k", False), ("iq3_k", True), ("iq6_k", True)):
-        assert copies_experts(rtr, "", qtype, 8192, 32.0) is copied
-        assert copies_experts(IK, "", qtype, 8192, 32.0)
+        assert copies_experts(_batch(rtr, 8192), qtype, 32.0) is copied
+        assert copies_experts(_batch(IK, 8192), qtype, 32.0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "before", "since"),
+    [
+        ("cuda", "2023-12-20", "2023-12-21"),  # PR 4553
+        ("vulkan", "2024-06-02", "2024-06-03"),  # PR 7628
+        ("sycl", "2024-11-06", "2024-11-07"),  # PR 10133
+    ],
+)
+def test_backends_copy_experts_since_builds_of_their_own(backend: str, before: str, since: str) -> None:
+    for date, copied in ((before, False), (since, True), ("", True)):
+        assert copies_experts(_batch(LLAMA, 512, date, backend), "q4_k", 4.0) is copied
+        assert copies_weights(_batch(LLAMA, 512, date, backend))
+    # ik_llama.cpp's other backends ask for MUL_MAT_ID, which its fused products are not
+    assert copies_experts(_batch(IK, 8192, "", backend), "q4_k", 4.0) is (backend == "cuda")
+
+
+def test_dates_of_ggml_are_not_those_of_accelerate() -> None:
+    eager = find_engine("transformers")
+    assert copies_experts(_batch(eager, 1, "2023-10"), "bf16", 4.0) and copies_weights(
+        _batch(eager, 1, "2023-10")
+    )
+
+
+def test_ollamas_own_engine_kept_weights_on_the_cpu_for_half_a_year() -> None:
+    ollama = find_engine("ollama")
+
+    def copies(date: str, model: str) -> bool:
+        batch = _batch(ollama, 512, date, model=model)
+        assert copies_weights(batch) is copies_experts(batch, "q4_k", 4.0)
+        return copies_weights(batch)
+
+    # commits 0cefd46 (2025-05-12) and afaf7ce (2025-10-27)
+    assert [copies(date, "gemma3_text") for date in ("2025-05-11", "2025-08", "2025-10-27", "")] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    # llama.cpp's code ran these, and Qwen3 until September
+    assert copies("2025-08", "llama") and copies("2025-08", "qwen3") and not copies("2025-10", "qwen3")
 
 
 def test_the_law_asks_for_the_date() -> None:
@@ -103,7 +146,9 @@ def test_experts_are_multiplied_one_by_one_where_no_kernel_takes_all() -> None:
     # "refactor bs>1 MoE code": one token had kernels of its own before, two were sorted by the host
     assert [apart("llama.cpp", "nvidia", "2025-04-29", n) for n in (1, 2, 8)] == [False, True, True]
     assert not any(apart("llama.cpp", "nvidia", "2025-05", n) for n in (1, 2, 8))
-    assert not apart("ik_llama.cpp", "nvidia", "2025-04-29", 8)
+    # src1->ne[2] == 1 in its ggml_cuda_mul_mat_id too, and ggml_is_quantized
+    assert [apart("ik_llama.cpp", "nvidia", "2025-07", n) for n in (1, 2, 8, 9)] == [False, True, True, True]
+    assert all(apart("ik_llama.cpp", "nvidia", date, 1, plain=True) for date in ("2025-07", ""))
     # PR 728 of ik_llama.cpp, up to 32 tokens an expert
     assert apart("ik_llama.cpp", "nvidia", "2025-07", 512)
     assert [apart("ik_llama.cpp", "nvidia", "", n) for n in (4096, 4097)] == [False, True]
@@ -150,18 +195,18 @@ def test_few_rows_an_expert_hide_little_of_the_unpacking() -> None:
 def test_tiled_kernels_multiply_all_types_at_one_rate_and_use_no_amx() -> None:
     hardware = machine((gpu(),))
     names = {
-        quant: host_rates(hardware, None, IK, "", quant, decode=False).weights[1]
+        quant: host_rates(hardware, None, IK, (), quant, decode=False).weights[1]
         for quant in ("q4_0", "q8_0", "q6_k", "iq4_xs")
     }
     assert len(set(names.values())) == 1
     assert "local.cpu.tiled.avx2.compute" in names["q4_0"]
-    decode = host_rates(hardware, None, IK, "", "q8_0", decode=True)
+    decode = host_rates(hardware, None, IK, (), "q8_0", decode=True)
     assert "local.cpu.tiled.one_row.compute" in decode.weights[1]
     assert not any("quant" in name for name in decode.weights[1])
-    gathered = host_rates(hardware, None, IK, "", "iq3_xxs", decode=True).weights[1]
+    gathered = host_rates(hardware, None, IK, (), "iq3_xxs", decode=True).weights[1]
     assert "local.quants.codebook.cpu_row_compute" in gathered
     assert "local.cpu.tiled.avx2.compute" in decode.cache[1]  # heads that share keys fill a tile
-    llama = host_rates(hardware, None, LLAMA, "", "q8_0", decode=False)
+    llama = host_rates(hardware, None, LLAMA, (), "q8_0", decode=False)
     assert not any("tiled" in name for name in (*llama.weights[1], *llama.cache[1]))
 
 

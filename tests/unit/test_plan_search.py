@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from moeplan.api.plan import EVEN_FRAC, plainer
+from moeplan.api.plan_space import BATCHES
 from moeplan.domain.graph import ModelGraph
 from moeplan.domain.plan import Limits
 from moeplan.engines.shards import shares_experts, undivided
@@ -397,3 +398,9 @@ def test_a_rack_of_equal_gpus_is_not_tried_subset_by_subset() -> None:
     assert choices([gpu()] * 72) == [tuple(range(size)) for size in range(72, 72 - MOST_CHOICES, -1)]
     one, other = gpu(24), gpu(48)
     assert choices([one, other, one]) == [(0, 1, 2), (0, 1), (0, 2), (1, 2), (0,), (1,)]
+
+
+def test_the_most_sequences_that_leave_weights_in_ram_to_the_cpu_are_tried() -> None:
+    """One more and all of them are copied for every step: up to 25 times as long over a slow link."""
+    least = find_engine("llama.cpp").stream_prefill_min_tokens
+    assert least is not None and {least - 1, least} <= set(BATCHES)

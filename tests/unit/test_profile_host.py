@@ -69,10 +69,12 @@ def test_rates_of_an_engine_that_was_not_run_follow_the_machine() -> None:
     assert found["llama.cpp.layer.s"].value == pytest.approx(1e-4)
 
 
-def target_of(engine: str, quant: str, *, threads: int, has_gpu: bool = False, era: str = "") -> Target:
+def target_of(
+    engine: str, quant: str, *, threads: int, has_gpu: bool = False, eras: tuple[str, ...] = ()
+) -> Target:
     hardware = measured_machine(machine(), calibration())
     engine_traits = find_engine(engine)
-    law = tuple(host_rates(hardware, threads, engine_traits, era, quant, decode=d) for d in (True, False))
+    law = tuple(host_rates(hardware, threads, engine_traits, eras, quant, decode=d) for d in (True, False))
     return Target(engine, quant, threads=threads, has_gpu=has_gpu, vocab=1000, law=law)
 
 
@@ -267,9 +269,9 @@ def test_what_was_not_measured_stays_as_shipped() -> None:
     assert overlay(shipped, calibration(), target) is shipped
 
 
-@pytest.mark.parametrize("era", ["", ".2024"])
-def test_every_name_that_the_law_multiplies_is_set_or_one(era: str) -> None:
-    target = target_of("llama.cpp", "f16", threads=1, era=era)
+@pytest.mark.parametrize("eras", [(), (".2024",), (".2024", ".2023")])
+def test_every_name_that_the_law_multiplies_is_set_or_one(eras: tuple[str, ...]) -> None:
+    target = target_of("llama.cpp", "f16", threads=1, eras=eras)
     names = {n for r in target.law for n in (*r.weights[0], *r.weights[1], *r.experts[1], *r.fixed)}
     base = read_calibration()
     # every name has a value that would be seen if it were left

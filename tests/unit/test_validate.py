@@ -148,7 +148,7 @@ def test_rows_say_or_their_build_tells_whether_attention_was_fused(tmp_path: Pat
     def fused(**changes: object) -> bool:
         return trace_row(replace(row, **changes), session()).problem.workload.flash_attention
 
-    assert not fused() and fused(flash_attn=True) and fused(date="2026-01") and fused(kv_type="q8_0")
+    assert not fused() and fused(flash_attn=True) and fused(date="2026-07") and fused(kv_type="q8_0")
     assert not fused(date="2026-01", flash_attn=False)
     # values in blocks need it, keys alone do not
     assert fused(kv_type="f16,q8_0") and not fused(kv_type="q8_0,f16")
@@ -303,6 +303,17 @@ def test_a_fit_of_a_corpus_is_the_same_file_twice_and_predicts_its_rows(tmp_path
     assert mine.coefficients["server.bandwidth"].source.kind == "assumed"
     rows = run_validation(corpus, Catalog(), calibration=str(tmp_path / "one.yaml")).rows
     assert all(row.factor_error_frac < 0.5 for row in rows)
+
+
+def test_rows_of_llama_benchs_own_sizes_were_run_with_its_switches(tmp_path: Path) -> None:
+    def fused(row: SpeedRow) -> bool:
+        return trace_row(row, session()).problem.workload.flash_attention
+
+    row = replace(_rows(tmp_path)["a"], date="2025-11")
+    assert row.gen_tokens == 128 and not fused(row)
+    assert fused(replace(row, gen_tokens=200)) and fused(replace(row, flash_attn=True))
+    prompt = replace(row, phase="prefill", gen_tokens=None)
+    assert not fused(replace(prompt, prompt_tokens=512)) and fused(replace(prompt, prompt_tokens=1000))
 
 
 def test_unseen_engines_and_assumed_ram_widen_the_range(tmp_path: Path) -> None:

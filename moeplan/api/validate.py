@@ -15,7 +15,7 @@ from moeplan.domain.calibration import Calibration
 from moeplan.domain.hardware import HardwareSpec
 from moeplan.domain.request import EstimateRequest
 from moeplan.domain.workload import Placement
-from moeplan.engines.vendored import fused_by_default
+from moeplan.engines.fused import fused_by_default
 from moeplan.errors import MoeplanError
 from moeplan.predict.capacity import largest_batch, with_batch
 from moeplan.predict.choice import choose_placement

@@ -36,8 +36,9 @@ from moeplan.domain.model import MoeFfn
 from moeplan.domain.workload import Placement, Workload
 from moeplan.engines.blas import widens_weights
 from moeplan.engines.eager import HALF_LAYER_KERNELS, ffn_kernels
+from moeplan.engines.fused import can_fuse
 from moeplan.engines.offload import Batch
-from moeplan.engines.traits import EngineTraits, can_fuse
+from moeplan.engines.traits import EngineTraits
 from moeplan.engines.vendored import as_vendored
 
 _REDUCED_BYTES = 2
@@ -79,6 +80,7 @@ class _Clock:
         if workload.flash_attention and not can_fuse(engine, graph.spec.architecture):
             workload = replace(workload, flash_attention=False)
         self.graph, self.hardware, self.placement, self.step = graph, hardware, placement, step
+        self.batch = Batch.of(engine, workload, hardware, graph.spec, step.n_tokens)
         self.engine, self.workload = as_vendored(engine, workload)
         self.quant, self.eras = main_type(graph), engine_eras(self.workload.engine_date, engine.family)
         self.ops: list[Op] = []
@@ -346,8 +348,7 @@ class _Clock:
 
     def _streams(self, group: LayerGroup | None) -> bool:
         """Whether weights in RAM are copied to the GPU for this step instead of computed on the CPU."""
-        batch = Batch.of(self.engine, self.workload, self.hardware, self.graph.spec, self.step.n_tokens)
-        return streams(self.placement, batch, group)
+        return streams(self.placement, self.batch, group)
 
     def _all_reduce(self, n_layers: int) -> None:
         """Two sums over all GPUs a layer: waits for each other, and the bytes that the links carry."""

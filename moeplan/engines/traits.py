@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from moeplan.domain.value import Value
 from moeplan.domain.workload import PlacementKind
-from moeplan.engines.builds import before
 from moeplan.errors import UnknownName, nearest
 
 Status = Literal["measured", "reasoned", "not modelled"]
@@ -372,29 +371,6 @@ def as_built(engine: EngineTraits, build: int) -> EngineTraits:
     """``engine`` as that build behaves, where builds are known to differ; 0 is an unknown one."""
     mixes = engine.id == "llama.cpp" and build >= _MIXES_SINCE_BUILD
     return replace(engine, mixes_inputs=True) if mixes else engine
-
-
-# llama.cpp fuses attention by itself where it can since then (PR 15434), llama-bench only since PR 23714 (of
-# 2026-05-26: "The default is still kept as -fa off", until its review); ik_llama.cpp's users ask for it.
-_FLASH_SINCE, _BENCH_FLASH_SINCE = "2025-09", "2026-06"
-_FLASH_ASKED_FOR = frozenset({"llama.cpp", "ollama", "koboldcpp", "lm-studio"})
-
-
-def flash_by_default(engine: EngineTraits, date: str, *, bench: bool = False) -> bool:
-    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now); ``bench``: under
-    llama.cpp's llama-bench."""
-    since = _BENCH_FLASH_SINCE if bench and engine.id == "llama.cpp" else _FLASH_SINCE
-    return engine.id not in _FLASH_ASKED_FOR or not before(date, since)
-
-
-# Positions of T5 and its kin are a bias on the scores, and "Flash attention does not support KQ bias yet"
-# (llama.cpp's build_attn_mha, read in ggml 0.26).
-_BIASED_SCORES = frozenset({"t5", "mt5", "umt5", "switch_transformers"})
-
-
-def can_fuse(engine: EngineTraits, architecture: str) -> bool:
-    """Whether an engine has fused attention for models of ``architecture`` (Hugging Face's model_type)."""
-    return not engine.gguf or architecture not in _BIASED_SCORES
 
 
 def default_engine(quant_kind: str) -> str:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from moeplan.domain.workload import Workload
 from moeplan.engines.builds import before
-from moeplan.engines.traits import EngineTraits, flash_by_default
+from moeplan.engines.traits import EngineTraits
 
 _SERVES_SINCE = "2026-06"  # v0.30.0 of 2026-06-01
 # (releases from, day of the code in them), newest first. Before, it followed llama.cpp by a week or two.
@@ -40,23 +40,3 @@ def as_vendored(engine: EngineTraits, workload: Workload) -> tuple[EngineTraits,
 def _day_of_code(date: str) -> str:
     """The day of llama.cpp's code in a release of ``date``."""
     return next((code for since, code in _CODE if not before(date, since)), date)
-
-
-# Ollama asked for fused attention model by model (FlashAttention in fs/ggml/ggml.go; v0.11.8, v0.12.4,
-# v0.12.6, v0.13.2), then of llama.cpp too wherever that can (PR 13052, v0.13.4).
-_FUSED_SINCE = {
-    "gpt_oss": "2025-08-28",
-    "qwen3": "2025-10-09",
-    "qwen3_moe": "2025-10-09",
-    "gemma3_text": "2025-10-16",
-    "mistral3": "2025-12-07",
-}
-_USUALLY_FUSED_SINCE = "2025-12-15"
-
-
-def fused_by_default(engine: EngineTraits, date: str, architecture: str, *, bench: bool = False) -> bool:
-    """Whether attention is fused where nobody says so, in a build of ``date`` ("" is now); ``bench``: under
-    llama.cpp's llama-bench."""
-    if engine.id != "ollama":
-        return flash_by_default(engine, date, bench=bench)
-    return not before(date, _FUSED_SINCE.get(architecture, _USUALLY_FUSED_SINCE))

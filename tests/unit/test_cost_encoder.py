@@ -13,7 +13,8 @@ from moeplan.domain.graph import ModelGraph
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.domain.workload import Placement
 from moeplan.engines.eager import SCORE_BYTES
-from moeplan.engines.traits import EngineTraits, can_fuse, find_engine
+from moeplan.engines.fused import can_fuse
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.memory.cache import layer_kv_bytes
 from moeplan.memory.report import memory_report
 from moeplan.predict.phases import decode_step, decode_time, overlap_frac, prefill_steps, prefill_time

@@ -19,7 +19,8 @@ from moeplan.domain.hardware import GpuSpec
 from moeplan.domain.model import Block, DenseFfn
 from moeplan.engines.builds import before
 from moeplan.engines.eager import CachePasses, cache_passes, ffn_kernels, waits_for_products
-from moeplan.engines.traits import EngineTraits, find_engine, flash_by_default
+from moeplan.engines.fused import flash_by_default
+from moeplan.engines.traits import EngineTraits, find_engine
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import (
     TEST,

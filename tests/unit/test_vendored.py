@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from moeplan.cost.law import step_ops
 from moeplan.cost.work import Step
+from moeplan.engines.fused import fused_by_default
 from moeplan.engines.traits import find_engine
-from moeplan.engines.vendored import as_vendored, fused_by_default
+from moeplan.engines.vendored import as_vendored
 from moeplan.predict.placement import on_gpus
 from tests.support.problems import dense_spec, gpu, graph_of, machine, workload
 

@@ -1,4 +1,4 @@
-"""Whether an engine fuses attention: where nobody says so, by build and model, and for which models it can."""
+"""Whether an engine fuses attention: for which models it can; by build and model where nobody says so."""
 
 from __future__ import annotations
 

@@ -118,11 +118,13 @@ def _tiled_by_type(cpu: CpuSpec, isa: str, run: str, quant: str, *, decode: bool
 
 
 def _host_moving(host: HostSpec, run: str, n_sockets: int) -> Names:
-    """Names of the bandwidth of RAM; a measured one holds for all sockets."""
+    """Names of the bandwidth of RAM; a measured one holds for all sockets, one that somebody states may be
+    measured or of the data sheet and has no factor of its own."""
+    known = () if host.ram_basis == "stated" else (f"local.ram.{host.ram_basis}.bandwidth",)
     loss = 0 if host.ram_basis == "measured" else doublings(n_sockets)
     return (
         "local.ram.bandwidth",
-        f"local.ram.{host.ram_basis}.bandwidth",
+        *known,
         f"local.ram.{host.cpu.segment}.bandwidth",
         f"{run}.ram_bandwidth",
         *("local.ram.sockets.bandwidth",) * loss,

@@ -55,6 +55,7 @@ def time_of(
         flop=flop * n_steps,
         bytes_read=bytes_read * n_steps,
         unseen=_unseen(ops, seconds, total, scales),
+        guessed=_guessed(ops, seconds, total, scales),
         assumed_s=assumed_s * in_time,
         guess_log=_guess_log(ops, total, assumed_s, hardware, scales),
     )
@@ -96,6 +97,7 @@ def joined(times: Sequence[PhaseTime]) -> PhaseTime:
         flop=sum(time.flop for time in times),
         bytes_read=sum(time.bytes_read for time in times),
         unseen=longest.unseen,
+        guessed=longest.guessed,
         assumed_s=sum(time.assumed_s for time in times),
         guess_log=max(time.guess_log for time in times),
     )
@@ -112,6 +114,14 @@ def _unseen(ops: Sequence[Op], seconds: Mapping[str, float], total: float, scale
             missing.update(dict.fromkeys(scales.missing(op.waiting)))
             missing.update(dict.fromkeys(scales.missing(op.unpacking)))
     return tuple(missing)
+
+
+def _guessed(
+    ops: Sequence[Op], seconds: Mapping[str, float], total: float, scales: Scales
+) -> tuple[str, ...]:
+    """Coefficients of terms above a tenth of the time that no row speaks of: tables or guesses alone do."""
+    weighty = (op for op in ops if seconds[op.term] >= _MATTERS * total)
+    return tuple(sorted({name for op in weighty for name in scales.guessed(*op.names)}))
 
 
 def _assumed(seconds: Mapping[str, float], hardware: HardwareSpec) -> float:

@@ -126,6 +126,8 @@ class PhaseTime(Value):
     bytes_read: float
     unseen: tuple[str, ...] = ()
     """Coefficients of terms that matter which no measurement informed: an architecture, engine or type."""
+    guessed: tuple[str, ...] = ()
+    """Coefficients of terms that matter which tables or guesses alone inform, no row of a corpus."""
     assumed_s: float = 0.0
     """Seconds that rest on an assumed RAM bandwidth."""
     guess_log: float = 0.0

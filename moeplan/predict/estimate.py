@@ -119,26 +119,38 @@ def _confidence(decode: _Phase, prefill: _Phase, engine: EngineTraits) -> Confid
     )
 
 
+# "local.stream.bandwidth" is of all machines, "local.apple.m5.compute" of one kind.
+_GENERAL_DOTS = 2
+
+
 def _support(phase: _Phase) -> Support:
     stand_in, n_setups = phase.spread.stand_in, phase.spread.residuals.n_setups
     return Support(
         regime=phase.regime,
         n_reference_setups=0 if stand_in else n_setups,
         extrapolated=stand_in or n_setups < FEW_SETUPS,
-        unseen=tuple(dict.fromkeys(_unseen_kind(name) for name in phase.time.unseen)),
+        unseen=tuple(
+            dict.fromkeys(
+                _unseen_kind(name)
+                for name in (*phase.time.unseen, *phase.time.guessed)
+                if name.count(".") > _GENERAL_DOTS
+            )
+        ),
     )
 
 
 def _unseen_kind(name: str) -> str:
-    """What the coefficient ``name`` is of: an engine, a type, or the architecture of a GPU.
+    """What the coefficient ``name`` is of: an engine, a type, the architecture of a GPU, or a kind of core.
 
     >>> _unseen_kind("local.engine.lm-studio.bandwidth"), _unseen_kind("server.gpu.ada.compute")
     ('engine lm-studio', 'ada')
+    >>> _unseen_kind("local.cpu.flop_per_s_per_core.neon")
+    'neon'
     """
     for mark, what in ((".engine.", "engine"), (".quant.", "type")):
         if mark in name:
             return f"{what} {name.partition(mark)[2].rpartition('.')[0].removesuffix('.moe')}"
-    return name.split(".")[2]
+    return name.replace(".flop_per_s_per_core", "").split(".")[2]
 
 
 def _span(

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from moeplan.api.calibrate import Fit, residuals_of
 from moeplan.api.validate import asked_regime
 from moeplan.calibrate.spread import setup_errors
-from moeplan.predict.interval import EXTRAPOLATION_STRETCH, closest, time_range
+from moeplan.predict.interval import closest, extrapolation_stretch, time_range
 
 
 class Ranges:
@@ -30,6 +30,6 @@ class Ranges:
         """(low, high) of the range of ``row`` with the rows that ``way`` leaves out unknown to the fit."""
         calibration = self._without[self._fit.samples[row].source]
         _, residuals, stand_in = closest(calibration, asked_regime(self._fit.traced[row]))
-        stretch = self._fit.stretches[way][row] * (EXTRAPOLATION_STRETCH if stand_in else 1.0)
+        stretch = self._fit.stretches[way][row] * extrapolation_stretch(0 if stand_in else residuals.n_setups)
         span = time_range(1.0, residuals, self._level, stretch=stretch)
         return math.log(span.low), math.log(span.high)

@@ -13,7 +13,7 @@ from moeplan.calibrate.priors import ALWAYS
 from moeplan.calibrate.system import Sample, System, names_of
 from moeplan.cost.timing import time_of
 from moeplan.domain.calibration import Calibration
-from moeplan.predict.interval import stretch_of
+from moeplan.predict.interval import FEW_SETUPS, stretch_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,5 +61,5 @@ def stretches(
         without = replace(calibration, coefficients=rest)
         for i in rows:
             time = time_of(traced[i].ops, 0.0, 0.0, traced[i].problem.hardware, without)
-            result[i] = stretch_of(time, stand_in=False)
+            result[i] = stretch_of(time, n_setups=FEW_SETUPS)
     return result

@@ -208,7 +208,8 @@ def score_row(item: Traced, calibration: Calibration, level: float) -> Scored:
     row, problem = item.row, item.problem
     time = time_of(item.ops, 0.0, 0.0, problem.hardware, calibration)
     _, residuals, stand_in = closest(calibration, asked_regime(item))
-    stretch = stretch_of(time, stand_in=stand_in or is_uncharted(problem.hardware))
+    alike = 0 if stand_in or is_uncharted(problem.hardware) else residuals.n_setups
+    stretch = stretch_of(time, n_setups=alike)
     span = time_range(time.seconds, residuals, level, stretch=stretch, guess_log=time.guess_log)
     if row.metric == "tpot_ms":
         low, predicted, high = (1000.0 * s for s in (span.low, span.expected, span.high))

@@ -165,7 +165,7 @@ def _span(
         residuals=residuals,
         stand_in=stand_in,
         level=level,
-        stretch=stretch_of(time, stand_in=stand_in),
+        stretch=stretch_of(time, n_setups=0 if stand_in else residuals.n_setups),
         floor_s=_phase_seconds(regime.partition("/")[0], floor, placement),
         guess_log=time.guess_log,
     )

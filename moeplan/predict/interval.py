@@ -12,8 +12,9 @@ from moeplan.domain.result import PhaseTime, Range
 from moeplan.engines.machines import maker
 
 # A spread is stretched by this much on each side where its regime has no measured setup and its class stands
-# in; where no measurement speaks of the architecture, engine or type; where the RAM bandwidth is assumed.
-# Held-out residuals are divided by the last two before they become quantiles (docs/design/004-intervals.md).
+# in, by less the more it has; where no measurement speaks of the architecture, engine or type; where the RAM
+# bandwidth is assumed. Held-out residuals are divided by the last two before they become quantiles
+# (docs/design/004-intervals.md).
 EXTRAPOLATION_STRETCH = 1.25
 UNSEEN_STRETCH = 1.4
 ASSUMED_STRETCH = 1.1
@@ -47,9 +48,21 @@ def is_uncharted(hardware: HardwareSpec) -> bool:
     return any(maker(gpu) not in _MEASURED_MAKERS for gpu in hardware.gpus)
 
 
-def stretch_of(time: PhaseTime, *, stand_in: bool) -> float:
-    """How much wider than the regime's own spread a range has to be, the further from what was measured."""
-    stretch = EXTRAPOLATION_STRETCH if stand_in else 1.0
+def extrapolation_stretch(n_setups: int) -> float:
+    """How much wider than its class's a range is for want of setups of its regime.
+
+    >>> extrapolation_stretch(0), extrapolation_stretch(4), extrapolation_stretch(40)
+    (1.25, 1.125, 1.0)
+    """
+    return 1.0 + (EXTRAPOLATION_STRETCH - 1.0) * max(0.0, 1.0 - n_setups / FEW_SETUPS)
+
+
+def stretch_of(time: PhaseTime, *, n_setups: int) -> float:
+    """How much wider than the regime's own spread a range has to be, the further from what was measured.
+
+    ``n_setups``: of the regime, 0 where its class stands in.
+    """
+    stretch = extrapolation_stretch(n_setups)
     if time.unseen:
         stretch *= UNSEEN_STRETCH
     if time.assumed_s > 0.1 * time.seconds:

@@ -121,9 +121,9 @@ def test_a_range_is_wider_where_weights_come_back_in_pages() -> None:
         flop=0.0,
         bytes_read=0.0,
     )
-    assert stretch_of(time, stand_in=False) == PAGED_STRETCH
+    assert stretch_of(time, n_setups=8) == PAGED_STRETCH
     some = replace(time, terms=(("disk reads", 0.05), ("CPU weights", 0.95)))
-    assert stretch_of(some, stand_in=False) == 1.0
+    assert stretch_of(some, n_setups=8) == 1.0
     assert {"disk reads", "pages over PCIe"} == PAGING
 
 

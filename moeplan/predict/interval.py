@@ -24,6 +24,7 @@ ASSUMED_STRETCH = 1.1
 PAGED_STRETCH = 3.0
 # A guess is stated as the factor within which eight of ten lie: a tail of a tenth on each side.
 _GUESS_LEVEL = 0.4
+_MAY_EXCEED = (".compute", ".vector", ".int8", ".activations.bandwidth")
 # With fewer measured setups than this in a regime an answer is called extrapolated.
 FEW_SETUPS = 8
 # Whose GPUs the corpus of the shipped coefficients has (docs/accuracy.md).
@@ -103,7 +104,8 @@ def ideal(calibration: Calibration) -> Calibration:
     """The law without losses: bandwidths and shares of one, no fixed times, CPUs at three times their rate.
 
     (Per-core CPU rates are themselves measured, not peaks; three times covers AMX on AVX-512 figures. Nothing
-    is read from disk where the experts that a text uses are in the page cache.)
+    is read from disk where the experts that a text uses are in the page cache. Copies that are not pinned
+    wait for the link alone.)
     """
     from msgspec.structs import replace
 
@@ -112,9 +114,10 @@ def ideal(calibration: Calibration) -> Calibration:
             return 0.0
         if "flop_per_s_per_core" in name:
             return value * 3.0
-        if name.endswith("flop_per_joule"):
+        if name.endswith("flop_per_joule") or ".staged." in name:
             return math.inf
-        return 1.0
+        # Units that a data sheet leaves out, caches: such factors are above one for what they stand for.
+        return max(1.0, value) if name.endswith(_MAY_EXCEED) else 1.0
 
     return replace(
         calibration,

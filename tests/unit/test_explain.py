@@ -194,3 +194,14 @@ def test_what_no_reference_has_is_named() -> None:
     )
     known = moeplan.estimate("llama-3.1-8b", hardware="rtx-4090", quant="q4_k_m").confidence
     assert known.unseen == () and "none of" not in confidence_words(known)
+
+
+def test_a_range_reaches_below_what_is_expected_where_a_factor_stands_for_units_of_its_own() -> None:
+    """A range's floor has data-sheet rates: M5's matrix units and copies of several cores exceed them."""
+    chip = moeplan.estimate("llama-3.1-8b", hardware="apple-m5-max-40-core", quant="q4_k_m")
+    assert chip.prefill_s.low < 0.9 * chip.prefill_s.expected
+    hosted = moeplan.estimate(
+        "deepseek-r1", cpu="epyc-9355", gpu="rtx-5090", ram_gib=768, quant="q4_k_m", placement="experts",
+        engine="llama.cpp",
+    )  # fmt: skip
+    assert hosted.prefill_s.low < 0.9 * hosted.prefill_s.expected

@@ -19,8 +19,8 @@ from moeplan.engines.launches import cache_reads, unfused_score_bytes
 from moeplan.engines.machines import likely_capability
 from moeplan.engines.traits import EngineTraits
 
-_CACHE_ELEMENT_BYTES = 2.0
-_SHARING_CAPABILITY = 8.0
+_CACHE_ELEMENT_BYTES = 2.0  # 16 bits: transformers' cache has the type of the activations
+_SHARING_CAPABILITY = 8.0  # see engines/eager.py, cache_passes
 
 
 class Ways(NamedTuple):

@@ -16,7 +16,7 @@ ISA_ORDER = ("amx", "avx512", "avx2", "neon")
 _REFERENCE_HZ, USUAL_HZ = 2.5e9, 3.0e9
 
 PAPER_FLOP_PER_S = {"amx": 8e10, "avx512": 7e10, "avx2": 3.5e10, "neon": 5.5e10, "scalar": 4.4e9}
-"""Of a core at the reference clock, where the law starts from (calibrate/priors.py has the sources)."""
+"""Of a core at the reference clock, where the law starts from (calibrate/cpu_priors.py has the sources)."""
 
 # Intel's first AVX-512 had no VNNI, without which kernels take their AVX2 path (HAVE_FANCY_SIMD in
 # ik_llama.cpp's iqk_config.h; Cascade Lake brought it: Intel's architecture manual).
@@ -81,7 +81,7 @@ def computes_512_bits(cpu: CpuSpec) -> bool:
 
 # Arm's smaller cores have two units of 128 bits where Apple's, Neoverse V, Cortex-X and Oryon have four or
 # more; those before Armv8.2 no dot products of bytes (Arm's software optimization guides, recalled 2026-11-30
-# and not re-read; calibrate/priors.py has the tables).
+# and not re-read; calibrate/cpu_priors.py has the tables).
 _TWO_UNITS = ("Cortex-A", "Neoverse N", "Neoverse E")
 _WITHOUT_DOT = ("Cortex-A53", "Cortex-A57", "Cortex-A72", "Cortex-A73")
 

@@ -22,7 +22,7 @@ from moeplan.cost.layer_names import mixing_names, prompt_halves, routing_names
 from moeplan.cost.ops import ONCE, SUM, Names, Op, Times
 from moeplan.cost.paging import disk_ops, unified_memory_ops
 from moeplan.cost.products import idle_expert_op, product_op
-from moeplan.cost.rates import Rates, engine_eras, gpu_rates
+from moeplan.cost.rates import Rates, Widened, engine_eras, gpu_rates
 from moeplan.cost.recurrent import delta_marks, delta_rule_ops
 from moeplan.cost.row_kernels import attention_marks
 from moeplan.cost.stored_types import type_shares
@@ -145,8 +145,8 @@ class _Clock:
         more: Names = ("local.hybrid.ram_bandwidth",) if hybrid else ()
         if ranks > 1:
             more += (f"{self.engine.family}.expert_parallel.bandwidth",)
-        held = ffn.n_experts if isinstance(ffn, MoeFfn) else 0
-        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times, n_experts=held)
+        n_experts = ffn.n_experts if isinstance(ffn, MoeFfn) else 0
+        self._work(tier, "experts", n_bytes, flop, elements, more=more, times=times, n_experts=n_experts)
         self._unpack(tier, elements * times.moving)
         if isinstance(ffn, MoeFfn) and tier not in _HOST_TIERS:
             one_each = product_op(
@@ -287,17 +287,13 @@ class _Clock:
         norm = rates.norms.of(what)
         # Kernels for several rows multiply on other units, but widen weights as those for one row do; they
         # keep tiles of them: some are fetched while others are widened, whatever the memory is.
-        alone, unpacking_s, least_s, least_norm = self._at(tier, 1), 0.0, 0.0, SUM
+        alone, unpacked = self._at(tier, 1), Widened()
         if n_elements and alone.vector and not rates.vector and not widened:
-            passes = alone.widenings(rows_each, rows_each if what == "experts" else self.step.n_tokens)
-            elements = n_elements * times.moving * passes
-            unpacking_s = 2.0 * elements / alone.flop_per_s
-            least_rows, least_norm = alone.least(what, rows_each)
-            least_s = 2.0 * n_elements * times.moving * alone.widenings(least_rows, 1.0) / alone.flop_per_s
+            unpacked = alone.widened(what, rows_each, self.step.n_tokens, n_elements * times.moving)
         formula = f"bytes / bandwidth {'+' if norm == SUM else f'overlapping (norm {norm:g})'} FLOP / rate"
-        if unpacking_s:
+        if unpacked.seconds:
             formula = "bytes / bandwidth with 2 x elements / FP32 rate, both overlapping FLOP / rate"
-            inputs = {**alone.inputs, **inputs, "elements": elements}
+            inputs = {**alone.inputs, **inputs, "elements": unpacked.elements}
         watts = None if cache else rates.watts
         if watts:
             formula, inputs = f"{formula}, itself overlapping FLOP / (W x FLOP per J)", {**inputs, "W": watts}
@@ -315,11 +311,11 @@ class _Clock:
                 flop,
                 formula,
                 {**inputs, **times.inputs} if times.inputs else inputs,
-                unpacking_s=unpacking_s,
-                unpacking=alone.names(what)[1] if unpacking_s or least_s else (),
-                unpacking_norm=alone.widening_norm(what, self.step.n_tokens),
-                least_unpacking_s=least_s,
-                least_norm=least_norm,
+                unpacking_s=unpacked.seconds,
+                unpacking=unpacked.names,
+                unpacking_norm=unpacked.norm,
+                least_unpacking_s=unpacked.least_s,
+                least_norm=unpacked.least_norm,
             )
         )
 

@@ -38,7 +38,7 @@ def disk_ops(
 
     Measured under a memory limit: a dense file is re-read whole as soon as a tenth of it does not
     fit (pages leave in the order they will be needed). Of a MoE the missed experts are read, fewer than an
-    even router would miss, and slower than the drive can (calibrate/priors.py).
+    even router would miss, and slower than the drive can (calibrate/cpu_priors.py).
     """
     tiers = (*placement.dense_tiers, *placement.expert_tiers)
     if placement.kind != "disk" or "disk" not in tiers:

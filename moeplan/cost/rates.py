@@ -65,6 +65,17 @@ _VECTOR_NORMS = {
 }
 
 
+class Widened(NamedTuple):
+    """Widening of weights beside a product: see ``Op.unpacking`` and ``Op.least_unpacking_s``."""
+
+    elements: float = 0.0
+    seconds: float = 0.0
+    names: Names = ()
+    norm: float = SUM
+    least_s: float = 0.0
+    least_norm: float = SUM
+
+
 class Rates(NamedTuple):
     """One tier: rates as on paper, and the coefficients of weights, experts and cache on it."""
 
@@ -111,6 +122,23 @@ class Rates(NamedTuple):
         hidden = (step_rows - _VECTOR_ROWS) / (_HIDING_ROWS - _VECTOR_ROWS)
         at_once = min(max(rows, 1.0), _VECTOR_ROWS)
         return (1.0 + self.own_frac * (at_once - 1.0)) * (1.0 - min(max(hidden, 0.0), 1.0))
+
+    def widened(self, what: str, rows: float, step_rows: float, elements: float) -> Widened:
+        """Widening ``elements`` weights for kernels that multiply several rows on other units.
+
+        They do it as those for one row, whose rates these are. ``rows`` meet each matrix, ``step_rows`` all
+        of the step.
+        """
+        passes = self.widenings(rows, rows if what == "experts" else step_rows)
+        least_rows, least_norm = self.least(what, rows)
+        return Widened(
+            elements * passes,
+            2.0 * elements * passes / self.flop_per_s,
+            self.names(what)[1],
+            self.widening_norm(what, step_rows),
+            2.0 * elements * self.widenings(least_rows, 1.0) / self.flop_per_s,
+            least_norm,
+        )
 
     def least(self, what: str, rows: float) -> tuple[float, float]:
         """(rows, norm) of a smaller step that one in which ``rows`` meet each matrix takes no less time than.

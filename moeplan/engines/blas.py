@@ -81,9 +81,7 @@ def widens_weights(
         return rows > _EARLY_ROWS and (not own or before(date, own))
     quant = quant.removesuffix("_r4")
     since = _OWN_SINCE.get(quant, _TABLES_SINCE if quant.startswith("iq") else _INT8_SINCE)
-    if quant in _WITHOUT_KERNELS:
-        return rows > _EARLY_ROWS
-    return rows > _EARLY_ROWS and before(date, since)
+    return rows > _EARLY_ROWS and (quant in _WITHOUT_KERNELS or before(date, since))
 
 
 def multiplies_fp4(engine: EngineTraits, gpu: GpuSpec, date: str, quant: str) -> bool:
@@ -102,14 +100,7 @@ _RDNA4_SINCE, _RDNA3_SINCE, _RDNA3_TUNED_SINCE, _RDNA35_TUNED_SINCE = (
     "2025-11-24", "2025-12-06", "2026-01-06", "2026-01-10",
 )  # fmt: skip
 _MANY_EXPERTS, _FEW_ROWS = 64, 128
-_CDNA_ROWS = {
-    "q4_0": math.inf,
-    "q4_1": math.inf,
-    "q5_0": math.inf,
-    "q5_1": math.inf,
-    "q4_k": 256,
-    "q5_k": 256,
-}
+_CDNA_ROWS = {**dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1"), math.inf), "q4_k": 256, "q5_k": 256}
 _RDNA3_ROWS = {"q2_k": _FEW_ROWS, "q6_k": _FEW_ROWS, "iq2_xs": _FEW_ROWS, "iq2_s": _FEW_ROWS}
 _RDNA35_ROWS = {"q2_k": _FEW_ROWS, "q6_k": 256}
 

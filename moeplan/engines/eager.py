@@ -23,7 +23,7 @@ product, scaled, masked, brought to 32 bits, normalised, brought back and multip
 # thread, widths of 64 so that nothing is computed).
 _IDLE_TURN, _BUSY_TURN = 5.5, 8.0
 # What wrappers of matrices add to each, in the same unit: two Triton kernels and a wait for FP8, a dozen
-# kernels of HQQ. They are what a dense layer of seven matrices takes longer (calibrate/priors.py).
+# kernels of HQQ. They are what a dense layer of seven matrices takes longer (calibrate/fixed_priors.py).
 _MATRICES = 7.0
 _TIMES_PLAIN = {"fp8": 2.5, "hqq": 4.0}
 _TIMES_PLAIN_USUALLY = 1.3

@@ -242,3 +242,21 @@ def test_marlins_first_kernel_was_started_for_every_expert() -> None:
     assert each("sglang", "2025-05") and not each("sglang", "2025-08") and not each("sglang", "")
     assert each("vllm", "2024-10", quant="awq4") and not each("vllm", "2024-10", quant="fp8")
     assert not each("llama.cpp", "2024-10") and not each("transformers", "2024-10")
+
+
+def test_copies_go_by_ollamas_release_not_by_the_code_that_it_vendored() -> None:
+    """A release of November 2025 has kernels of October and copies as its engine does since 0.12.8."""
+    spec, hardware, ollama = (
+        replace(dense_spec(), architecture="qwen3"),
+        machine((gpu(),)),
+        find_engine("ollama"),
+    )
+    graph = graph_of(spec)
+    half = split(graph, hardware, ollama, graph.spec.n_layers // 2 + 1, 0)
+
+    def copied(date: str) -> bool:
+        work = workload(prompt_tokens=128, engine_date=date)
+        terms = dict(prefill_time(graph, hardware, work, half, ollama, calibration()).terms)
+        return "weights over PCIe" in terms
+
+    assert [copied(date) for date in ("2025-10-20", "2025-11-20")] == [False, True]
